@@ -1,0 +1,68 @@
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from .._static import FrozenArray
+from ._base import AbstractCell
+
+
+def _identity(state: Any) -> Any:
+    return state
+
+
+class FunctionCell(AbstractCell):
+    r"""Any pure function as a cell: \( s_t = \mathrm{step}(\theta, s_{t-1}, x_t) \).
+
+    `step(params, state, x)` and `emit(state)` treat each example on its own, with any leading
+    batch axes. What they need to learn goes into `params`: a value that they close over has no
+    gradient, and a traced one raises. Serves the rules that need no neuron structure (BPTT, RTRL).
+    """
+
+    params: PyTree
+    state: PyTree
+    function: Callable = eqx.field(static=True)
+    emission: Callable = eqx.field(static=True)
+
+    def __init__(
+        self,
+        step: Callable[[Any, Any, Array], Any],
+        params: PyTree,
+        state: PyTree,
+        emit: Callable[[Any], Array] = _identity,
+    ):
+        """**Arguments:**
+
+        - `step`: pure function `(params, state, x) -> state`.
+        - `params`: pytree of parameters.
+        - `state`: initial state of one example (shapes without batch axes), a constant.
+        - `emit`: pure function `state -> z`; the state itself by default.
+        """
+        self.params = params
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(state)):
+            raise ValueError(
+                "FunctionCell's initial state is a constant, but a traced array came: make the "
+                "cell outside of the transformed function, or pass a bare state to scan."
+            )
+        self.state = jax.tree.map(lambda leaf: FrozenArray(jnp.asarray(leaf)), state)
+        self.function = step
+        self.emission = emit
+
+    def init(self, batch_shape: tuple[int, ...] = ()) -> PyTree:
+        """The initial state, repeated over the batch (a learnable one: pass a bare state)."""
+
+        def repeat(leaf):
+            return jnp.broadcast_to(jnp.asarray(leaf.numpy()), (*batch_shape, *leaf.shape))
+
+        return jax.tree.map(repeat, self.state, is_leaf=lambda x: isinstance(x, FrozenArray))
+
+    def step(self, state: PyTree, x: Array) -> PyTree:
+        """One time step."""
+        return self.function(self.params, state, x)
+
+    def emit(self, state: PyTree) -> Array:
+        """What the loss sees."""
+        return self.emission(state)

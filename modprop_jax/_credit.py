@@ -1,0 +1,47 @@
+"""How credit is written down: the terms that rules, traces and the segment primitive share."""
+
+from typing import Any, NamedTuple
+
+from jaxtyping import Array, PyTree
+
+
+class Credit(NamedTuple):
+    """What reaches the end of a step from later steps; linear in the loss's cotangents.
+
+    `state`: credit on the state, shaped as its differentiable leaves. `extra`: whatever else the
+    rule transports (ModProp: the type-summed credit), else `()`. `filter`: credit on the memory of
+    a `Filtered` emission, else `()`.
+    """
+
+    state: PyTree
+    extra: PyTree = ()
+    filter: PyTree = ()
+
+
+class Point(NamedTuple):
+    """Where a step is linearised: the state before it, its input and its drive (else None)."""
+
+    before: PyTree
+    x: Array
+    drive: Any
+
+
+class Back(NamedTuple):
+    """One step back.
+
+    `total`: credit on the state after the step, with which the step's parameters are charged;
+    `credit`: on the state before it; `message`: on the message sent, or None.
+    """
+
+    total: PyTree
+    credit: Credit
+    message: Any
+
+
+class Record(NamedTuple):
+    """A segment as it ran: the state before it, the states and drives (else None), the inputs."""
+
+    before: PyTree
+    states: PyTree
+    drives: Any
+    xs: Array

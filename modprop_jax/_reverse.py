@@ -1,0 +1,193 @@
+"""The reverse of a segment: credit transported back, parameters charged chunk by chunk."""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, PyTree
+
+from ._cell import AbstractCell, Filtered, NeuronCell
+from ._credit import Credit, Point, Record
+from ._tree import inexact, pullback, slice_time
+
+
+def transport(
+    rule: Any, cell: AbstractCell, prepared: PyTree, points: Point, direct: PyTree, credit: Credit
+) -> tuple[Credit, PyTree, Any]:
+    """`rule.back` over consecutive steps, last one first.
+
+    Returns the credit before the first step and, for each step, the total credit on the state
+    and the credit on the message.
+    """
+
+    def body(credit, at):
+        point, direct = at
+        back = rule.back(cell, prepared, point, credit, direct)
+        return back.credit, (back.total, back.message)
+
+    credit, (total, message) = lax.scan(body, credit, (points, direct), reverse=True)
+    return credit, total, message
+
+
+def elementwise(cell: NeuronCell) -> tuple[PyTree, PyTree]:
+    """Split a neuron cell: parameters that act neuron by neuron, and all the rest."""
+    where = jax.tree.map(eqx.is_inexact_array, cell)
+    where = eqx.tree_at(
+        lambda c: (c.weight_rec, c.weight_in, c.bias),
+        where,
+        (False, False, False),
+        is_leaf=lambda x: x is None,
+    )
+    return eqx.partition(cell, where)
+
+
+def charge_neurons(
+    own: PyTree, rest: PyTree, points: Point, states: PyTree, total: Any, message: Any, ct_z: Any
+) -> tuple[PyTree, Array]:
+    """Charge a neuron cell's elementwise parameters; return their gradient and the drive's.
+
+    The message is held fixed in the drive: what a parameter does through a neuron's own sent
+    activity is transport, charged with the credit on the message where the rule has one.
+    """
+
+    def run(own, drive):
+        cell = eqx.combine(own, rest)
+        after = cell.integrate(points.before, drive)
+        sent = None if message is None else cell.message(points.before)
+        return after, None if ct_z is None else cell.emit(states), sent
+
+    if not jax.tree.leaves(own):
+        (drive,) = pullback(lambda d: rest.integrate(points.before, d), points.drive)(total)
+        return own, drive
+    return pullback(run, own, points.drive)((total, ct_z, message))
+
+
+def charge(
+    cell: AbstractCell, points: Point, states: PyTree, total: PyTree, message: Any, ct_z: Any
+) -> tuple[PyTree, PyTree]:
+    """Gradient of all of the cell's parameters, and of the inputs, summed over all leading axes."""
+    if not isinstance(cell, NeuronCell):
+
+        def run(cell, x):
+            after = cell.step(points.before, x)
+            return after, None if ct_z is None else cell.emit(states)
+
+        return pullback(run, cell, points.x)((total, ct_z))
+    own, rest = elementwise(cell)
+    own, drive = charge_neurons(own, rest, points, states, total, message, ct_z)
+    sent = cell.message(points.before)
+    weights, xs = pullback(lambda c, x: c.drive(sent, x), rest, points.x)(drive)
+    return eqx.combine(own, weights), xs
+
+
+def reverse(
+    rule: Any,
+    cell: AbstractCell,
+    prepared: PyTree,
+    record: Record,
+    ct_zs: Array,
+    direct_last: PyTree | None,
+    credit: Credit,
+    chunk: int,
+) -> tuple[PyTree, Credit, PyTree]:
+    """Gradient of a whole segment: `(cell, credit before the first step, xs)`.
+
+    Chunks of time run in a reverse scan; within a chunk the recurrence of credit is a scan and
+    the weight gradient is one matmul over (chunk x batch), which keeps its operands in cache.
+    """
+    steps = record.xs.shape[0]
+    loops = math.ceil(steps / chunk) - 1
+    first = steps - loops * chunk
+
+    def piece(credit, pending, points, states, ct_z):
+        (direct,) = pullback(cell.emit, states)(ct_z)
+        if pending is not None:
+            direct = jax.tree.map(lambda d, p: d.at[-1].add(p), direct, pending)
+        credit, total, message = transport(rule, cell, prepared, points, direct, credit)
+        gradient, xs = charge(cell, points, states, total, message, ct_z)
+        return credit, gradient, xs
+
+    def body(carry, index):
+        credit, pending, sums = carry
+        start = first + index * chunk
+        both = slice_time(record.states, start - 1, chunk + 1)
+        xs, drives, ct_z = slice_time((record.xs, record.drives, ct_zs), start, chunk)
+        points = Point(jax.tree.map(lambda s: s[:-1], both), xs, drives)
+        states = jax.tree.map(lambda s: s[1:], both)
+        credit, gradient, ct_xs = piece(credit, pending, points, states, ct_z)
+        if pending is not None:
+            pending = jax.tree.map(jnp.zeros_like, pending)
+        return (credit, pending, _accumulate(sums, gradient)), ct_xs
+
+    def start(leaf, before):
+        return jnp.concatenate([before[None], leaf[: first - 1]])
+
+    sums = jax.tree.map(lambda a: jnp.zeros(a.shape, _wide(a.dtype)), inexact(cell))
+    ct_xs = None
+    if loops:
+        carry = (credit, direct_last, sums)
+        carry, ct_xs = lax.scan(body, carry, jnp.arange(loops), reverse=True)
+        credit, direct_last, sums = carry
+        ct_xs = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), ct_xs)
+    before = jax.tree.map(start, record.states, record.before)
+    xs, drives, ct_z, states = jax.tree.map(
+        lambda a: a[:first], (record.xs, record.drives, ct_zs, record.states)
+    )
+    points = Point(before, xs, drives)
+    credit, gradient, head = piece(credit, direct_last, points, states, ct_z)
+    if ct_xs is not None:
+        head = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), head, ct_xs)
+    sums = _accumulate(sums, gradient)
+    gradient = jax.tree.map(lambda s, a: s.astype(a.dtype), sums, inexact(cell))
+    return gradient, credit, head
+
+
+def respond(
+    rule: Any, cell: AbstractCell, prepared: PyTree, record: Record, credit: Credit
+) -> tuple[Credit, Point, PyTree, Any, Any]:
+    """Credit at the end of a segment, brought to its start without any loss inside.
+
+    Returns the credit at the start, the points of the segment and, for each step, the total
+    credit on the state, the credit on the message, and that on the emission (None: it has none).
+    """
+    steps = record.xs.shape[0]
+    before = jax.tree.map(
+        lambda s, b: jnp.concatenate([b[None], s[:-1]]), record.states, record.before
+    )
+    points = Point(before, record.xs, record.drives)
+    if not isinstance(cell, Filtered):
+        direct = jax.tree.map(jnp.zeros_like, inexact(record.states))
+        credit, total, message = transport(rule, cell, prepared, points, direct, credit)
+        return credit, points, total, message, None
+    leak, gain = cell.coefficients(credit.filter)
+
+    def filter_back(memory, _):
+        return leak * memory, gain * memory
+
+    memory, ct_z = lax.scan(filter_back, credit.filter, length=steps, reverse=True)
+    (direct,) = pullback(cell.cell.emit, record.states)(ct_z)
+    inner = Credit(credit.state, credit.extra)
+    inner, total, message = transport(rule, cell.cell, prepared, points, direct, inner)
+    return Credit(inner.state, inner.extra, memory), points, total, message, ct_z
+
+
+def inner_cell(cell: AbstractCell) -> AbstractCell:
+    """The cell under a `Filtered`, or the cell itself."""
+    return cell.cell if isinstance(cell, Filtered) else cell
+
+
+def default_chunk(batch: int, width: int) -> int:
+    """Steps a chunk: about one megabyte per float32 operand, measured on two CPU cores."""
+    return min(max(2**18 // max(batch * width, 1), 8), 64)
+
+
+def _wide(dtype: Any) -> Any:
+    """Half precision sums in float32."""
+    return jnp.dtype(jnp.float32) if jnp.dtype(dtype).itemsize < 4 else dtype
+
+
+def _accumulate(sums: PyTree, gradient: PyTree) -> PyTree:
+    return jax.tree.map(lambda s, g: s + g.astype(s.dtype), sums, gradient)

@@ -1,0 +1,5 @@
+from ._base import AbstractRule as AbstractRule
+from ._bptt import BPTT as BPTT, RTRL as RTRL
+from ._eprop import EProp as EProp, RFLO as RFLO, ThreeFactor as ThreeFactor
+from ._mdgl import MDGL as MDGL
+from ._modprop import ModProp as ModProp

@@ -1,0 +1,69 @@
+"""What a credit rule is: how credit goes one step back, and which trace carries the past."""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+from jaxtyping import Array, PyTree
+
+from .._cell import AbstractCell, NeuronCell
+from .._credit import Back, Credit, Point
+from .._reverse import inner_cell
+from .._trace import AbstractTrace
+
+
+class AbstractRule(eqx.Module):
+    """A credit rule: hyper-parameters only, none of them trainable, and pure methods.
+
+    A rule of the transport family is one linear function, `back`. From it the segment primitive
+    derives the offline gradient, and the trace that `trace` names derives streaming.
+    """
+
+    def check(self, cell: AbstractCell) -> None:
+        """Raise a ValueError if the rule can't serve this cell."""
+
+    def prepare(self, cell: AbstractCell) -> PyTree:
+        """What depends on the weights alone (masks, type means); made once a call."""
+        del cell
+        return ()
+
+    def extra(self, cell: AbstractCell, batch_shape: tuple[int, ...]) -> PyTree:
+        """Zeros shaped as `Credit.extra`."""
+        del cell, batch_shape
+        return ()
+
+    def trace(self, cell: AbstractCell) -> AbstractTrace | None:
+        """The trace that carries the past between segments; None: the past is cut."""
+        del cell
+        return None
+
+    @abc.abstractmethod
+    def back(
+        self, cell: Any, prepared: PyTree, point: Point, credit: Credit, direct: PyTree
+    ) -> Back:
+        """Credit one step back: `credit` from later steps, `direct` from the emission."""
+
+    @abc.abstractmethod
+    def step(self, cell: Any, state: PyTree, x: Array) -> PyTree:
+        """One step: the cell's value, the rule's derivative, in forward and reverse mode."""
+
+
+def require_neurons(rule: AbstractRule, cell: AbstractCell) -> NeuronCell:
+    """The neuron cell that a local rule needs, or a ValueError."""
+    inner = inner_cell(cell)
+    if not isinstance(inner, NeuronCell):
+        raise ValueError(
+            f"{type(rule).__name__} needs a NeuronCell, whose neurons are coupled only through "
+            f"a linear drive, but the cell is a {type(inner).__name__}. Use BPTT or RTRL, or "
+            "write the dynamics as a NeuronCell (init, integrate, emit)."
+        )
+    return inner
+
+
+def require_types(rule: AbstractRule, types: tuple[int, ...] | None, n: int) -> None:
+    """Raise a ValueError unless there is one cell type a neuron."""
+    if types is not None and len(types) != n:
+        raise ValueError(
+            f"{type(rule).__name__} has types for {len(types)} neurons, but the cell has {n}: "
+            "types holds one cell type a neuron."
+        )

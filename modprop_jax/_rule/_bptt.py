@@ -1,0 +1,72 @@
+
+from jaxtyping import Array, PyTree
+
+from .._cell import AbstractCell, NeuronCell
+from .._credit import Back, Credit, Point
+from .._trace import AbstractTrace, Dense
+from .._tree import add, pullback
+from ._base import AbstractRule
+
+
+class BPTT(AbstractRule):
+    r"""Backpropagation through time: exact credit, back to the start of the segment.
+
+    \[ \lambda_t = c_t + \lambda_{t+1} J_{t+1}, \qquad \nabla_\theta = \sum_t \lambda_t F_t \]
+
+    with \(c_t\) the direct credit of the emission, \(J_t = \partial s_t/\partial s_{t-1}\) and
+    \(F_t = \partial s_t/\partial\theta\).
+
+    Exact offline. It keeps no trace: in segments of K steps it is truncated BPTT, which cuts the
+    past at each segment's start. Time 1 (the unit of the other rules), memory O(T·n) an example.
+    Locality: none, a synapse must know the future of the whole network.
+
+    Source: Werbos, Proc. IEEE 78 (1990).
+    """
+
+    def back(
+        self, cell: AbstractCell, prepared: PyTree, point: Point, credit: Credit, direct: PyTree
+    ) -> Back:
+        """`λ = credit + direct`, then through the cell's own Jacobian."""
+        del prepared
+        total = add(credit.state, direct)
+        if not isinstance(cell, NeuronCell):
+            (before,) = pullback(lambda s: cell.step(s, point.x), point.before)(total)
+            return Back(total, Credit(before), None)
+        before, drive = pullback(cell.integrate, point.before, point.drive)(total)
+        message = drive @ cell.weight_rec
+        (sent,) = pullback(cell.message, point.before)(message)
+        return Back(total, Credit(add(before, sent)), message)
+
+    def step(self, cell: AbstractCell, state: PyTree, x: Array) -> PyTree:
+        """The cell's own step."""
+        return cell.step(state, x)
+
+
+class RTRL(AbstractRule):
+    r"""Real-time recurrent learning: exact credit, carried forward in time.
+
+    \[ M_t = J_t M_{t-1} + F_t, \qquad \nabla_\theta = \sum_t c_t M_t \]
+
+    `BPTT`'s derivative inside a segment, with the dense influence matrix \(M = ds/d\theta\) as
+    the trace between segments: exact for any segmentation. Memory O(n·P) an example (P parameters;
+    n³ for a fully connected net), time O(n·P) a step on neuron cells. Locality: none.
+
+    Source: Williams & Zipser, Neural Computation 1 (1989).
+    """
+
+    def trace(self, cell: AbstractCell) -> AbstractTrace:
+        """The dense influence matrix."""
+        del cell
+        return Dense()
+
+    def back(
+        self, cell: AbstractCell, prepared: PyTree, point: Point, credit: Credit, direct: PyTree
+    ) -> Back:
+        """As BPTT."""
+        return BPTT().back(cell, prepared, point, credit, direct)
+
+    def step(self, cell: AbstractCell, state: PyTree, x: Array) -> PyTree:
+        """The cell's own step."""
+        return cell.step(state, x)
+
+

@@ -1,0 +1,60 @@
+"""Cell types, and the three block means of the type-specific rules side by side."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+
+Types = tuple[int, ...] | None
+
+
+def as_types(types: Any) -> Types:
+    """Cell types as a static tuple of the integers 0 ... C - 1, each of them in use."""
+    if types is None:
+        return None
+    array = np.asarray(types)
+    if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iub":
+        raise ValueError(
+            "types must be a vector with one integer cell type a neuron, but is "
+            f"{array.dtype} of shape {array.shape}."
+        )
+    found = np.unique(array)
+    if not np.array_equal(found, np.arange(found.size)):
+        raise ValueError(
+            f"types must number the cell types 0, 1, ... without gaps, but holds {found.tolist()}."
+        )
+    return tuple(int(t) for t in array)
+
+
+def one_hot(types: tuple[int, ...], dtype: Any) -> Float[Array, "n C"]:
+    """U: one row a neuron, one column a type."""
+    return jnp.asarray(np.eye(max(types) + 1)[list(types)], dtype)
+
+
+def mean_over_all(matrix: Float[Array, "n n"], types: Types) -> Float[Array, "C C"]:
+    """Block means over all entries, zeros included (ModProp); the matrix itself without types."""
+    if types is None:
+        return matrix
+    hot = one_hot(types, matrix.dtype)
+    count = np.bincount(types)
+    return (hot.T @ matrix @ hot) / jnp.asarray(np.outer(count, count), matrix.dtype)
+
+
+def mean_over_synapses(matrix: Float[Array, "n n"], types: Types) -> Float[Array, "C C"]:
+    """Block means over the existing synapses, W ≠ 0 (MDGL); 0 where a block has none."""
+    if types is None:
+        return matrix
+    hot = one_hot(types, matrix.dtype)
+    exists = (matrix != 0).astype(matrix.dtype)
+    count = hot.T @ exists @ hot
+    return jnp.where(count > 0, (hot.T @ matrix @ hot) / jnp.where(count > 0, count, 1), 0)
+
+
+def expand(block: Float[Array, "C C"], types: Types) -> Float[Array, "n n"]:
+    """Every neuron pair's block mean."""
+    if types is None:
+        return block
+    index = np.asarray(types)
+    return block[index[:, None], index[None, :]]

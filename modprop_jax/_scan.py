@@ -1,0 +1,183 @@
+"""`scan`: a cell over a segment of time, with a credit rule as its derivative."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, PyTree
+
+from ._cell import AbstractCell, Filtered, NeuronCell
+from ._check import check_scan
+from ._credit import Credit, Record
+from ._reverse import default_chunk, inner_cell, reverse
+from ._rule import AbstractRule, BPTT
+from ._tree import inexact, materialise, stop
+
+
+class Carry(eqx.Module):
+    """What a rule carries from segment to segment: the state, and the trace of the past.
+
+    Made by `rule.init` (or `RNN.init`), returned by `scan`. It takes no cotangent on entry: the
+    past is the trace's alone, so credit is never counted twice. `made_by` names the rule.
+    """
+
+    state: PyTree
+    trace: PyTree
+    made_by: str = eqx.field(static=True)
+
+
+def scan(
+    cell: AbstractCell,
+    carry: PyTree,
+    xs: Array,
+    *,
+    rule: AbstractRule = BPTT(),
+    context: Array | None = None,
+    chunk: int | None = None,
+    unroll: int = 1,
+) -> tuple[PyTree, Array]:
+    r"""`jax.lax.scan` of a cell, with the credit rule as its derivative.
+
+    The value is the cell's whatever the rule: \(s_t = step(s_{t-1}, x_t)\), \(z_t = emit(s_t)\).
+    """
+    del context
+    state = carry.state if isinstance(carry, Carry) else carry
+    check_scan(cell, carry, state, xs, rule, chunk)
+    batch = xs.shape[1:-1]
+    prepared = stop(rule.prepare(inner_cell(cell)))
+    cell = cell.effective()
+    xs = xs.astype(_dtype(state)) if jnp.issubdtype(xs.dtype, jnp.inexact) else xs
+    inner = inner_cell(cell)
+    trace = rule.trace(inner) if isinstance(carry, Carry) else None
+    start = _split(rule, cell, state, batch)
+    if isinstance(carry, Carry):
+        start = stop(start)
+    if trace is not None:
+        start = _past(inner, start, trace, rule, cell, carry.trace)
+    if isinstance(inner, NeuronCell):
+        chunk = chunk or default_chunk(*_sizes(inner, batch))
+        pack = inner, start.state, start.extra, xs, rule, prepared
+        last, zs, record = _segment(pack, chunk=chunk, unroll=unroll)
+    else:
+        last, zs, record = _plain(rule, inner, start.state, xs, unroll)
+    if isinstance(cell, Filtered):
+        memory, zs = lax.scan(_twice(cell.filter), start.filter, zs, unroll=unroll)
+        last = last, memory
+    if not isinstance(carry, Carry):
+        return last, zs
+    if trace is None:
+        return Carry(last, None, carry.made_by), zs
+    constants = stop((rule, cell, prepared, record, carry.trace))
+    return Carry(last, stop(trace.extend(*constants)), carry.made_by), zs
+
+
+def start_carry(rule: AbstractRule, cell: AbstractCell, state: PyTree) -> Carry:
+    """A carry with no past."""
+    rule.check(cell)
+    trace = rule.trace(inner_cell(cell))
+    inner = state[0] if isinstance(cell, Filtered) else state
+    past = None if trace is None else stop(trace.init(rule, cell.effective(), inner))
+    return Carry(state, past, type(rule).__name__)
+
+
+def _split(
+    rule: AbstractRule, cell: AbstractCell, state: PyTree, batch: tuple[int, ...]
+) -> Credit:
+    """A state in the coordinates of credit: with a place for all that a rule transports."""
+    extra = rule.extra(inner_cell(cell), batch)
+    if isinstance(cell, Filtered):
+        return Credit(state[0], extra, state[1])
+    return Credit(state, extra)
+
+
+@eqx.filter_custom_vjp
+def _past(inner, start, trace, rule, cell, value):
+    """The start of a segment: `start`, whose derivative is the trace."""
+    del inner, trace, rule, cell, value
+    return start
+
+
+@_past.def_fwd
+def _past_fwd(perturbed, inner, start, trace, rule, cell, value):
+    del perturbed, inner, trace, rule, cell, value
+    return start, None
+
+
+@_past.def_bwd
+def _past_bwd(residuals, credit, perturbed, inner, start, trace, rule, cell, value):
+    del residuals, perturbed, inner
+    credit = Credit(*materialise(credit, start))
+    return trace.contract(rule, cell, value, credit)
+
+
+@eqx.filter_custom_vjp
+def _segment(pack, *, chunk, unroll):
+    """States, emissions and record of a segment of a neuron cell."""
+    del chunk
+    cell, before, _, xs, _, _ = pack
+
+    def body(state, x):
+        drive = cell.drive(cell.message(state), x)
+        state = cell.integrate(state, drive)
+        return state, (state, drive)
+
+    last, (states, drives) = lax.scan(body, before, xs, unroll=unroll)
+    return last, cell.emit(states), Record(before, states, drives, xs)
+
+
+@_segment.def_fwd
+def _segment_fwd(perturbed, pack, *, chunk, unroll):
+    del perturbed
+    out = _segment(pack, chunk=chunk, unroll=unroll)
+    return out, out[2]
+
+
+@_segment.def_bwd
+def _segment_bwd(record, cotangents, perturbed, pack, *, chunk, unroll):
+    del perturbed, unroll
+    cell, before, extra, xs, rule, prepared = pack
+    ct_last, ct_zs, _ = cotangents
+    if ct_zs is None:
+        ct_zs = jnp.zeros_like(jax.eval_shape(cell.emit, record.states))
+    if not jax.tree.leaves(ct_last):
+        ct_last = None
+    else:
+        ct_last = materialise(ct_last, before)
+    zero = Credit(jax.tree.map(jnp.zeros_like, inexact(before)), extra)
+    gradient, credit, ct_xs = reverse(
+        rule, cell, prepared, record, ct_zs, ct_last, zero, chunk
+    )
+    none = jax.tree.map(lambda _: None, (rule, prepared))
+    return gradient, credit.state, credit.extra, ct_xs, *none
+
+
+def _plain(rule, cell, before, xs, unroll):
+    """A cell without neuron structure: JAX's own derivative of the rule's step."""
+
+    def body(state, x):
+        state = rule.step(cell, state, x)
+        return state, (state, cell.emit(state))
+
+    last, (states, zs) = lax.scan(body, before, xs, unroll=unroll)
+    return last, zs, Record(before, states, None, xs)
+
+
+def _twice(step):
+    def body(memory, z):
+        memory = step(memory, z)
+        return memory, memory
+
+    return body
+
+
+def _dtype(state: PyTree) -> Any:
+    return jnp.result_type(*jax.tree.leaves(inexact(state)))
+
+
+def _sizes(cell: NeuronCell, batch: tuple[int, ...]) -> tuple[int, int]:
+    size = 1
+    for axis in batch:
+        size *= axis
+    return size, cell.hidden_size

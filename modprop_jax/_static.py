@@ -1,0 +1,62 @@
+"""Constants that do not train: only a `jax.Array` in a cell or a rule is a parameter."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+
+class Constant(eqx.Module):
+    """A number, or one number a neuron, that optimizers never see.
+
+    equinox counts a NumPy array, or a NumPy scalar, as a trainable leaf. Floats and NumPy
+    values are therefore kept as static floats and tuples, which have no leaves at all.
+    """
+
+    value: float | tuple = eqx.field(static=True)
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        del copy
+        return np.asarray(self.value, dtype)
+
+    def __float__(self) -> float:
+        return float(np.asarray(self.value))
+
+
+def constant(value: Any) -> Array | Constant:
+    """Keep a `jax.Array` (it trains); freeze everything else."""
+    if isinstance(value, Constant | jax.Array):
+        return value
+    return Constant(_freeze(np.asarray(value, dtype=np.float64).tolist()))
+
+
+def numeric(value: Array | Constant, dtype: Any) -> Any:
+    """The value for arithmetic in `dtype`: a Python float, or an array."""
+    if isinstance(value, Constant):
+        if isinstance(value.value, float):
+            return value.value
+        return jnp.asarray(np.asarray(value.value), dtype)
+    return value.astype(dtype)
+
+
+class FrozenArray(eqx.Module):
+    """An array of any dtype that is part of the structure, not of the parameters."""
+
+    data: bytes = eqx.field(static=True, repr=False)
+    shape: tuple[int, ...] = eqx.field(static=True)
+    dtype: str = eqx.field(static=True)
+
+    def __init__(self, value: Any):
+        value = np.asarray(value)
+        self.data, self.shape, self.dtype = value.tobytes(), value.shape, str(value.dtype)
+
+    def numpy(self) -> np.ndarray:
+        """The array."""
+        return np.frombuffer(self.data, jnp.dtype(self.dtype)).reshape(self.shape)
+
+
+def _freeze(value: Any) -> Any:
+    return tuple(map(_freeze, value)) if isinstance(value, list) else value

@@ -1,0 +1,78 @@
+"""What a trace is: the past of a segment, as a linear map from credit to parameters."""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from .._cell import AbstractCell, Filtered
+from .._credit import Credit, Record
+from .._reverse import inner_cell
+from .._tree import inexact
+
+
+class AbstractTrace(eqx.Module):
+    r"""How a rule carries the past between segments.
+
+    A trace M is the map from credit on a segment's last state (and on all else that the rule
+    transports) to the gradient of everything before it. Its value at the end of a segment is the
+    segment's own reverse form, started from unit credit and not summed over the batch, plus (that
+    credit at the segment's start) · M.
+    """
+
+    @abc.abstractmethod
+    def init(self, rule: Any, cell: AbstractCell, state: PyTree) -> PyTree:
+        """The trace of no past: zeros."""
+
+    @abc.abstractmethod
+    def contract(self, rule: Any, cell: AbstractCell, trace: PyTree, credit: Credit) -> PyTree:
+        """The gradient of the past for this credit, shaped as the cell's parameters."""
+
+    @abc.abstractmethod
+    def extend(
+        self, rule: Any, cell: AbstractCell, prepared: PyTree, record: Record, trace: PyTree
+    ) -> PyTree:
+        """The trace after one more segment."""
+
+
+def batch_shape(cell: AbstractCell, state: PyTree) -> tuple[int, ...]:
+    """The leading axes of a cell's state."""
+    example = jax.tree.leaves(jax.eval_shape(lambda: cell.init(())))[0]
+    leaf = jax.tree.leaves(state)[0]
+    return leaf.shape[: leaf.ndim - example.ndim]
+
+
+def boundary(rule: Any, cell: AbstractCell, state: PyTree, batch: tuple[int, ...]) -> Credit:
+    """Zero credit at a segment's boundary; `state` is the inner cell's for a filtered one."""
+    zeros = jax.tree.map(jnp.zeros_like, inexact(state))
+    extra = rule.extra(inner_cell(cell), batch)
+    filtered = ()
+    if isinstance(cell, Filtered):
+        filtered = jnp.zeros_like(cell.cell.emit(state))
+    return Credit(zeros, extra, filtered)
+
+
+def units(like: PyTree, batch: tuple[int, ...], together: PyTree) -> PyTree:
+    """Unit credits, stacked on a new leading axis.
+
+    Where `together` is True, one unit for all entries of a leaf at once (neurons do not mix, so
+    one pattern serves all); elsewhere one unit an entry.
+    """
+    leaves, structure = jax.tree.flatten(like)
+    sizes = [
+        1 if joint else int(np.prod(leaf.shape[len(batch) :]))
+        for leaf, joint in zip(leaves, jax.tree.leaves(together))
+    ]
+    total, start, stacked = sum(sizes), 0, []
+    for leaf, size in zip(leaves, sizes):
+        block = np.eye(total)[:, start : start + size]
+        features = leaf.shape[len(batch) :]
+        shape = (1,) * len(features) if size == 1 else features
+        block = block.reshape(total, *(1,) * len(batch), *shape)
+        stacked.append(jnp.broadcast_to(jnp.asarray(block, leaf.dtype), (total, *leaf.shape)))
+        start += size
+    return jax.tree.unflatten(structure, stacked)

@@ -1,0 +1,80 @@
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from .._cell import AbstractCell
+from .._credit import Credit, Record
+from .._reverse import charge, inner_cell, respond
+from .._tree import inexact
+from ._base import AbstractTrace, batch_shape, boundary, units
+
+
+class Dense(AbstractTrace):
+    r"""The full influence matrix: one row for each number that credit can be on.
+
+    Serves every rule on every cell, and is the oracle for the smaller traces. Leaves
+    (rows, *batch, *parameter shape); memory O(rows · P) an example, with rows = state size plus
+    what else the rule transports.
+    """
+
+    def init(self, rule: Any, cell: AbstractCell, state: PyTree) -> PyTree:
+        """Zeros."""
+        inner = inner_cell(cell)
+        batch = batch_shape(inner, state)
+        rows = _flat(boundary(rule, cell, state, batch), len(batch)).shape[-1]
+        return jax.tree.map(
+            lambda p: jnp.zeros((rows, *batch, *p.shape), p.dtype), inexact(inner)
+        )
+
+    def contract(self, rule: Any, cell: AbstractCell, trace: PyTree, credit: Credit) -> PyTree:
+        """`Σ_rows,batch credit[row] M[row]`."""
+        del rule
+        inner = inexact(inner_cell(cell))
+
+        def one(m, p):
+            weights = _flat(credit, m.ndim - p.ndim - 1)
+            weights = jnp.moveaxis(weights, -1, 0).reshape(-1)
+            return jnp.tensordot(weights, m.reshape(-1, *p.shape), 1)
+
+        return jax.tree.map(one, trace, inner)
+
+    def extend(
+        self, rule: Any, cell: AbstractCell, prepared: PyTree, record: Record, trace: PyTree
+    ) -> PyTree:
+        """`M_K = (unit credit at the start) · M_0 + Σ_t (unit credit at t) · F_t`."""
+        inner = inner_cell(cell)
+        batch = record.xs.shape[1:-1]
+        zero = boundary(rule, cell, record.before, batch)
+        rows = units(zero, batch, jax.tree.map(lambda _: False, zero))
+        shape = (len(record.xs), int(np.prod(batch)))
+
+        def flat(tree):
+            return jax.tree.map(lambda a: a.reshape(*shape, *a.shape[1 + len(batch) :]), tree)
+
+        def response(credit):
+            start, points, *credits = respond(rule, cell, prepared, record, credit)
+
+            def example(points, states, total, message, ct_z):
+                return charge(inner, points, states, total, message, ct_z)[0]
+
+            each = jax.vmap(example, in_axes=1)
+            return start, each(*flat((points, record.states, *credits)))
+
+        start, fresh = jax.vmap(response)(rows)
+        carry = _flat(start, len(batch) + 1)
+        carry = carry.reshape(carry.shape[0], shape[1], -1)
+
+        def one(m, f):
+            past = m.reshape(m.shape[0], shape[1], -1)
+            moved = jnp.einsum("rbs,sbp->rbp", carry, past)
+            return moved.reshape(m.shape) + f.reshape(m.shape)
+
+        return jax.tree.map(one, trace, fresh)
+
+
+def _flat(credit: PyTree, batch_axes: int) -> Array:
+    leaves = jax.tree.leaves(credit)
+    return jnp.concatenate([a.reshape(*a.shape[:batch_axes], -1) for a in leaves], axis=-1)

@@ -1,0 +1,180 @@
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from .._cell import AbstractCell, NeuronCell
+from .._credit import Credit, Record
+from .._reverse import charge_neurons, elementwise, inner_cell, respond
+from .._tree import inexact
+from ._base import AbstractTrace, batch_shape, boundary, units
+
+
+class PerSynapse(AbstractTrace):
+    r"""Eligibility traces: what a synapse keeps of its own neuron's history.
+
+    One row for each variable of the neuron, which holds for all neurons at once because credit on
+    a state stays with its neuron; and one row for each number that reaches all neurons alike
+    (ModProp's type-summed credit, a filtered emission under a rule with hops). Leaves
+    (rows, *batch, n, pre) for weights and (rows, *batch, n) for the bias and for parameters of the
+    neuron. Between segments it is touched once: multiplied by the product of the segment's gates,
+    plus one matmul over the segment's steps.
+
+    `filter_is_local`: credit on a `Filtered` emission's memory stays with its neuron.
+    """
+
+    filter_is_local: bool = eqx.field(static=True)
+    weights: bool = eqx.field(static=True, default=True)
+
+    def init(self, rule: Any, cell: AbstractCell, state: PyTree) -> PyTree:
+        """Zeros."""
+        inner = _neurons(cell)
+        batch = batch_shape(inner, state)
+        zero = boundary(rule, cell, state, batch)
+        rows = len(jax.tree.leaves(units(zero, batch, self._together(zero)))[0])
+        n = inner.hidden_size
+
+        def zeros(p, pre=()):
+            return jnp.zeros((rows, *batch, n, *pre), p.dtype)
+
+        own, _ = elementwise(inner)
+        for path, p in jax.tree_util.tree_leaves_with_path(own):
+            if p.shape not in ((), (n,)):
+                raise ValueError(
+                    f"{type(rule).__name__} streams traces for parameters with one value or one "
+                    f"value a neuron (n={n}), but {type(inner).__name__}"
+                    f"{jax.tree_util.keystr(path)} has shape {p.shape}: reshape it, or use RTRL."
+                )
+        return jax.tree.map(zeros, own), self._weights(
+            zeros(inner.weight_rec, (n,)),
+            zeros(inner.weight_in, (inner.in_size,)),
+            None if inner.bias is None else zeros(inner.bias),
+        )
+
+    def contract(self, rule: Any, cell: AbstractCell, trace: PyTree, credit: Credit) -> PyTree:
+        """`Σ_rows,batch credit[row, post] M[row, post, pre]`."""
+        del rule
+        inner = _neurons(cell)
+        rows = self._rows(credit, 0)
+        own, (rec, into, bias) = trace
+
+        def neuron(m):
+            return jnp.einsum("rbj,rbj->j", rows, _merge(m, rows))
+
+        def synapse(m):
+            return jnp.einsum("rbj,rbji->ji", rows, _merge(m, rows, 1))
+
+        like, rest = elementwise(inner)
+        own = jax.tree.map(lambda m, p: _reduce(neuron(m), p), own, like)
+        gradient = jax.tree.map(lambda p: None, inexact(rest))
+        if rec is not None:
+            gradient = with_weights(
+                inner, synapse(rec), synapse(into), None if bias is None else neuron(bias)
+            )
+        return eqx.combine(own, gradient)
+
+    def extend(
+        self, rule: Any, cell: AbstractCell, prepared: PyTree, record: Record, trace: PyTree
+    ) -> PyTree:
+        """`M_K = (credit at the start) · M_0 + Σ_t (credit at t) ⊗ pre_t`."""
+        inner = _neurons(cell)
+        batch = record.xs.shape[1:-1]
+        zero = boundary(rule, cell, record.before, batch)
+        rows = units(zero, batch, self._together(zero))
+        own, rest = elementwise(inner)
+        n = inner.hidden_size
+        own = jax.tree.map(lambda p: jnp.broadcast_to(p, (n,)), own)
+
+        def flat(tree):
+            lead = len(batch)
+            return jax.tree.map(lambda a: a.reshape(len(a), -1, *a.shape[1 + lead :]), tree)
+
+        def response(credit):
+            start, points, *credits = respond(rule, cell, prepared, record, credit)
+
+            def example(points, states, total, message, ct_z):
+                return charge_neurons(own, rest, points, states, total, message, ct_z)
+
+            each = jax.vmap(example, in_axes=1, out_axes=(0, 1))
+            return start, *each(*flat((points, record.states, *credits)))
+
+        start, fresh_own, drive = jax.vmap(response)(rows)
+        carry = self._rows(start, 1)
+        before = jax.tree.map(
+            lambda s, b: jnp.concatenate([b[None], s[:-1]]), record.states, record.before
+        )
+        pre = flat(inner.message(before)), flat(record.xs)
+
+        def neuron(m, fresh):
+            past = jnp.einsum("srbj,rbj->sbj", carry, _merge(m, carry[0]))
+            return (past + fresh).reshape(m.shape)
+
+        def synapse(m, pre):
+            past = jnp.einsum("srbj,rbji->sbji", carry, _merge(m, carry[0], 1))
+            return (past + _outer(drive, pre)).reshape(m.shape)
+
+        own, (rec, into, bias) = trace
+        own = jax.tree.map(neuron, own, fresh_own)
+        if rec is None:
+            return own, (None, None, None)
+        bias = None if bias is None else neuron(bias, drive.sum(1))
+        return own, (synapse(rec, pre[0]), synapse(into, pre[1]), bias)
+
+    def _weights(self, *leaves: Any) -> tuple:
+        return leaves if self.weights else (None, None, None)
+
+    def _together(self, zero: Credit) -> Credit:
+        """Which credits have one pattern for all neurons."""
+        return Credit(
+            jax.tree.map(lambda _: True, zero.state),
+            jax.tree.map(lambda _: False, zero.extra),
+            jax.tree.map(lambda _: self.filter_is_local, zero.filter),
+        )
+
+    def _rows(self, credit: Credit, lead: int) -> Array:
+        """Credit as one coefficient for each row, example and neuron: (*lead, rows, batch, n)."""
+        together = self._together(credit)
+        leaves = jax.tree.leaves(credit)
+        n, rows = leaves[0].shape[-1], []
+        for leaf, joint in zip(leaves, jax.tree.leaves(together)):
+            leaf = leaf.reshape(*leaf.shape[:lead], -1, leaf.shape[-1])
+            if joint:
+                rows.append(leaf[..., None, :, :])
+            else:
+                leaf = jnp.moveaxis(leaf, -1, lead)[..., None]
+                rows.append(jnp.broadcast_to(leaf, (*leaf.shape[:-1], n)))
+        return jnp.concatenate(rows, axis=lead)
+
+
+def with_weights(cell: NeuronCell, rec: Array, into: Array, bias: Array | None) -> PyTree:
+    """A gradient of the cell with only its weights and bias."""
+    empty = jax.tree.map(lambda _: None, inexact(cell))
+    return eqx.tree_at(
+        lambda c: (c.weight_rec, c.weight_in, c.bias),
+        empty,
+        (rec, into, bias),
+        is_leaf=lambda x: x is None,
+    )
+
+
+def _neurons(cell: AbstractCell) -> NeuronCell:
+    inner = inner_cell(cell)
+    assert isinstance(inner, NeuronCell)
+    return inner
+
+
+def _merge(m: Array, rows: Array, features: int = 0) -> Array:
+    return m.reshape(*rows.shape, *m.shape[m.ndim - features :])
+
+
+def _reduce(value: Array, like: Array) -> Array:
+    return value.sum() if like.ndim == 0 else value
+
+
+def _outer(drive: Array, pre: Array) -> Array:
+    """Σ_t drive[row, t, batch, post] pre[t, batch, pre]; without a matmul for a single step."""
+    if len(pre) == 1:
+        return drive[:, 0, :, :, None] * pre[0][None, :, None, :]
+    return jnp.einsum("rtbj,tbi->rbji", drive, pre)

@@ -1,0 +1,60 @@
+"""Small pytree tools that the core shares."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import PyTree
+
+
+def inexact(tree: PyTree) -> PyTree:
+    """The differentiable leaves; None in place of all others."""
+    return eqx.filter(tree, eqx.is_inexact_array)
+
+
+def pullback(function: Callable[..., PyTree], *primals: PyTree) -> Callable:
+    """`jax.vjp` that lets integer leaves (refractory counters, keys) pass on both sides."""
+    parts = [eqx.partition(p, eqx.is_inexact_array) for p in primals]
+
+    def differentiable(*diff):
+        full = [eqx.combine(d, rest) for d, (_, rest) in zip(diff, parts)]
+        return inexact(function(*full))
+
+    _, pull = jax.vjp(differentiable, *(diff for diff, _ in parts))
+    return pull
+
+
+def add(left: PyTree, right: PyTree) -> PyTree:
+    """Leafwise sum; None counts as zero."""
+    if left is None or right is None:
+        return left if right is None else right
+    return jax.tree.map(jnp.add, left, right)
+
+
+def zeros(tree: PyTree) -> PyTree:
+    """Zeros shaped as the differentiable leaves of `tree`."""
+    return jax.tree.map(jnp.zeros_like, inexact(tree))
+
+
+def materialise(tangents: PyTree, like: PyTree) -> PyTree:
+    """Cotangents with every None (a symbolic zero) written out as zeros."""
+    like = inexact(like)
+    return jax.tree.map(
+        lambda t, x: jnp.zeros_like(x) if t is None else t,
+        tangents,
+        like,
+        is_leaf=lambda t: t is None,
+    )
+
+
+def slice_time(tree: PyTree, start: Any, size: int) -> PyTree:
+    """`size` steps from `start` of every leaf's leading axis, without a copy of the rest."""
+    return jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, start, size), tree)
+
+
+def stop(tree: PyTree) -> PyTree:
+    """`stop_gradient` on every array leaf."""
+    return jax.tree.map(lambda a: lax.stop_gradient(a) if eqx.is_array(a) else a, tree)

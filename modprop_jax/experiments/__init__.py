@@ -1,0 +1,23 @@
+"""Experiments: train networks under several credit rules, from Python or the command line."""
+
+from ._catalogue import (
+    build_rule as build_rule,
+    CELLS as CELLS,
+    DEFAULT_RULES as DEFAULT_RULES,
+    RuleEntry as RuleEntry,
+    RULES as RULES,
+)
+from ._cli import main as main
+from ._compare import (
+    compare as compare,
+    Comparison as Comparison,
+    resume as resume,
+    trained as trained,
+)
+from ._network import (
+    build_network as build_network,
+    build_optimizer as build_optimizer,
+    Network as Network,
+)
+from ._summary import Row as Row, Spread as Spread
+from ._train import Record as Record, train as train, TrainingDiverged as TrainingDiverged

@@ -1,0 +1,138 @@
+"""The command `modprop-jax`: a thin shell around `compare` and `resume`."""
+
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from ..tasks import TASKS
+from ._catalogue import CELLS, DEFAULT_RULES, known, RULES, summary
+from ._compare import execute, reopen
+from ._config import Config
+from ._storage import RunFolder
+
+
+_Task = Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
+
+
+def compare(
+    task: _Task = None,
+    *,
+    rules: tuple[str, ...] = DEFAULT_RULES,
+    seeds: int = 3,
+    preset: str = "small",
+    out: Path | None = None,
+    resume: Path | None = None,
+    iterations: int | None = None,
+    eval_every: int | None = None,
+    batch: int | None = None,
+    hidden_size: int | None = None,
+    learning_rate: float | None = None,
+    mu: float | None = None,
+) -> int:
+    """Train one network under several credit rules and compare what it learns.
+
+    Every rule starts from the same weights and sees the same data. Example:
+
+        modprop-jax compare delayed_xor --rules modprop eprop bptt --seeds 3
+
+    prints a table and writes a folder with config.json, metrics.jsonl (a line per evaluation),
+    table.md, curves.png and checkpoints. Stop it at any moment; it continues with
+
+        modprop-jax compare --resume FOLDER
+
+    Args:
+        task: What to learn; `modprop-jax list` shows the tasks.
+        rules: Credit rules, with options as in modprop:mu=0.5; `modprop-jax list` shows them.
+        seeds: Networks per rule, each with its own weights and data, trained side by side.
+        preset: small (a minute or two on two cores) or published (sizes of the paper).
+        out: Folder for the results; by default runs/TASK-PRESET-TIME.
+        resume: Folder of an interrupted run to continue; takes no other option.
+        iterations: Optimizer steps; by default the preset's.
+        eval_every: Iterations between two evaluations; by default the preset's.
+        batch: Trials in a training batch; by default the preset's.
+        hidden_size: Neurons; by default the preset's.
+        learning_rate: Adam's; by default the preset's.
+        mu: ModProp's stand-in for the activation's derivative; by default the preset's.
+    """
+    if resume is None and task is None:
+        raise ValueError(
+            f"name a task, such as `modprop-jax compare {next(iter(TASKS))}`."
+        )
+    if resume is not None:
+        folder = RunFolder(resume)
+        config = reopen(folder)
+    else:
+        config = Config.make(
+            str(task),
+            preset,
+            rules,
+            seeds,
+            iterations=iterations,
+            eval_every=eval_every,
+            batch=batch,
+            hidden_size=hidden_size,
+            learning_rate=learning_rate,
+            mu=mu,
+        )
+        folder = RunFolder.create(config, out)
+    # From here on a ValueError is no longer about what was typed: let its traceback show.
+    try:
+        result = execute(config, folder, Console())
+    except ValueError as error:
+        raise RuntimeError(f"the run in {folder.path} failed") from error
+    return int(any(row.diverged for row in result.rows))
+
+
+def list_names() -> int:
+    """Show the tasks, credit rules and cells, a line each."""
+    sections = {
+        "tasks": {name: task.description for name, task in TASKS.items()},
+        "rules": {name: rule.description for name, rule in RULES.items()},
+        "cells": {name: summary(cell) for name, cell in CELLS.items()},
+    }
+    for title, lines in sections.items():
+        print(title)
+        for name, text in lines.items():
+            print(f"  {name:<18} {text}")
+    return 0
+
+
+_COMMANDS: dict[str, Callable[..., int]] = {"compare": compare, "list": list_names}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, 1 (a rule diverged), 2 (usage), 130 (Ctrl-C)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        _check_names(arguments)
+        return tyro.extras.subcommand_cli_from_dict(
+            _COMMANDS,
+            prog="modprop-jax",
+            description="Compare credit rules for recurrent networks.",
+            args=arguments,
+        )
+    except ValueError as error:
+        print(f"modprop-jax: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _check_names(arguments: list[str]) -> None:
+    """Commands and options by name, so that a slip gets one line rather than a page."""
+    if arguments[0] in ("-h", "--help"):
+        return
+    command = _COMMANDS[known("command", arguments[0], _COMMANDS)]
+    options = ["--help"] + [
+        "--" + name.replace("_", "-")
+        for name, parameter in inspect.signature(command).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    ]
+    for argument in arguments[1:]:
+        if argument.startswith("--"):
+            known("option", argument.partition("=")[0].replace("_", "-"), options)

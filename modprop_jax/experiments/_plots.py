@@ -1,0 +1,58 @@
+"""Learning curves as a figure."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ._config import Config
+
+
+# Okabe and Ito's colours, which colour-blind readers tell apart; black is the exact gradient.
+_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+
+
+def learning_curves(config: Config, metrics: Sequence[dict[str, Any]]) -> bytes:
+    """Validation loss and accuracy against iterations, as a PNG.
+
+    A line is the mean over seeds, its band reaches from the lowest to the highest seed.
+    """
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)  # no window system, and none of pyplot's global state
+    left, right = figure.subplots(1, 2)
+    others = [rule for rule in config.rules if rule != "bptt"]
+    for rule in config.rules:
+        lines = [line for line in metrics if line["rule"] == rule]
+        if not lines:
+            continue
+        black = rule == "bptt"
+        colour = "black" if black else _COLOURS[others.index(rule) % len(_COLOURS)]
+        at = np.array([line["iteration"] for line in lines])
+        for axes, quantity in ((left, "loss"), (right, "accuracy")):
+            values = np.array([line[quantity] for line in lines], dtype=float)
+            axes.plot(
+                at, values.mean(1), color=colour, lw=1.8, ls="--" if black else "-",
+                label=rule,
+            )  # fmt: skip
+            axes.fill_between(
+                at, values.min(1), values.max(1), color=colour, alpha=0.15, lw=0
+            )
+    left.set(ylabel="validation loss", yscale="log")
+    right.set(ylabel="validation accuracy", ylim=(-0.02, 1.02))
+    right.axhline(config.settings.criterion, color="grey", lw=0.8, ls=":")
+    for axes in (left, right):
+        axes.set_xlabel("iteration")
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    if metrics:
+        right.legend(frameon=False, fontsize="small")
+    seeds = f"{config.seeds} seed{'s' if config.seeds > 1 else ''}"
+    figure.suptitle(
+        f"{config.task} ({config.preset}): mean and range of {seeds}", fontsize="medium"
+    )
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    return buffer.getvalue()

@@ -1,0 +1,105 @@
+"""A run's folder: written so that a kill at any moment leaves something to resume from."""
+
+import contextlib
+import datetime
+import io
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+
+from ._config import Config
+from ._train import State
+
+
+class RunFolder:
+    """`config.json`, `metrics.jsonl`, `checkpoints/`, `table.md` and `curves.png` of one run.
+
+    Whole files are replaced atomically. `metrics.jsonl` grows by a line per evaluation, on disk
+    before the checkpoint of the same iteration is; `load_metrics` cuts what a kill left beyond it.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    @classmethod
+    def create(cls, config: Config, out: str | os.PathLike | None) -> "RunFolder":
+        """A new folder: `out`, or one under `runs/` named after the task and the time."""
+        if out is None:
+            now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+            path = base = Path("runs", f"{config.task}-{config.preset}-{now}")
+            again = 2
+            while path.exists():
+                path, again = base.with_name(f"{base.name}-{again}"), again + 1
+        else:
+            path = Path(out)
+        if (path / "config.json").exists():
+            raise ValueError(
+                f"{path} holds a run already: continue it with --resume {path}, or name another "
+                "folder with --out."
+            )
+        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        folder = cls(path)
+        folder.write("config.json", json.dumps(config.to_dict(), indent=2) + "\n")
+        return folder
+
+    def load_config(self) -> Config:
+        try:
+            return Config.from_dict(json.loads((self.path / "config.json").read_text()))
+        except FileNotFoundError:
+            raise ValueError(
+                f"{self.path} holds no run: there is no config.json in it."
+            ) from None
+
+    def write(self, name: str, content: str | bytes) -> None:
+        """Replace a file as a whole: readers and kills see the old one or the new one."""
+        target = self.path / name
+        temporary = target.with_name(f".{target.name}.tmp")
+        with open(temporary, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+        with contextlib.suppress(OSError):  # not every platform opens directories
+            directory = os.open(target.parent, os.O_RDONLY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        with open(self.path / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def load_metrics(self, reached: dict[str, int]) -> list[dict[str, Any]]:
+        """The lines up to the iteration that each rule's checkpoint reached; drops the others."""
+        path = self.path / "metrics.jsonl"
+        kept = []
+        for text in path.read_text().splitlines() if path.exists() else []:
+            try:
+                line = json.loads(text)
+            except json.JSONDecodeError:  # cut short by a kill
+                continue
+            if line["iteration"] <= reached.get(line["rule"], -1):
+                kept.append(line)
+        self.write("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+        return kept
+
+    def save_state(self, rule: str, state: State) -> None:
+        buffer = io.BytesIO()
+        eqx.tree_serialise_leaves(buffer, state)
+        self.write(_checkpoint(rule), buffer.getvalue())
+
+    def load_state(self, rule: str, like: State) -> State | None:
+        """The rule's last checkpoint, or None if it has none yet."""
+        path = self.path / _checkpoint(rule)
+        return eqx.tree_deserialise_leaves(path, like) if path.exists() else None
+
+
+def _checkpoint(rule: str) -> str:
+    return f"checkpoints/{re.sub('[^A-Za-z0-9_.=-]', '-', rule)}.eqx"

@@ -1,0 +1,316 @@
+"""The training loop: any model, loss, optimizer and data; seeds in one `vmap`."""
+
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+
+from .._grad import value_and_grad
+from ..diagnostics import alignment
+
+
+Data = Callable[[PRNGKeyArray], tuple[Array, Array]]
+Loss = Callable[[Any, Array, Array], tuple[Array, Array]]
+
+
+class Record(NamedTuple):
+    """One evaluation. `loss` and `accuracy` have the shape of the key that `train` got."""
+
+    iteration: int
+    loss: np.ndarray
+    accuracy: np.ndarray
+    seconds: float
+    """Seconds an iteration since the last evaluation, without compilation; NaN at first."""
+
+
+class State(eqx.Module):
+    """All that a run carries from one iteration to the next; a leading axis of seeds."""
+
+    model: PyTree
+    opt_state: PyTree
+    iteration: Int[Array, ""]
+
+
+class TrainingDiverged(FloatingPointError):
+    """The loss, a gradient or a parameter became NaN or infinite."""
+
+    def __init__(self, label: str, seed: int, iteration: int):
+        message = (
+            f"rule {label}, seed {seed}: NaN or infinity in the loss, a gradient or a parameter "
+            f"at iteration {iteration}. Try a smaller learning rate, clipped gradients "
+            "(optax.clip_by_global_norm) or, for ModProp, a smaller mu."
+        )
+        FloatingPointError.__init__(self, message)
+        self.seed, self.iteration = seed, iteration
+
+
+def train(
+    model: PyTree,
+    data: Data,
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    *,
+    key: PRNGKeyArray,
+    iterations: int,
+    rule: Any = None,
+    evaluate: Data | None = None,
+    eval_every: int = 100,
+) -> tuple[PyTree, list[Record]]:
+    """Train a model under a credit rule.
+
+    Data, gradient and optimizer steps between two evaluations are one compiled loop on the device;
+    the host sees results once in `eval_every` iterations.
+
+    **Arguments:**
+
+    - `model`: any equinox model with `RNN` layers.
+    - `data(key) -> (xs, ys)`: a training batch, xs of shape `(T, batch, features)`. Iteration i
+      gets its own key, whatever the rule: two rules with one `key` see the same data.
+    - `loss(model, xs, ys) -> (loss, accuracy)`: scalars; the gradient is that of `loss`.
+    - `optimizer`: any optax transformation.
+    - `key`: a PRNG key; or several, of shape `(S,)`, to train S models at once: then the array
+      leaves of `model` have a leading axis S (as `eqx.filter_vmap(make_model)(keys)` makes them).
+      Seeds and batch are spread over all devices.
+    - `iterations`: number of optimizer steps.
+    - `rule`: the credit rule of every `RNN` layer; by default each layer's own.
+    - `evaluate(key) -> (xs, ys)`: data to evaluate on, one fixed draw; by default as `data`.
+    - `eval_every`: iterations from one evaluation to the next.
+
+    **Returns:** the trained model, and a `Record` for the start and for each evaluation.
+
+    **Raises:** `TrainingDiverged` as soon as an evaluation finds NaN or infinity in the loss, or
+    in any gradient or parameter since the last one.
+
+    **Example:**
+
+    >>> import jax, optax, modprop_jax as mpj
+    >>> from modprop_jax.experiments import Network, train
+    >>> k1, k2, k3 = jax.random.split(jax.random.key(0), 3)
+    >>> cell = mpj.LeakyCell(2, 8, tau=5.0, key=k1)
+    >>> net = Network(mpj.RNN(cell), mpj.Readout(8, 2, key=k2))
+    >>> def data(key):
+    ...     return mpj.tasks.delayed_xor(key, 16, cue=4, delay=2)
+    >>> def loss(net, xs, ys):
+    ...     return mpj.tasks.cross_entropy(net(xs), ys)
+    >>> net, history = train(
+    ...     net, data, loss, optax.adam(1e-2), key=k3, iterations=4, eval_every=2,
+    ...     rule=mpj.EProp(),
+    ... )
+    >>> [record.iteration for record in history]
+    [0, 2, 4]
+    """
+    if iterations < 0 or eval_every < 1:
+        raise ValueError(
+            "train needs iterations >= 0 and eval_every >= 1, but got "
+            f"iterations={iterations}, eval_every={eval_every}."
+        )
+    single = key.ndim == 0
+    arrays, static = eqx.partition(model, eqx.is_array)
+    if single:
+        arrays = jax.tree.map(lambda a: a[None], arrays)
+    state = initial_state(eqx.combine(arrays, static), optimizer)
+    history = []
+    for state, record in iterate(
+        state,
+        key[None] if single else key,
+        loss=loss,
+        data=data,
+        evaluate=evaluate or data,
+        optimizer=optimizer,
+        rule=rule,
+        iterations=iterations,
+        eval_every=eval_every,
+    ):
+        if single:
+            record = record._replace(loss=record.loss[0], accuracy=record.accuracy[0])
+        history.append(record)
+    if single:
+        arrays, static = eqx.partition(state.model, eqx.is_array)
+        return eqx.combine(jax.tree.map(lambda a: a[0], arrays), static), history
+    return state.model, history
+
+
+def initial_state(model: PyTree, optimizer: optax.GradientTransformation) -> State:
+    """Iteration 0 of stacked models: the leading axis of every array is the seed."""
+    opt_state = eqx.filter_vmap(
+        lambda m: optimizer.init(eqx.filter(m, eqx.is_inexact_array))
+    )(model)
+    return State(model, opt_state, jnp.zeros((), jnp.int32))
+
+
+def iterate(
+    state: State,
+    keys: PRNGKeyArray,
+    *,
+    loss: Loss,
+    data: Data,
+    evaluate: Data,
+    optimizer: optax.GradientTransformation,
+    rule: Any,
+    iterations: int,
+    eval_every: int,
+    label: str = "",
+) -> Iterator[tuple[State, Record]]:
+    """Yield the state at each evaluation; start at iteration 0 or go on from a later state.
+
+    Going on from a yielded state gives the same numbers as never having stopped.
+    """
+    label = label or type(rule).__name__
+    data_keys, eval_keys = stream_keys(keys)
+    batch = jax.eval_shape(data, keys[0])[0].shape[1]
+    mesh = device_mesh(len(keys), batch)
+    if mesh is not None:
+        state = _shard(state, mesh)
+    advance = functools.partial(
+        _advance, loss=loss, data=data, optimizer=optimizer, rule=rule, mesh=mesh
+    )
+    iteration = int(state.iteration)
+
+    def record(seconds: float) -> Record:
+        values = _evaluate(state.model, eval_keys, loss=loss, data=evaluate)
+        result = Record(iteration, *map(np.asarray, values), seconds)
+        _check(label, ~np.isfinite(result.loss), np.full(len(keys), iteration))
+        return result
+
+    if iteration == 0:
+        yield state, record(math.nan)
+    if iteration < iterations:
+        # No iteration at all, but the one compilation: times below are without it.
+        jax.block_until_ready(advance(state, data_keys, jnp.int32(0)))
+    while iteration < iterations:
+        count = min(eval_every - iteration % eval_every, iterations - iteration)
+        began = time.perf_counter()
+        state, broken = jax.block_until_ready(
+            advance(state, data_keys, jnp.int32(count))
+        )
+        seconds = (time.perf_counter() - began) / count
+        iteration += count
+        _check(label, np.asarray(broken) >= 0, np.asarray(broken) + 1)
+        yield state, record(seconds)
+
+
+def cosines(
+    model: PyTree, keys: PRNGKeyArray, iteration: int, *, loss: Loss, data: Data, rule: Any
+) -> np.ndarray:
+    """Cosine of the rule's gradient to BPTT's, for each seed, on that iteration's batch."""
+    data_keys, _ = stream_keys(keys)
+    return np.asarray(
+        _cosine(model, data_keys, jnp.int32(iteration), loss=loss, data=data, rule=rule)
+    )
+
+
+def stream_keys(keys: PRNGKeyArray) -> tuple[PRNGKeyArray, PRNGKeyArray]:
+    """Keys of the training and of the evaluation data of each seed."""
+    pairs = jax.vmap(jr.split)(keys)
+    return pairs[:, 0], pairs[:, 1]
+
+
+def device_mesh(seeds: int, batch: int) -> Mesh | None:
+    """Seeds over as many devices as divide them, the batch over the rest if it can be cut so."""
+    devices = jax.device_count()
+    along_seeds = math.gcd(seeds, devices)
+    rest = devices // along_seeds
+    along_batch = rest if batch % rest == 0 else 1
+    if along_seeds * along_batch == 1:
+        return None
+    return jax.make_mesh(
+        (along_seeds, along_batch),
+        ("seeds", "batch"),
+        axis_types=(AxisType.Auto, AxisType.Auto),
+        devices=jax.devices()[: along_seeds * along_batch],
+    )
+
+
+@eqx.filter_jit
+def _advance(
+    state: State,
+    keys: PRNGKeyArray,
+    count: Int[Array, ""],
+    *,
+    loss: Loss,
+    data: Data,
+    optimizer: optax.GradientTransformation,
+    rule: Any,
+    mesh: Mesh | None,
+) -> tuple[State, Int[Array, " seeds"]]:
+    """`count` iterations of every seed, and the first one that was not finite (or −1).
+
+    `count` is traced, so that a shorter last block is no second compilation.
+    """
+    gradient = value_and_grad(loss, rule, has_aux=True)
+    arrays, static = eqx.partition((state.model, state.opt_state), eqx.is_array)
+
+    def one_seed(arrays, key):
+        def step(i, carry):
+            arrays, broken = carry
+            model, opt_state = eqx.combine(arrays, static)
+            xs, ys = data(jr.fold_in(key, i))
+            if mesh is not None:
+                over_batch = NamedSharding(mesh, P(None, "batch"))
+                xs = jax.lax.with_sharding_constraint(xs, over_batch)
+            (value, _), grads = gradient(model, xs, ys)
+            params = eqx.filter(model, eqx.is_inexact_array)
+            updates, opt_state = optimizer.update(grads, opt_state, params)
+            model = eqx.apply_updates(model, updates)
+            sound = _all_finite((value, grads, eqx.filter(model, eqx.is_inexact_array)))
+            broken = jnp.where((broken < 0) & ~sound, i, broken)
+            return eqx.filter((model, opt_state), eqx.is_array), broken
+
+        start = (arrays, jnp.int32(-1))
+        return jax.lax.fori_loop(state.iteration, state.iteration + count, step, start)
+
+    over_seeds = None if mesh is None else "seeds"
+    arrays, broken = jax.vmap(one_seed, spmd_axis_name=over_seeds)(arrays, keys)
+    state = State(*eqx.combine(arrays, static), state.iteration + count)
+    return (state if mesh is None else _shard(state, mesh)), broken
+
+
+@eqx.filter_jit
+def _evaluate(model: PyTree, keys: PRNGKeyArray, *, loss: Loss, data: Data):
+    return eqx.filter_vmap(lambda m, key: loss(m, *data(key)))(model, keys)
+
+
+@eqx.filter_jit
+def _cosine(
+    model: PyTree,
+    keys: PRNGKeyArray,
+    iteration: Int[Array, ""],
+    *,
+    loss: Loss,
+    data: Data,
+    rule: Any,
+):
+    def one_seed(model, key):
+        xs, ys = data(jr.fold_in(key, iteration))
+        return alignment(lambda *a: loss(*a)[0], model, xs, ys, rule=rule).cosine
+
+    return eqx.filter_vmap(one_seed)(model, keys)
+
+
+def _shard(state: State, mesh: Mesh) -> State:
+    over_seeds = NamedSharding(mesh, P("seeds"))
+    model, opt_state = eqx.filter_shard((state.model, state.opt_state), over_seeds)
+    iteration = eqx.filter_shard(state.iteration, NamedSharding(mesh, P()))
+    return State(model, opt_state, iteration)
+
+
+def _all_finite(tree: PyTree) -> Array:
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
+    return functools.reduce(jnp.logical_and, finite)
+
+
+def _check(label: str, bad: np.ndarray, iterations: np.ndarray) -> None:
+    if bad.any():
+        # The first to break, not the first in order of seeds.
+        seed = int(np.argmin(np.where(bad, iterations, np.iinfo(np.int64).max)))
+        raise TrainingDiverged(label, seed, int(iterations[seed]))

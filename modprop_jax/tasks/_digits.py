@@ -1,0 +1,129 @@
+"""Handwritten digits, read a row or a pixel at a time."""
+
+import functools
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from ._task import cross_entropy, Preset, Task
+
+
+Split = Literal["train", "test"]
+By = Literal["rows", "pixels"]
+
+
+def sequential_digits(
+    key: PRNGKeyArray,
+    batch: int = 32,
+    *,
+    split: Split = "train",
+    by: By = "rows",
+    hold: int = 1,
+    dtype: Any = None,
+) -> tuple[Float[Array, "T batch features"], Int[Array, " batch"]]:
+    """A minibatch of handwritten digits as sequences, drawn with replacement.
+
+    The 1797 images of 8 × 8 pixels that scikit-learn ships, scaled to [0, 1]. `by="rows"` reads
+    an image from top to bottom in T = 8 steps of 8 features, `by="pixels"` in reading order in
+    T = 64 steps of one feature; every step is repeated `hold` times.
+
+    **Arguments:**
+
+    - `key`: PRNG key: the same key gives the same batch.
+    - `batch`: number of images.
+    - `split`: `"train"` (about 80 % of each class) or `"test"` (the rest); always the same split.
+    - `by`: `"rows"` or `"pixels"`.
+    - `hold`: steps for which each row or pixel is shown.
+    - `dtype`: of `xs`; by default JAX's default float.
+
+    **Returns:** `xs` of shape `(8 hold, batch, 8)` or `(64 hold, batch, 1)`, and the digits shown,
+    of shape `(batch,)`.
+
+    **Raises:** `ValueError` for any other `split` or `by`, and if `hold < 1`.
+    """
+    images, labels = _arrays(split)
+    picks = jr.randint(key, (batch,), 0, len(labels))
+    return _sequences(jnp.asarray(images)[picks], by, hold, dtype), jnp.asarray(labels)[
+        picks
+    ]
+
+
+def sequential_digits_split(
+    split: Split = "test", *, by: By = "rows", hold: int = 1, dtype: Any = None
+) -> tuple[Float[Array, "T images features"], Int[Array, " images"]]:
+    """All images of one split, in a fixed order; see `sequential_digits`."""
+    images, labels = _arrays(split)
+    return _sequences(jnp.asarray(images), by, hold, dtype), jnp.asarray(labels)
+
+
+def _sequences(images: Array, by: str, hold: int, dtype: Any) -> Array:
+    features = {"rows": 8, "pixels": 1}.get(by)
+    if features is None or hold < 1:
+        raise ValueError(
+            "sequential_digits reads by='rows' or by='pixels' and holds each step at least "
+            f"once, but got by={by!r}, hold={hold}."
+        )
+    dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
+    steps = jnp.moveaxis(images.reshape(len(images), -1, features), 0, 1)
+    return jnp.repeat(steps.astype(dtype) / 16, hold, axis=0)
+
+
+@functools.cache
+def _arrays(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, 64), pixels 0 to 16, and labels (N,), of one split."""
+    if split not in ("train", "test"):
+        raise ValueError(f"split must be 'train' or 'test', but got {split!r}.")
+    # Imported here: it takes a second, and only this task needs it.
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    # RandomState, not default_rng: NumPy guarantees its stream, so the split never moves.
+    random = np.random.RandomState(0)
+    chosen = []
+    for digit in range(10):
+        members = random.permutation(np.flatnonzero(labels == digit))
+        held_out = round(len(members) / 5)
+        chosen.append(members[:held_out] if split == "test" else members[held_out:])
+    index = np.sort(np.concatenate(chosen))
+    return images[index].astype(np.uint8), labels[index].astype(np.int32)
+
+
+def _evaluation(key: PRNGKeyArray, **options: Any) -> tuple[Array, Array]:
+    del key  # the test set is what it is
+    return sequential_digits_split("test", **options)
+
+
+SEQUENTIAL_DIGITS = Task(
+    name="sequential_digits",
+    description="Handwritten digits read row by row: name the digit at the end.",
+    out_size=10,
+    batch=sequential_digits,
+    evaluation=_evaluation,
+    loss=cross_entropy,
+    readout="last",
+    presets={
+        "small": Preset(
+            data={"by": "rows"},
+            hidden_size=64,
+            excitatory=52,
+            cell_options={"tau": 4.0},
+            iterations=1000,
+            eval_every=50,
+            learning_rate=3e-3,
+            criterion=0.9,
+        ),
+        "published": Preset(
+            data={"by": "pixels"},
+            hidden_size=128,
+            excitatory=103,
+            cell_options={"tau": 30.0},
+            iterations=5000,
+            eval_every=100,
+            learning_rate=1e-3,
+            criterion=0.9,
+        ),
+    },
+)

@@ -1,0 +1,81 @@
+"""What an experiment needs to know about a task: a record, and the losses tasks share."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """The network, optimizer and schedule of one experiment on a task.
+
+    Plain numbers and strings only, so that a run's `config.json` can hold all of it.
+    The learning rate at iteration `i` is `learning_rate * decay ** (i // decay_every)`, the
+    objective is the task's loss + `l2` · ½ Σ‖W‖² over the input, recurrent and readout weights.
+    """
+
+    hidden_size: int
+    iterations: int
+    learning_rate: float
+    cell: str = "leaky"
+    """A name of `modprop_jax.experiments.CELLS`."""
+    cell_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Further keyword arguments of the cell, such as `{"tau": 100.0}`."""
+    excitatory: int | None = None
+    """Dale's law: the first `excitatory` neurons are +, the others −. None: free signs."""
+    data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Keyword arguments of the task's generators, such as `{"delay": 700}`."""
+    batch: int = 32
+    eval_every: int = 20
+    decay: float = 1.0
+    decay_every: int = 1
+    l2: float = 0.0
+    mu: float = 0.25
+    """ModProp's stand-in for the activation's derivative."""
+    criterion: float = 0.95
+    """Learnt means: accuracy at least this ..."""
+    patience: int = 5
+    """... at this many evaluations in a row."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A task as the experiments see it; add yours to `modprop_jax.tasks.TASKS`.
+
+    - `batch(key, size, **options) -> (xs, ys)`: a training batch, xs `(T, size, features)`.
+    - `evaluation(key, **options) -> (xs, ys)`: held-out or fresh data to evaluate on.
+    - `loss(outputs, ys) -> (loss, accuracy)`: both scalars. A task that has no accuracy returns
+      a score that grows with success (such as R²) in its place.
+    - `readout`: whether `outputs` holds the `"last"` step only, `(size, out_size)`, or
+      `"every"` step, `(T, size, out_size)`.
+    """
+
+    name: str
+    description: str
+    out_size: int
+    batch: Callable[..., tuple[Array, Array]]
+    evaluation: Callable[..., tuple[Array, Array]]
+    loss: Callable[[Array, Array], tuple[Array, Array]]
+    readout: Literal["last", "every"]
+    presets: Mapping[str, Preset]
+
+    def in_size(self, preset: Preset) -> int:
+        """Number of input features under the preset's data options."""
+        xs, _ = jax.eval_shape(
+            lambda key: self.batch(key, 1, **preset.data), jax.random.key(0)
+        )
+        return xs.shape[-1]
+
+
+def cross_entropy(
+    logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Softmax cross-entropy, in nats, and accuracy: both means over all of `*batch`."""
+    log_p = jax.nn.log_softmax(logits)
+    picked = jnp.take_along_axis(log_p, labels[..., None], axis=-1)
+    correct = jnp.argmax(logits, axis=-1) == labels
+    return -jnp.mean(picked), jnp.mean(correct, dtype=logits.dtype)
