@@ -1,3 +1,37 @@
-from ._cell import LeakyCell as LeakyCell, RateCell as RateCell, FunctionCell as FunctionCell, NeuronCell as NeuronCell, Filtered as Filtered, balanced_dale
-from ._rule import *
-from ._scan import scan as scan, Carry as Carry
+"""Approximate gradients for recurrent networks: every credit rule is a derivative of one scan."""
+
+from importlib.metadata import version as _version
+
+from ._cell import (
+    AbstractCell as AbstractCell,
+    balanced_dale as balanced_dale,
+    Filtered as Filtered,
+    FunctionCell as FunctionCell,
+    LeakyCell as LeakyCell,
+    NeuronCell as NeuronCell,
+    RateCell as RateCell,
+)
+from ._grad import (
+    checkpointed_value_and_grad as checkpointed_value_and_grad,
+    online_value_and_grad as online_value_and_grad,
+    value_and_grad as value_and_grad,
+    with_rule as with_rule,
+)
+from ._readout import Readout as Readout
+from ._rnn import RNN as RNN
+from ._rule import (
+    AbstractRule as AbstractRule,
+    BPTT as BPTT,
+    Carry as Carry,
+    EProp as EProp,
+    MDGL as MDGL,
+    ModProp as ModProp,
+    RFLO as RFLO,
+    RTRL as RTRL,
+    ThreeFactor as ThreeFactor,
+)
+from ._scan import scan as scan
+from .diagnostics import alignment as alignment, Alignment as Alignment
+
+
+__version__ = _version("modprop_jax")

@@ -12,20 +12,8 @@ from ._cell import AbstractCell, Filtered, NeuronCell
 from ._check import check_scan
 from ._credit import Credit, Record
 from ._reverse import default_chunk, inner_cell, reverse
-from ._rule import AbstractRule, BPTT
+from ._rule import AbstractRule, BPTT, Carry
 from ._tree import inexact, materialise, stop
-
-
-class Carry(eqx.Module):
-    """What a rule carries from segment to segment: the state, and the trace of the past.
-
-    Made by `rule.init` (or `RNN.init`), returned by `scan`. It takes no cotangent on entry: the
-    past is the trace's alone, so credit is never counted twice. `made_by` names the rule.
-    """
-
-    state: PyTree
-    trace: PyTree
-    made_by: str = eqx.field(static=True)
 
 
 def scan(
@@ -50,12 +38,12 @@ def scan(
     cell = cell.effective()
     xs = xs.astype(_dtype(state)) if jnp.issubdtype(xs.dtype, jnp.inexact) else xs
     inner = inner_cell(cell)
-    trace = rule.trace(inner) if isinstance(carry, Carry) else None
+    trace = rule.trace(cell) if isinstance(carry, Carry) else None
     start = _split(rule, cell, state, batch)
     if isinstance(carry, Carry):
         start = stop(start)
     if trace is not None:
-        start = _past(inner, start, trace, rule, cell, carry.trace)
+        start = _past((inner, start, stop(carry.trace), trace))
     if isinstance(inner, NeuronCell):
         chunk = chunk or default_chunk(*_sizes(inner, batch))
         pack = inner, start.state, start.extra, xs, rule, prepared
@@ -73,15 +61,6 @@ def scan(
     return Carry(last, stop(trace.extend(*constants)), carry.made_by), zs
 
 
-def start_carry(rule: AbstractRule, cell: AbstractCell, state: PyTree) -> Carry:
-    """A carry with no past."""
-    rule.check(cell)
-    trace = rule.trace(inner_cell(cell))
-    inner = state[0] if isinstance(cell, Filtered) else state
-    past = None if trace is None else stop(trace.init(rule, cell.effective(), inner))
-    return Carry(state, past, type(rule).__name__)
-
-
 def _split(
     rule: AbstractRule, cell: AbstractCell, state: PyTree, batch: tuple[int, ...]
 ) -> Credit:
@@ -93,23 +72,24 @@ def _split(
 
 
 @eqx.filter_custom_vjp
-def _past(inner, start, trace, rule, cell, value):
-    """The start of a segment: `start`, whose derivative is the trace."""
-    del inner, trace, rule, cell, value
-    return start
+def _past(pack):
+    """The start of a segment: its value, whose derivative is the trace."""
+    return pack[1]
 
 
 @_past.def_fwd
-def _past_fwd(perturbed, inner, start, trace, rule, cell, value):
-    del perturbed, inner, trace, rule, cell, value
-    return start, None
+def _past_fwd(perturbed, pack):
+    del perturbed
+    return pack[1], None
 
 
 @_past.def_bwd
-def _past_bwd(residuals, credit, perturbed, inner, start, trace, rule, cell, value):
-    del residuals, perturbed, inner
+def _past_bwd(residuals, credit, perturbed, pack):
+    del residuals, perturbed
+    cell, start, past, trace = pack
     credit = Credit(*materialise(credit, start))
-    return trace.contract(rule, cell, value, credit)
+    gradient = trace.contract(cell, past, credit)
+    return gradient, *jax.tree.map(lambda _: None, (start, past, trace))
 
 
 @eqx.filter_custom_vjp

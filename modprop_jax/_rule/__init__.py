@@ -1,4 +1,4 @@
-from ._base import AbstractRule as AbstractRule
+from ._base import AbstractRule as AbstractRule, Carry as Carry
 from ._bptt import BPTT as BPTT, RTRL as RTRL
 from ._eprop import EProp as EProp, RFLO as RFLO, ThreeFactor as ThreeFactor
 from ._mdgl import MDGL as MDGL

@@ -4,12 +4,25 @@ import abc
 from typing import Any
 
 import equinox as eqx
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from .._cell import AbstractCell, NeuronCell
+from .._cell import AbstractCell, Filtered, NeuronCell
 from .._credit import Back, Credit, Point
 from .._reverse import inner_cell
 from .._trace import AbstractTrace
+from .._tree import stop
+
+
+class Carry(eqx.Module):
+    """What a rule carries from segment to segment: the state, and the trace of the past.
+
+    Made by `rule.init` (or `RNN.init`), returned by `scan`. It takes no cotangent on entry: the
+    past is the trace's alone, so credit is never counted twice. `made_by` names the rule.
+    """
+
+    state: PyTree
+    trace: PyTree
+    made_by: str = eqx.field(static=True)
 
 
 class AbstractRule(eqx.Module):
@@ -18,6 +31,17 @@ class AbstractRule(eqx.Module):
     A rule of the transport family is one linear function, `back`. From it the segment primitive
     derives the offline gradient, and the trace that `trace` names derives streaming.
     """
+
+    def init(
+        self, cell: AbstractCell, state: PyTree, *, key: PRNGKeyArray | None = None
+    ) -> Carry:
+        """The carry of no past: this state, and an empty trace."""
+        del key
+        self.check(cell)
+        trace = self.trace(cell)
+        inner = state[0] if isinstance(cell, Filtered) else state
+        past = None if trace is None else stop(trace.init(self, cell.effective(), inner))
+        return Carry(state, past, type(self).__name__)
 
     def check(self, cell: AbstractCell) -> None:
         """Raise a ValueError if the rule can't serve this cell."""

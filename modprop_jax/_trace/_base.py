@@ -29,7 +29,7 @@ class AbstractTrace(eqx.Module):
         """The trace of no past: zeros."""
 
     @abc.abstractmethod
-    def contract(self, rule: Any, cell: AbstractCell, trace: PyTree, credit: Credit) -> PyTree:
+    def contract(self, cell: Any, trace: PyTree, credit: Credit) -> PyTree:
         """The gradient of the past for this credit, shaped as the cell's parameters."""
 
     @abc.abstractmethod

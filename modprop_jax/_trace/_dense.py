@@ -29,17 +29,15 @@ class Dense(AbstractTrace):
             lambda p: jnp.zeros((rows, *batch, *p.shape), p.dtype), inexact(inner)
         )
 
-    def contract(self, rule: Any, cell: AbstractCell, trace: PyTree, credit: Credit) -> PyTree:
+    def contract(self, cell: Any, trace: PyTree, credit: Credit) -> PyTree:
         """`Σ_rows,batch credit[row] M[row]`."""
-        del rule
-        inner = inexact(inner_cell(cell))
 
         def one(m, p):
             weights = _flat(credit, m.ndim - p.ndim - 1)
             weights = jnp.moveaxis(weights, -1, 0).reshape(-1)
             return jnp.tensordot(weights, m.reshape(-1, *p.shape), 1)
 
-        return jax.tree.map(one, trace, inner)
+        return jax.tree.map(one, trace, inexact(cell))
 
     def extend(
         self, rule: Any, cell: AbstractCell, prepared: PyTree, record: Record, trace: PyTree

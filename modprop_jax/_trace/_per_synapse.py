@@ -53,10 +53,8 @@ class PerSynapse(AbstractTrace):
             None if inner.bias is None else zeros(inner.bias),
         )
 
-    def contract(self, rule: Any, cell: AbstractCell, trace: PyTree, credit: Credit) -> PyTree:
+    def contract(self, cell: Any, trace: PyTree, credit: Credit) -> PyTree:
         """`Σ_rows,batch credit[row, post] M[row, post, pre]`."""
-        del rule
-        inner = _neurons(cell)
         rows = self._rows(credit, 0)
         own, (rec, into, bias) = trace
 
@@ -66,12 +64,12 @@ class PerSynapse(AbstractTrace):
         def synapse(m):
             return jnp.einsum("rbj,rbji->ji", rows, _merge(m, rows, 1))
 
-        like, rest = elementwise(inner)
+        like, rest = elementwise(cell)
         own = jax.tree.map(lambda m, p: _reduce(neuron(m), p), own, like)
         gradient = jax.tree.map(lambda p: None, inexact(rest))
         if rec is not None:
             gradient = with_weights(
-                inner, synapse(rec), synapse(into), None if bias is None else neuron(bias)
+                cell, synapse(rec), synapse(into), None if bias is None else neuron(bias)
             )
         return eqx.combine(own, gradient)
 
@@ -85,7 +83,8 @@ class PerSynapse(AbstractTrace):
         rows = units(zero, batch, self._together(zero))
         own, rest = elementwise(inner)
         n = inner.hidden_size
-        own = jax.tree.map(lambda p: jnp.broadcast_to(p, (n,)), own)
+        # one copy a step and neuron: elementwise code then sees equal shapes
+        own = jax.tree.map(lambda p: jnp.broadcast_to(p, (len(record.xs), n)), own)
 
         def flat(tree):
             lead = len(batch)
@@ -116,7 +115,7 @@ class PerSynapse(AbstractTrace):
             return (past + _outer(drive, pre)).reshape(m.shape)
 
         own, (rec, into, bias) = trace
-        own = jax.tree.map(neuron, own, fresh_own)
+        own = jax.tree.map(lambda m, f: neuron(m, f.sum(2)), own, fresh_own)
         if rec is None:
             return own, (None, None, None)
         bias = None if bias is None else neuron(bias, drive.sum(1))

@@ -47,13 +47,12 @@ class PerType(AbstractTrace):
         bias = None if inner.bias is None else zeros(1)
         return own, (zeros(inner.hidden_size), zeros(inner.in_size), bias)
 
-    def contract(self, rule: Any, cell: AbstractCell, trace: PyTree, credit: Credit) -> PyTree:
+    def contract(self, cell: Any, trace: PyTree, credit: Credit) -> PyTree:
         """`λ_j e[i, type j] + Σ_c G_c M[i, type j, c]`, summed over the batch."""
-        inner = inner_cell(cell)
         own, (rec, into, bias) = trace
         count = max(self.types) + 1
         order = np.argsort(self.types, kind="stable")
-        local = inner.membrane(credit.state)
+        local = cell.membrane(credit.state)
         local = local.reshape(-1, local.shape[-1])
         summed = credit.extra.reshape(-1, count)
 
@@ -70,9 +69,9 @@ class PerType(AbstractTrace):
             return jnp.concatenate(blocks)[np.argsort(order)]
 
         bias = None if bias is None else weight(bias)[:, 0]
-        gradient = with_weights(inner, weight(rec), weight(into), bias)
+        gradient = with_weights(cell, weight(rec), weight(into), bias)
         empty = (None, None, None)
-        return eqx.combine(gradient, self._neuron.contract(rule, cell, (own, empty), credit))
+        return eqx.combine(gradient, self._neuron.contract(cell, (own, empty), credit))
 
     def extend(
         self, rule: Any, cell: AbstractCell, prepared: Any, record: Record, trace: PyTree

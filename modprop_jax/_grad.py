@@ -1,0 +1,198 @@
+"""Gradients of models under a credit rule: offline, streamed and checkpointed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import PyTree
+
+from ._rnn import RNN
+from ._rule import AbstractRule
+from ._tree import add, inexact, slice_time, stop, zeros
+
+
+def with_rule(
+    model: PyTree, rule: AbstractRule, where: Callable[[PyTree], Any] | None = None
+) -> PyTree:
+    """The model with its recurrent layers under another credit rule.
+
+    **Arguments:** `rule`: the new rule. `where`: selects one `RNN` or several, as in
+    `eqx.tree_at`; every RNN layer by default.
+
+    **Errors:** ValueError if the model has no RNN layer, or `where` selects something else.
+    """
+    if not isinstance(rule, AbstractRule):
+        raise ValueError(f"rule must be a credit rule such as EProp(), but is {rule!r}.")
+    if where is None:
+
+        def where(model):
+            return [layer for layer in _layers(model)]
+
+    selected = jax.tree.leaves(where(model), is_leaf=_is_layer)
+    if not selected or not all(map(_is_layer, selected)):
+        raise ValueError(
+            f"with_rule needs RNN layers to set {type(rule).__name__} on, but found "
+            f"{len(selected)} in {type(model).__name__}: wrap a cell as RNN(cell), or select "
+            "RNN layers with `where`."
+        )
+    for layer in selected:
+        rule.check(layer.cell)
+    return eqx.tree_at(
+        where, model, replace_fn=lambda layer: RNN(layer.cell, rule=rule), is_leaf=_is_layer
+    )
+
+
+def value_and_grad(
+    loss: Callable[..., Any],
+    rule: AbstractRule | None = None,
+    *,
+    has_aux: bool = False,
+    check: bool = False,
+) -> Callable[..., tuple[Any, PyTree]]:
+    """`eqx.filter_value_and_grad`, under a credit rule.
+
+    **Arguments:**
+
+    - `loss`: `loss(model, *args) -> scalar`, or `(scalar, aux)` with `has_aux`.
+    - `rule`: every RNN layer in the model runs under it; None: each layer's own rule.
+    - `check`: raise at run time if the loss or a gradient is NaN or infinite.
+
+    **Returns:** `(model, *args) -> (loss, gradients)`; the gradients have the model's structure,
+    with None for what does not train.
+
+    **Errors:** ValueError if `rule` is given and the model has no RNN layer.
+    """
+
+    @eqx.filter_value_and_grad(has_aux=has_aux)
+    def under_rule(model, args, kwargs):
+        if rule is not None:
+            model = with_rule(model, rule)
+        return loss(model, *args, **kwargs)
+
+    def wrapped(model, *args, **kwargs):
+        value, gradients = under_rule(model, args, kwargs)
+        return _checked(value, gradients) if check else (value, gradients)
+
+    return wrapped
+
+
+def online_value_and_grad(
+    segment_loss: Callable[..., tuple[Any, PyTree]], *, segment: int = 32, check: bool = False
+) -> Callable[..., tuple[tuple[Any, PyTree], PyTree]]:
+    """Gradients of a stream, in memory O(segment) whatever its length.
+
+    Each segment's gradient is taken on its own and the past comes through the traces in the
+    carry, so for a rule with a trace and one recurrent layer the sum equals the offline gradient.
+    Below the top layer of a stack, credit through the upper layers' memory is cut at segment
+    boundaries. With BPTT, which has no trace, this is truncated BPTT.
+
+    **Arguments:**
+
+    - `segment_loss`: `(model, carry, xs, ys) -> (loss, carry)` over one segment. The carry holds
+        the `Carry` of each recurrent layer (`rnn.init(batch_shape)`).
+    - `segment`: steps a segment; the last one is shorter if they do not divide T.
+    - `check`: raise at run time if the loss or a gradient is NaN or infinite.
+
+    **Returns:** `(model, carry, xs, ys) -> ((loss, carry), gradients)`, summed over segments at
+    fixed weights. `xs` and `ys` are pytrees of (T, ...) arrays.
+    """
+    gradient = eqx.filter_value_and_grad(segment_loss, has_aux=True)
+
+    def wrapped(model, carry, xs, ys):
+        def one(sums, seen):
+            (loss, carry), gradients = sums
+            (more, carry), fresh = gradient(model, carry, *seen)
+            return (loss + more, carry), add(gradients, fresh)
+
+        dtype = _loss_dtype(segment_loss, model, carry, xs, ys, segment)
+        start = (jnp.zeros((), dtype), stop(carry)), zeros(model)
+        value, gradients = _over_segments(one, start, (xs, ys), segment)
+        return _checked(value, gradients) if check else (value, gradients)
+
+    return wrapped
+
+
+def checkpointed_value_and_grad(
+    segment_loss: Callable[..., tuple[Any, PyTree]], *, segment: int = 32, check: bool = False
+) -> Callable[..., tuple[tuple[Any, PyTree], PyTree]]:
+    """Exact gradients with the states kept at segment boundaries only.
+
+    As `online_value_and_grad`, but credit flows through the boundaries: each segment runs again
+    in the reverse pass. The carry holds bare states (`cell.init(batch_shape)`). Memory
+    O(T / segment + segment), least near segment = √T; time one more forward pass.
+    """
+
+    @eqx.filter_value_and_grad(has_aux=True)
+    def total(model, carry, xs, ys):
+        @eqx.filter_checkpoint
+        def one(sums, seen, model):
+            loss, carry = sums
+            more, carry = segment_loss(model, carry, *seen)
+            return loss + more, carry
+
+        dtype = _loss_dtype(segment_loss, model, carry, xs, ys, segment)
+        start = jnp.zeros((), dtype), carry
+        return _over_segments(lambda s, seen: one(s, seen, model), start, (xs, ys), segment)
+
+    def wrapped(model, carry, xs, ys):
+        value, gradients = total(model, carry, xs, ys)
+        return _checked(value, gradients) if check else (value, gradients)
+
+    return wrapped
+
+
+def _over_segments(step: Callable, start: PyTree, sequences: PyTree, segment: int) -> PyTree:
+    """Fold `step(carry, segment of the sequences)` over time; the last segment may be shorter."""
+    loops, rest = divmod(_length(sequences), segment)
+    arrays, static = eqx.partition(start, eqx.is_array)
+
+    def body(arrays, index):
+        seen = slice_time(sequences, index * segment, segment)
+        after = step(eqx.combine(arrays, static), seen)
+        return eqx.filter(after, eqx.is_array), None
+
+    if loops:
+        arrays, _ = lax.scan(body, arrays, jnp.arange(loops))
+    carry = eqx.combine(arrays, static)
+    if rest:
+        carry = step(carry, slice_time(sequences, loops * segment, rest))
+    return carry
+
+
+def _length(sequences: PyTree) -> int:
+    lengths = {leaf.shape[0] for leaf in jax.tree.leaves(sequences)}
+    if len(lengths) != 1 or lengths == {0}:
+        raise ValueError(
+            f"xs and ys must have the same number of time steps, at least one, but have {lengths}."
+        )
+    return lengths.pop()
+
+
+def _loss_dtype(segment_loss, model, carry, xs, ys, segment: int) -> Any:
+    if segment < 1:
+        raise ValueError(f"segment must be at least 1 step, but is {segment}.")
+    size = min(segment, _length((xs, ys)))
+    seen = jax.tree.map(lambda a: a[:size], (xs, ys))
+    loss, _ = eqx.filter_eval_shape(segment_loss, model, carry, *seen)
+    return loss.dtype
+
+
+def _checked(value: PyTree, gradients: PyTree) -> tuple[PyTree, PyTree]:
+    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(inexact((value, gradients)))]
+    return eqx.error_if(
+        (value, gradients),
+        ~jnp.stack(finite).all(),
+        "The loss, the carry or a gradient is NaN or infinite: lower the learning rate, or for "
+        "ModProp lower mu.",
+    )
+
+
+def _layers(model: PyTree) -> list[RNN]:
+    return [leaf for leaf in jax.tree.leaves(model, is_leaf=_is_layer) if _is_layer(leaf)]
+
+
+def _is_layer(node: Any) -> bool:
+    return isinstance(node, RNN)

@@ -1,0 +1,54 @@
+from typing import Any
+
+import equinox as eqx
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from ._cell import AbstractCell
+from ._rule import AbstractRule, BPTT
+from ._scan import Carry, scan
+
+
+class RNN(eqx.Module):
+    """A recurrent layer: a cell, and the credit rule by which it learns.
+
+    `rnn(xs) -> zs` starts from the cell's initial state; `rnn(xs, carry) -> (carry, zs)` goes on
+    from a `Carry` (streaming) or a bare state. Arrays are (T, *batch, features).
+
+    ```python
+    >>> import jax, modprop_jax as mpj
+    >>> cell = mpj.LeakyCell(2, 8, tau=10.0, key=jax.random.key(0))
+    >>> rnn = mpj.RNN(cell, rule=mpj.EProp())
+    >>> rnn(jax.numpy.ones((5, 3, 2))).shape
+    (5, 3, 8)
+
+    ```
+    """
+
+    cell: AbstractCell
+    rule: AbstractRule
+
+    def __init__(self, cell: AbstractCell, *, rule: AbstractRule = BPTT()):
+        """**Arguments:** `cell`: the dynamics. `rule`: the credit rule."""
+        self.cell = cell
+        self.rule = rule
+
+    def init(
+        self, batch_shape: tuple[int, ...] = (), *, key: PRNGKeyArray | None = None
+    ) -> Carry:
+        """A carry with no past, for streaming."""
+        return self.rule.init(self.cell, self.cell.init(batch_shape), key=key)
+
+    def __call__(
+        self,
+        xs: Array,
+        carry: PyTree = None,
+        *,
+        context: Array | None = None,
+        key: PRNGKeyArray | None = None,
+    ) -> Any:
+        """The emissions, and, where a carry or a bare state came, the one to go on from."""
+        del key
+        if carry is not None:
+            return scan(self.cell, carry, xs, rule=self.rule, context=context)
+        state = self.cell.init(xs.shape[1:-1])
+        return scan(self.cell, state, xs, rule=self.rule, context=context)[1]
