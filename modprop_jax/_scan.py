@@ -13,7 +13,7 @@ from ._check import check_scan
 from ._credit import Credit, Record
 from ._reverse import default_chunk, inner_cell, reverse
 from ._rule import AbstractRule, BPTT, Carry
-from ._tree import inexact, materialise, stop
+from ._tree import add, inexact, materialise, pullback, stop
 
 
 def scan(
@@ -42,6 +42,9 @@ def scan(
     start = _split(rule, cell, state, batch)
     if isinstance(carry, Carry):
         start = stop(start)
+    if trace is not None and len(xs) == 1 and isinstance(inner, NeuronCell):
+        if rule.arrive(inner, prepared, start) is not None:
+            return _online(rule, cell, carry, start, prepared, xs, trace)
     if trace is not None:
         start = _past((inner, start, stop(carry.trace), trace))
     if isinstance(inner, NeuronCell):
@@ -71,6 +74,49 @@ def _split(
     return Credit(state, extra)
 
 
+def _online(rule, cell, carry, start, prepared, xs, trace):
+    """A segment of one step: the trace already knows all credit, so nothing goes back."""
+    inner = inner_cell(cell)
+    last, z, record = lax.stop_gradient(_forward(inner, start.state, xs, 1))
+    past = stop(trace.extend(rule, *stop((cell, prepared, record, carry.trace))))
+    end = Credit(last, start.extra)
+    if isinstance(cell, Filtered):
+        end = Credit(last, start.extra, cell.filter(start.filter, z[0]))
+    end = _landing((inner, cell, end, xs, record, past, trace, rule, prepared))
+    if isinstance(cell, Filtered):
+        return Carry((end.state, end.filter), past, carry.made_by), end.filter[None]
+    return Carry(end.state, past, carry.made_by), inner.emit(end.state)[None]
+
+
+@eqx.filter_custom_vjp
+def _landing(pack):
+    """The end of a one-step segment: its value, whose derivative is the trace."""
+    return pack[2]
+
+
+@_landing.def_fwd
+def _landing_fwd(perturbed, pack):
+    del perturbed
+    return pack[2], None
+
+
+@_landing.def_bwd
+def _landing_bwd(residuals, credit, perturbed, pack):
+    del residuals, perturbed
+    inner, cell, end, xs, record, past, trace, rule, prepared = pack
+    credit = Credit(*materialise(credit, end))
+    gradient = trace.contract(inner, past, rule.arrive(inner, prepared, credit))
+    total = credit.state
+    if isinstance(cell, Filtered):
+        _, gain = cell.coefficients(credit.filter)
+        (emitted,) = pullback(inner.emit, end.state)(gain * credit.filter)
+        total = add(total, emitted)
+    (drive,) = pullback(lambda d: inner.integrate(record.before, d), record.drives[0])(total)
+    ct_xs = (drive @ inner.weight_in)[None]
+    none = jax.tree.map(lambda _: None, (cell, end, record, past, trace, rule, prepared))
+    return gradient, none[0], none[1], ct_xs, *none[2:]
+
+
 @eqx.filter_custom_vjp
 def _past(pack):
     """The start of a segment: its value, whose derivative is the trace."""
@@ -97,14 +143,7 @@ def _segment(pack, *, chunk, unroll):
     """States, emissions and record of a segment of a neuron cell."""
     del chunk
     cell, before, _, xs, _, _ = pack
-
-    def body(state, x):
-        drive = cell.drive(cell.message(state), x)
-        state = cell.integrate(state, drive)
-        return state, (state, drive)
-
-    last, (states, drives) = lax.scan(body, before, xs, unroll=unroll)
-    return last, cell.emit(states), Record(before, states, drives, xs)
+    return _forward(cell, before, xs, unroll)
 
 
 @_segment.def_fwd
@@ -131,6 +170,16 @@ def _segment_bwd(record, cotangents, perturbed, pack, *, chunk, unroll):
     )
     none = jax.tree.map(lambda _: None, (rule, prepared))
     return gradient, credit.state, credit.extra, ct_xs, *none
+
+
+def _forward(cell, before, xs, unroll):
+    def body(state, x):
+        drive = cell.drive(cell.message(state), x)
+        state = cell.integrate(state, drive)
+        return state, (state, drive)
+
+    last, (states, drives) = lax.scan(body, before, xs, unroll=unroll)
+    return last, cell.emit(states), Record(before, states, drives, xs)
 
 
 def _plain(rule, cell, before, xs, unroll):

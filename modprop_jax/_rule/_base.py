@@ -61,6 +61,11 @@ class AbstractRule(eqx.Module):
         del cell
         return None
 
+    def arrive(self, cell: Any, prepared: PyTree, direct: Credit) -> Credit | None:
+        """Direct credit on a state, as credit that the trace knows; None where it does not."""
+        del cell, prepared, direct
+        return None
+
     @abc.abstractmethod
     def back(
         self, cell: Any, prepared: PyTree, point: Point, credit: Credit, direct: PyTree

@@ -3,7 +3,7 @@ from jaxtyping import Array, PyTree
 from .._cell import AbstractCell, NeuronCell
 from .._cell._base import stopped_message
 from .._credit import Back, Credit, Point
-from .._trace import AbstractTrace, PerSynapse
+from .._trace import AbstractTrace, PerSynapse, Presynaptic
 from .._tree import add, pullback
 from ._base import AbstractRule, require_neurons
 
@@ -32,8 +32,14 @@ class EProp(AbstractRule):
 
     def trace(self, cell: AbstractCell) -> AbstractTrace:
         """One eligibility trace a synapse and state variable."""
-        del cell
+        if Presynaptic.serves(cell):
+            return Presynaptic()
         return PerSynapse(filter_is_local=True)
+
+    def arrive(self, cell: NeuronCell, prepared: PyTree, direct: Credit) -> Credit:
+        """All credit is alike."""
+        del cell, prepared
+        return direct
 
     def back(
         self, cell: NeuronCell, prepared: PyTree, point: Point, credit: Credit, direct: PyTree

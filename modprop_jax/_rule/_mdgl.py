@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .._cell import AbstractCell, NeuronCell
 from .._credit import Back, Credit, Point
-from .._trace import AbstractTrace, PerSynapse
+from .._trace import AbstractTrace, PerSynapse, Presynaptic
 from .._tree import add, pullback, stop
 from ._base import AbstractRule, require_neurons, require_types
 from ._types import as_types, expand, mean_over_all, mean_over_synapses, Types
@@ -54,7 +54,7 @@ class MDGL(AbstractRule):
 
     def prepare(self, cell: NeuronCell) -> Float[Array, "n n"]:
         """Ŵ."""
-        weight = stop(cell.weight_rec)
+        weight = stop(cell.effective().weight_rec)
         if self.types is None:
             return weight
         if self.diffuse:
@@ -64,7 +64,8 @@ class MDGL(AbstractRule):
 
     def trace(self, cell: AbstractCell) -> AbstractTrace:
         """e-prop's trace; a filtered emission's past reaches other neurons by the hop."""
-        del cell
+        if Presynaptic.serves(cell):
+            return Presynaptic()
         return PerSynapse(filter_is_local=False)
 
     def back(

@@ -8,9 +8,9 @@ from jaxtyping import Array, Float, PyTree
 
 from .._cell import AbstractCell, LeakyCell, NeuronCell
 from .._cell._base import stopped_message
-from .._static import Constant, constant, numeric
 from .._credit import Back, Credit, Point
-from .._trace import AbstractTrace, PerSynapse, PerType
+from .._static import Constant, constant, numeric
+from .._trace import AbstractTrace, PerSynapse, Presynaptic
 from .._tree import add, pullback, stop
 from ._base import AbstractRule, require_neurons, require_types
 from ._types import as_types, mean_over_all, one_hot, Types
@@ -110,10 +110,14 @@ class ModProp(AbstractRule):
 
     def trace(self, cell: AbstractCell) -> AbstractTrace:
         """Presynaptic and by type if the filters allow it; else a synapse's own and C more."""
-        if self.types and isinstance(cell, NeuronCell) and cell.uniform_leak:
-            if self._count(cell.hidden_size) < cell.hidden_size:
-                return PerType(self.types)
+        if self.types and Presynaptic.serves(cell) and max(self.types) + 1 < len(self.types):
+            return Presynaptic(self.types)
         return PerSynapse(filter_is_local=False)
+
+    def arrive(self, cell: NeuronCell, prepared: Filter, direct: Credit) -> Credit:
+        """Direct credit also enters the type-summed credit."""
+        del prepared
+        return direct._replace(extra=self._sum_by_type(cell.membrane(direct.state)))
 
     def back(
         self, cell: NeuronCell, prepared: Filter, point: Point, credit: Credit, direct: PyTree

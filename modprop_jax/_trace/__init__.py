@@ -1,4 +1,4 @@
 from ._base import AbstractTrace as AbstractTrace
 from ._dense import Dense as Dense
 from ._per_synapse import PerSynapse as PerSynapse
-from ._per_type import PerType as PerType
+from ._presynaptic import Presynaptic as Presynaptic

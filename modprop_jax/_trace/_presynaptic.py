@@ -1,0 +1,147 @@
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, PyTree
+
+from .._cell import AbstractCell, Filtered, NeuronCell
+from .._credit import Credit, Record
+from .._reverse import inner_cell
+from ._base import AbstractTrace, batch_shape
+from ._per_synapse import PerSynapse, with_weights
+
+
+class Presynaptic(AbstractTrace):
+    r"""Filtered presynaptic activity: all that leaky neurons need to keep.
+
+    Where credit decays at the same rate at every step and in all neurons (of a type), the filters
+    act on what was sent, whoever receives it. Without `types` there is one channel, e-prop's
+    \( e_t[i] = leak\,e_{t-1}[i] + gain\,pre_t[i] \). With `types` (ModProp), D_a = leak - κ_aa
+    (no κ_aa with autapses), and for each presynaptic i, receiving type a and modulator type c:
+
+        local      e_t[i,a]   = D_a e_{t-1}[i,a] + gain pre_t[i]
+        modulated  M_t[i,a,c] = Σ_g recur_cg M_{t-1}[i,a,g] + κ_ca e_{t-1}[i,a]
+
+    Channels (C local, then C·C modulated [c, a]) lead: (C + C², *batch, pre). Memory
+    O((n+m)(C+C²)) an example, no trace a synapse. Parameters of the neuron itself (a learnable
+    tau) keep `PerSynapse` rows, one value a neuron each.
+    """
+
+    types: tuple[int, ...] | None = eqx.field(static=True, default=None)
+
+    @staticmethod
+    def serves(cell: AbstractCell) -> bool:
+        """Whether a cell's own credit decays at one rate for all neurons."""
+        return isinstance(cell, NeuronCell) and cell.uniform_leak
+
+    @property
+    def _groups(self) -> list[np.ndarray | slice]:
+        """The neurons of each type; a slice where they stand together, which spares a gather."""
+        if self.types is None:
+            return [slice(None)]
+        groups = [np.flatnonzero(np.equal(self.types, a)) for a in range(max(self.types) + 1)]
+        return [
+            slice(g[0], g[-1] + 1) if g[-1] - g[0] + 1 == g.size else g for g in groups
+        ]
+
+    @property
+    def _neuron(self) -> PerSynapse:
+        return PerSynapse(filter_is_local=False, weights=False)
+
+    def init(self, rule: Any, cell: AbstractCell, state: PyTree) -> PyTree:
+        """Zeros."""
+        inner = _neurons(cell)
+        batch = batch_shape(inner, state)
+        count = len(self._groups)
+        channels = 1 if self.types is None else count + count**2
+        own, _ = self._neuron.init(rule, cell, state)
+
+        def zeros(features):
+            return jnp.zeros((channels, *batch, features), inner.weight_rec.dtype)
+
+        bias = None if inner.bias is None else zeros(1)
+        return own, (zeros(inner.hidden_size), zeros(inner.in_size), bias)
+
+    def contract(self, cell: Any, trace: PyTree, credit: Credit) -> PyTree:
+        """`λ_j e[i, type j] + Σ_c G_c M[i, type j, c]`, summed over the batch."""
+        own, (rec, into, bias) = trace
+        count = len(self._groups)
+        local = cell.membrane(credit.state)
+        local = local.reshape(-1, local.shape[-1])
+
+        def weight(channels):
+            channels = channels.reshape(len(channels), -1, channels.shape[-1])
+            blocks = [local[:, group].T @ e for group, e in zip(self._groups, channels)]
+            if self.types is None:
+                return blocks[0]
+            summed = credit.extra.reshape(-1, count)
+            for a, block in enumerate(blocks):
+                modulated = channels[count + a :: count]
+                shared = summed.T.reshape(-1) @ modulated.reshape(-1, modulated.shape[-1])
+                blocks[a] = block + jnp.broadcast_to(shared, block.shape)
+            rows = jnp.concatenate(blocks)
+            order = np.argsort(self.types, kind="stable")
+            in_order = np.array_equal(order, np.arange(order.size))
+            return rows if in_order else rows[np.argsort(order)]
+
+        bias = None if bias is None else weight(bias)[:, 0]
+        gradient = with_weights(cell, weight(rec), weight(into), bias)
+        empty = (None, None, None)
+        return eqx.combine(gradient, self._neuron.contract(cell, (own, empty), credit))
+
+    def extend(
+        self, rule: Any, cell: AbstractCell, prepared: Any, record: Record, trace: PyTree
+    ) -> PyTree:
+        """The channels after the segment: taps over its activity, and the past moved on."""
+        inner = _neurons(cell)
+        own, (rec, into, bias) = trace
+        empty = (None, None, None)
+        own, _ = self._neuron.extend(rule, cell, prepared, record, (own, empty))
+        taps, move = self._taps(inner, prepared, len(record.xs))
+        first = inner.message(record.before)
+        sent = inner.message(record.states)
+        sent = jnp.concatenate([first[None], sent[:-1]])
+
+        def advance(past, pre):
+            return jnp.tensordot(taps, pre, 1) + jnp.tensordot(move, past, 1)
+
+        if bias is not None:
+            bias = advance(bias, jnp.ones((*record.xs.shape[:-1], 1), record.xs.dtype))
+        return own, (advance(rec, sent), advance(into, record.xs), bias)
+
+    def _taps(self, cell: NeuronCell, prepared: Any, steps: int) -> tuple[Array, Array]:
+        """Taps (channels, steps) for a segment's activity; (channels, channels) for the past."""
+        dtype = cell.weight_rec.dtype
+        leak, gain = jnp.asarray(cell.leak, dtype), jnp.asarray(cell.gain, dtype)
+        if self.types is None:
+            powers = leak ** jnp.arange(steps, -1, -1, dtype=dtype)
+            return gain * powers[None, 1:], powers[:1, None]
+        count = len(self._groups)
+        decay = leak - prepared.self_kappa
+        eye = jnp.eye(count, dtype=dtype)
+
+        def older(carry, _):
+            local, modulated, summed = carry
+            following = (
+                local * decay,
+                modulated * decay[None] + summed @ prepared.kappa,
+                summed @ prepared.recur,
+            )
+            return following, jnp.concatenate([local, modulated.reshape(-1)])
+
+        unit = jnp.ones(count, dtype), jnp.zeros((count, count), dtype), eye
+        (local, modulated, summed), taps = lax.scan(older, unit, length=steps)
+        into_modulated = (modulated[:, :, None] * eye[None]).reshape(count**2, count)
+        nothing = jnp.zeros((count, count**2), dtype)
+        move = jnp.block(
+            [[jnp.diag(local), nothing], [into_modulated, jnp.kron(summed, eye)]],
+        )
+        return gain * taps[::-1].T, move
+
+
+def _neurons(cell: AbstractCell) -> NeuronCell:
+    inner = inner_cell(cell)
+    assert isinstance(inner, NeuronCell) and not isinstance(cell, Filtered)
+    return inner
