@@ -31,7 +31,7 @@ from ._rule import (
     ThreeFactor as ThreeFactor,
 )
 from ._scan import scan as scan
-from .diagnostics import alignment as alignment, Alignment as Alignment
+from .diagnostics import Alignment as Alignment, alignment as alignment
 
 
 __version__ = _version("modprop_jax")

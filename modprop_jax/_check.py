@@ -7,13 +7,103 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from ._cell import AbstractCell
-from ._reverse import inner_cell
+from ._cell import AbstractCell, Filtered
+from ._rule import AbstractRule, Carry
 from ._tree import inexact
 
 
-def check_scan(
-    cell: AbstractCell, carry: Any, state: PyTree, xs: Any, rule: Any, chunk: int | None
-) -> None:
+def check_scan(cell: Any, carry: PyTree, xs: Any, rule: Any, chunk: int | None) -> None:
     """Raise a ValueError if a call of `scan` can't be served."""
-    del cell, carry, state, xs, rule, chunk
+    if not isinstance(cell, AbstractCell):
+        raise ValueError(
+            f"scan needs a cell such as LeakyCell, but got a {type(cell).__name__}; wrap a plain "
+            "step function as FunctionCell(step, params, state)."
+        )
+    if not isinstance(rule, AbstractRule):
+        hint = " (an instance, not the class)" if isinstance(rule, type) else ""
+        raise ValueError(f"rule must be a credit rule such as EProp(){hint}, but is {rule!r}.")
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk must be at least 1 step, but is {chunk}.")
+    rule.check(cell)
+    state = carry.state if isinstance(carry, Carry) else carry
+    _check_shapes(cell, state, xs)
+    _check_closure(cell, state, xs)
+    if isinstance(carry, Carry):
+        _check_carry(cell, carry, rule)
+
+
+def _check_shapes(cell: AbstractCell, state: PyTree, xs: Any) -> None:
+    if jnp.ndim(xs) < 2:
+        raise ValueError(
+            f"xs must be (T, *batch, features), time first, but has shape {jnp.shape(xs)}."
+        )
+    if xs.shape[0] == 0:
+        raise ValueError(
+            f"xs has no time steps (shape {xs.shape}): scan needs at least one; skip empty segments."
+        )
+    cell.check_input(xs.shape[-1])
+    batch = xs.shape[1:-1]
+    want = jax.eval_shape(lambda: cell.init(batch))
+    if jax.tree.structure(want) != jax.tree.structure(state):
+        raise ValueError(
+            f"The state does not fit {type(cell).__name__}: it has the structure "
+            f"{jax.tree.structure(state)}, but cell.init(batch_shape) gives "
+            f"{jax.tree.structure(want)}."
+        )
+    for have, need in zip(jax.tree.leaves(state), jax.tree.leaves(want)):
+        if jnp.shape(have) != need.shape:
+            raise ValueError(
+                f"xs of shape {xs.shape} has the batch axes {batch}, so the state must have the "
+                f"shape {need.shape}, but has {jnp.shape(have)}: start from "
+                f"cell.init({batch}) or rule.init(cell, cell.init({batch}))."
+            )
+    floats = {leaf.dtype for leaf in jax.tree.leaves(inexact((cell, state)))}
+    if len(floats) > 1:
+        raise ValueError(
+            "The cell's parameters and state must have one dtype, but have "
+            f"{sorted(map(str, floats))}: cast them, or make the cell with dtype=."
+        )
+    (dtype,) = floats or {jnp.result_type(float)}
+    narrower = jnp.issubdtype(xs.dtype, jnp.floating) and xs.dtype.itemsize <= dtype.itemsize
+    if not narrower and floats:
+        raise ValueError(
+            f"xs is {xs.dtype}, but the cell computes in {dtype}: cast the inputs with "
+            f"xs.astype({dtype})."
+        )
+
+
+def _check_carry(cell: AbstractCell, carry: Carry, rule: AbstractRule) -> None:
+    name = type(rule).__name__
+    fits = carry.made_by == name
+    if fits:
+        want = jax.eval_shape(lambda: rule.init(cell, carry.state)).trace
+        fits = jax.tree.structure(want) == jax.tree.structure(carry.trace) and all(
+            jnp.shape(a) == b.shape for a, b in zip(jax.tree.leaves(carry.trace), jax.tree.leaves(want))
+        )
+    if not fits:
+        raise ValueError(
+            f"The carry was made by {carry.made_by}, or for another cell or other options, and "
+            f"does not fit rule={name}: make one with rule.init(cell, state)."
+        )
+
+
+def _check_closure(cell: AbstractCell, state: PyTree, xs: Any) -> None:
+    """A traced value that the cell closes over would silently get no gradient."""
+    inner = cell.cell if isinstance(cell, Filtered) else cell
+    arrays, static = eqx.partition((inner, state, xs[0]), eqx.is_array)
+    if isinstance(cell, Filtered):
+        arrays, static = eqx.partition((inner, state[0], xs[0]), eqx.is_array)
+
+    def run(arrays):
+        cell, state, x = eqx.combine(arrays, static)
+        state = cell.step(state, x)
+        return eqx.filter((state, cell.emit(state)), eqx.is_array)
+
+    closed = jax.make_jaxpr(run)(arrays).consts
+    traced = [c for c in closed if isinstance(c, jax.core.Tracer) and eqx.is_inexact_array(c)]
+    if traced:
+        raise ValueError(
+            f"{type(inner).__name__} closes over a traced array of shape {traced[0].shape}, which "
+            "would get no gradient: pass it in as a parameter (FunctionCell's params, or a field "
+            "of your cell)."
+        )

@@ -32,7 +32,7 @@ def scan(
     """
     del context
     state = carry.state if isinstance(carry, Carry) else carry
-    check_scan(cell, carry, state, xs, rule, chunk)
+    check_scan(cell, carry, xs, rule, chunk)
     batch = xs.shape[1:-1]
     prepared = stop(rule.prepare(inner_cell(cell)))
     cell = cell.effective()
