@@ -39,7 +39,8 @@ def _check_shapes(cell: AbstractCell, state: PyTree, xs: Any) -> None:
         )
     if xs.shape[0] == 0:
         raise ValueError(
-            f"xs has no time steps (shape {xs.shape}): scan needs at least one; skip empty segments."
+            f"xs has no time steps (shape {xs.shape}): scan needs at least one; skip empty "
+            "segments."
         )
     cell.check_input(xs.shape[-1])
     batch = xs.shape[1:-1]
@@ -77,8 +78,9 @@ def _check_carry(cell: AbstractCell, carry: Carry, rule: AbstractRule) -> None:
     fits = carry.made_by == name
     if fits:
         want = jax.eval_shape(lambda: rule.init(cell, carry.state)).trace
-        fits = jax.tree.structure(want) == jax.tree.structure(carry.trace) and all(
-            jnp.shape(a) == b.shape for a, b in zip(jax.tree.leaves(carry.trace), jax.tree.leaves(want))
+        have = jax.eval_shape(lambda: carry.trace)
+        fits = jax.tree.structure(want) == jax.tree.structure(have) and all(
+            a.shape == b.shape for a, b in zip(jax.tree.leaves(have), jax.tree.leaves(want))
         )
     if not fits:
         raise ValueError(

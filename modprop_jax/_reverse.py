@@ -11,6 +11,7 @@ from jaxtyping import Array, PyTree
 
 from ._cell import AbstractCell, Filtered, NeuronCell
 from ._credit import Credit, Point, Record
+from ._sharding import batch_groups
 from ._tree import inexact, pullback, slice_time
 
 
@@ -98,17 +99,25 @@ def reverse(
     Chunks of time run in a reverse scan; within a chunk the recurrence of credit is a scan and
     the weight gradient is one matmul over (chunk x batch), which keeps its operands in cache.
     """
-    steps = record.xs.shape[0]
+    steps, batch = record.xs.shape[0], record.xs.shape[1:-1]
     loops = math.ceil(steps / chunk) - 1
     first = steps - loops * chunk
+    groups = batch_groups(batch)
 
     def piece(credit, pending, points, states, ct_z):
         (direct,) = pullback(cell.emit, states)(ct_z)
         if pending is not None:
             direct = jax.tree.map(lambda d, p: d.at[-1].add(p), direct, pending)
         credit, total, message = transport(rule, cell, prepared, points, direct, credit)
-        gradient, xs = charge(cell, points, states, total, message, ct_z)
+        gradient, xs = by_group(points, states, total, message, ct_z)
         return credit, gradient, xs
+
+    def by_group(*terms):
+        if groups == 1:
+            return charge(cell, *terms)
+        each = jax.vmap(lambda *t: charge(cell, *t), in_axes=1, out_axes=(0, 1))
+        gradient, xs = each(*jax.tree.map(lambda a: _split(a, groups), terms))
+        return gradient, xs.reshape(len(xs), *record.xs.shape[1:])
 
     def body(carry, index):
         credit, pending, sums = carry
@@ -125,7 +134,8 @@ def reverse(
     def start(leaf, before):
         return jnp.concatenate([before[None], leaf[: first - 1]])
 
-    sums = jax.tree.map(lambda a: jnp.zeros(a.shape, _wide(a.dtype)), inexact(cell))
+    lead = () if groups == 1 else (groups,)
+    sums = jax.tree.map(lambda a: jnp.zeros((*lead, *a.shape), _wide(a.dtype)), inexact(cell))
     ct_xs = None
     if loops:
         carry = (credit, direct_last, sums)
@@ -141,6 +151,8 @@ def reverse(
     if ct_xs is not None:
         head = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), head, ct_xs)
     sums = _accumulate(sums, gradient)
+    if groups > 1:
+        sums = jax.tree.map(lambda s: s.sum(0), sums)
     gradient = jax.tree.map(lambda s, a: s.astype(a.dtype), sums, inexact(cell))
     return gradient, credit, head
 
@@ -182,6 +194,10 @@ def inner_cell(cell: AbstractCell) -> AbstractCell:
 def default_chunk(batch: int, width: int) -> int:
     """Steps a chunk: about one megabyte per float32 operand, measured on two CPU cores."""
     return min(max(2**18 // max(batch * width, 1), 8), 64)
+
+
+def _split(a: Array, groups: int) -> Array:
+    return a.reshape(a.shape[0], groups, a.shape[1] // groups, *a.shape[2:])
 
 
 def _wide(dtype: Any) -> Any:

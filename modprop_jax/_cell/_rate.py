@@ -11,7 +11,8 @@ from ._base import NeuronCell
 class RateCell(NeuronCell):
     r"""Rate neurons; the activation is applied to the drive, the leak to the rate.
 
-    \[ a_t = (1-\alpha) a_{t-1} + \alpha\,\phi(W_{rec} a_{t-1} + W_{in} x_t + b), \qquad z_t = a_t \]
+    \[ a_t = (1-\alpha) a_{t-1} + \alpha\,\phi(W_{rec} a_{t-1} + W_{in} x_t + b), \qquad
+       z_t = a_t \]
 
     State: `a` (*batch, n). `alpha = 1` is the plain (Elman) network. Time O(n(n+m)) a step and
     example.

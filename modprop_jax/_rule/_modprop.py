@@ -32,7 +32,7 @@ class ModProp(AbstractRule):
     r"""ModProp: credit over any timespan through cell-type-specific, time-invariant filters.
 
     On the membrane variable, with U the one-hot types, N = diag(neurons of each type), D̄ the
-    nominal leak, κ = gain · μ · (type means of `W_rec`), and κ_self = κ_aa if there are no autapses:
+    nominal leak, κ = gain · μ · (type means of `W_rec`), and κ_self = κ_aa without autapses:
 
     \[ G_t = U^T c_t + (\bar D - \kappa_{self} + \kappa N)^T G_{t+1}, \qquad
        \lambda_t = c_t + (D_{t+1} - \kappa_{self}) \lambda_{t+1} + U \kappa^T G_{t+1} \]

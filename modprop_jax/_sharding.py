@@ -1,0 +1,53 @@
+"""Batches sharded over a mesh: with axes that the compiler (Auto) or the types (Explicit) track."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+from jax.sharding import AxisType, PartitionSpec
+from jaxtyping import Array, PyTree
+
+
+def batch_groups(batch: tuple[int, ...]) -> int:
+    """How many parts of the batch keep a weight gradient of their own until the end.
+
+    One a device, if the batch divides: the sum over devices is then taken once, after the loop
+    over chunks, and not in every chunk.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not batch:
+        return 1
+    return math.gcd(batch[0], math.prod(mesh.axis_sizes))
+
+
+def explicit_batch(xs: Array) -> tuple | None:
+    """The partition of the batch axes of xs, where its type carries one (Explicit meshes)."""
+    sharding = jax.typeof(xs).sharding
+    if AxisType.Explicit not in sharding.mesh.axis_types:
+        return None
+    spec = tuple(sharding.spec)[1:-1]
+    return spec if any(axis is not None for axis in spec) else None
+
+
+def with_auto_axes(
+    run: Callable[..., Any], spec: tuple, state: PyTree, trace: PyTree, *args: Any
+) -> Any:
+    """`run(state, trace, *args)` with all mesh axes Auto inside; the batch stays partitioned.
+
+    `run` returns `(state, trace, zs)`, the first two shaped as they came. Leaves of a state are
+    (*batch, ...), those of traces and sequences (_, *batch, ...).
+    """
+    arrays, static = eqx.partition((state, trace, *args), eqx.is_array)
+
+    def inside(arrays):
+        return run(*eqx.combine(arrays, static))
+
+    first, later = PartitionSpec(*spec), PartitionSpec(None, *spec)
+    out = (
+        jax.tree.map(lambda _: first, state),
+        jax.tree.map(lambda _: later, trace),
+        later,
+    )
+    return jax.sharding.auto_axes(inside, out_sharding=out)(arrays)
