@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 
 from ._rnn import RNN
 from ._rule import AbstractRule
+from ._sharding import scan_start
 from ._tree import add, inexact, slice_time, stop, zeros
 
 
@@ -155,7 +156,7 @@ def _over_segments(step: Callable, start: PyTree, sequences: PyTree, segment: in
         return eqx.filter(after, eqx.is_array), None
 
     if loops:
-        arrays, _ = lax.scan(body, arrays, jnp.arange(loops))
+        arrays, _ = lax.scan(body, scan_start(body, arrays), jnp.arange(loops))
     carry = eqx.combine(arrays, static)
     if rest:
         carry = step(carry, slice_time(sequences, loops * segment, rest))

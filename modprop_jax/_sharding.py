@@ -51,3 +51,16 @@ def with_auto_axes(
         later,
     )
     return jax.sharding.auto_axes(inside, out_sharding=out)(arrays)
+
+
+def scan_start(body: Callable[..., Any], start: PyTree) -> PyTree:
+    """A loop's start, sharded as the loop leaves it (Explicit types must agree); else as it is."""
+    if AxisType.Explicit not in jax.sharding.get_abstract_mesh().axis_types:
+        return start
+    after, _ = jax.eval_shape(body, start, jax.numpy.zeros((), int))
+
+    def match(leaf, shape):
+        spec = shape.sharding.spec if shape.sharding is not None else PartitionSpec()
+        return jax.sharding.reshard(leaf, spec)
+
+    return jax.tree.map(match, start, after)
