@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 
 from ._rnn import RNN
 from ._rule import AbstractRule
-from ._sharding import scan_start
+from ._sharding import loop_start
 from ._tree import add, inexact, slice_time, stop, zeros
 
 
@@ -150,13 +150,13 @@ def _over_segments(step: Callable, start: PyTree, sequences: PyTree, segment: in
     loops, rest = divmod(_length(sequences), segment)
     arrays, static = eqx.partition(start, eqx.is_array)
 
-    def body(arrays, index):
+    def body(index, arrays):
         seen = slice_time(sequences, index * segment, segment)
-        after = step(eqx.combine(arrays, static), seen)
-        return eqx.filter(after, eqx.is_array), None
+        return eqx.filter(step(eqx.combine(arrays, static), seen), eqx.is_array)
 
     if loops:
-        arrays, _ = lax.scan(body, scan_start(body, arrays), jnp.arange(loops))
+        # not a scan over indices: they would be an array that grows with T
+        arrays = lax.fori_loop(0, loops, body, loop_start(body, arrays))
     carry = eqx.combine(arrays, static)
     if rest:
         carry = step(carry, slice_time(sequences, loops * segment, rest))

@@ -53,11 +53,11 @@ def with_auto_axes(
     return jax.sharding.auto_axes(inside, out_sharding=out)(arrays)
 
 
-def scan_start(body: Callable[..., Any], start: PyTree) -> PyTree:
+def loop_start(body: Callable[..., Any], start: PyTree) -> PyTree:
     """A loop's start, sharded as the loop leaves it (Explicit types must agree); else as it is."""
     if AxisType.Explicit not in jax.sharding.get_abstract_mesh().axis_types:
         return start
-    after, _ = jax.eval_shape(body, start, jax.numpy.zeros((), int))
+    after = jax.eval_shape(body, 0, start)
 
     def match(leaf, shape):
         spec = shape.sharding.spec if shape.sharding is not None else PartitionSpec()
