@@ -2,6 +2,7 @@
 
 from importlib.metadata import version as _version
 
+from . import optim as optim, tasks as tasks
 from ._cell import (
     AbstractCell as AbstractCell,
     balanced_dale as balanced_dale,

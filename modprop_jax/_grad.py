@@ -27,12 +27,10 @@ def with_rule(
     """
     if not isinstance(rule, AbstractRule):
         raise ValueError(f"rule must be a credit rule such as EProp(), but is {rule!r}.")
+    chosen = model if where is None else where(model)
+    selected = jax.tree.leaves(chosen, is_leaf=_is_layer)
     if where is None:
-
-        def where(model):
-            return [layer for layer in _layers(model)]
-
-    selected = jax.tree.leaves(where(model), is_leaf=_is_layer)
+        selected = list(filter(_is_layer, selected))
     if not selected or not all(map(_is_layer, selected)):
         raise ValueError(
             f"with_rule needs RNN layers to set {type(rule).__name__} on, but found "
@@ -41,9 +39,13 @@ def with_rule(
         )
     for layer in selected:
         rule.check(layer.cell)
-    return eqx.tree_at(
-        where, model, replace_fn=lambda layer: RNN(layer.cell, rule=rule), is_leaf=_is_layer
-    )
+
+    def swap(node):
+        return RNN(node.cell, rule=rule) if _is_layer(node) else node
+
+    if where is None:
+        return jax.tree.map(swap, model, is_leaf=_is_layer)
+    return eqx.tree_at(where, model, replace_fn=swap, is_leaf=_is_layer)
 
 
 def value_and_grad(
@@ -189,10 +191,6 @@ def _checked(value: PyTree, gradients: PyTree) -> tuple[PyTree, PyTree]:
         "The loss, the carry or a gradient is NaN or infinite: lower the learning rate, or for "
         "ModProp lower mu.",
     )
-
-
-def _layers(model: PyTree) -> list[RNN]:
-    return [leaf for leaf in jax.tree.leaves(model, is_leaf=_is_layer) if _is_layer(leaf)]
 
 
 def _is_layer(node: Any) -> bool:

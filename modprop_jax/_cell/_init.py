@@ -60,8 +60,8 @@ def balanced_dale(
     balance = jnp.sum(total, where=excitatory) / jnp.sum(total, where=inhibitory)
     magnitude = magnitude * jnp.where(inhibitory, balance, 1)[None]
     excess = jnp.sum(magnitude * jnp.asarray(signs, magnitude.dtype)[None], axis=1)
-    lift = jnp.where(excess < 0, -excess / excitatory.sum(), 0)[:, None]
-    sink = jnp.where(excess > 0, excess / inhibitory.sum(), 0)[:, None]
+    lift = jnp.where(excess < 0, -excess / int(excitatory.sum()), 0)[:, None]
+    sink = jnp.where(excess > 0, excess / int(inhibitory.sum()), 0)[:, None]
     magnitude = magnitude + jnp.where(excitatory[None], lift, sink)
     weights = magnitude * jnp.asarray(signs, magnitude.dtype)[None]
     return weights / radius(weights)

@@ -1,4 +1,4 @@
-"""Experiments: train networks under several credit rules, from Python or the command line."""
+"""Experiments: networks under several credit rules, from Python or the shell."""
 
 from ._catalogue import (
     build_rule as build_rule,
@@ -20,4 +20,8 @@ from ._network import (
     Network as Network,
 )
 from ._summary import Row as Row, Spread as Spread
-from ._train import Record as Record, train as train, TrainingDiverged as TrainingDiverged
+from ._train import (
+    Record as Record,
+    train as train,
+    TrainingDiverged as TrainingDiverged,
+)

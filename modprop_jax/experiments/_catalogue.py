@@ -1,4 +1,4 @@
-"""The names that the command line understands: cells, credit rules and their options."""
+"""The names that experiments understand: cells, credit rules and their options."""
 
 import dataclasses
 import difflib
@@ -16,7 +16,7 @@ CELLS: dict[str, Any] = {"leaky": LeakyCell, "rate": RateCell}
 
 @dataclasses.dataclass(frozen=True)
 class RuleEntry:
-    """A rule by name: `build(types, **options)` makes it for a network with these types."""
+    """A rule by name: `build(types, **options)` makes it for these cell types."""
 
     description: str
     build: Callable[..., Any]
@@ -30,7 +30,7 @@ RULES: dict[str, RuleEntry] = {
         ("mu",),
     ),
     "modprop_cell": RuleEntry(
-        "ModProp with a weight of its own for every pair of cells, not of types; mu=0.25",
+        "ModProp with a weight for every pair of cells, not of types; mu=0.25",
         lambda types, mu: ModProp(mu),
         ("mu",),
     ),
@@ -38,9 +38,7 @@ RULES: dict[str, RuleEntry] = {
         "MDGL: one synaptic hop of credit, by cell type over existing synapses",
         lambda types: MDGL(types=types),
     ),
-    "mdgl_cell": RuleEntry(
-        "MDGL with the weight of every pair of cells", lambda types: MDGL()
-    ),
+    "mdgl_cell": RuleEntry("MDGL with the weight of every pair of cells", lambda types: MDGL()),
     "mdgl_diffuse": RuleEntry(
         "MDGL by cell type, every neuron reached whether connected or not",
         lambda types: MDGL(types=types, diffuse=True),
@@ -49,11 +47,9 @@ RULES: dict[str, RuleEntry] = {
         "e-prop = RFLO = three-factor: credit stays in the neuron",
         lambda types: EProp(),
     ),
-    "bptt": RuleEntry(
-        "backpropagation through time: the exact gradient", lambda types: BPTT()
-    ),
+    "bptt": RuleEntry("backpropagation through time: the exact gradient", lambda types: BPTT()),
     "rtrl": RuleEntry(
-        "real-time recurrent learning: the exact gradient, carried forward (small networks)",
+        "real-time recurrent learning: the exact gradient, for small networks",
         lambda types: RTRL(),
     ),
 }
@@ -67,29 +63,26 @@ def build_rule(text: str, types: tuple[int, ...], **defaults: Any) -> Any:
     **Arguments:** `types`: the cell type of each neuron, for the rules that use types.
     `defaults`: values for options that `text` leaves open.
 
-    **Raises:** `ValueError` for an unknown name or option, or a value that is no number.
+    **Raises:** `ValueError` for an unknown name or option, or a value that is no
+    number.
     """
     name, _, rest = text.partition(":")
     entry = RULES[known("rule", name, RULES)]
     options = {key: defaults[key] for key in entry.options if key in defaults}
     for item in filter(None, rest.split(",")):
         key, _, value = item.partition("=")
-        options[known(f"option of rule {name!r}", key, entry.options)] = _number(
-            text, key, value
-        )
+        options[known(f"{name} option", key, entry.options)] = _number(text, key, value)
     return entry.build(types, **options)
 
 
 def known(kind: str, name: str, choices: Iterable[str]) -> str:
-    """`name` if it is one of `choices`, else a ValueError that says what is possible."""
+    """`name` if it is one of `choices`; else a ValueError that lists them."""
     choices = tuple(choices)
     if name in choices:
         return name
     close = difflib.get_close_matches(name, choices, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise ValueError(
-        f"unknown {kind} {name!r}; possible: {', '.join(choices) or 'none'}.{hint}"
-    )
+    raise ValueError(f"unknown {kind} {name!r}; possible: {', '.join(choices) or 'none'}.{hint}")
 
 
 def summary(cls: type) -> str:

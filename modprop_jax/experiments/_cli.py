@@ -16,52 +16,65 @@ from ._config import Config
 from ._storage import RunFolder
 
 
-_Task = Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")]
+_Task = Annotated[
+    str | None,
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="TASK", help_behavior_hint=""),
+]
+_Folder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")]
+_PRESETS = "(default: the preset's)"
+_Int = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=_PRESETS)]
+_Float = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint=_PRESETS)]
 
 
 def compare(
     task: _Task = None,
     *,
     rules: tuple[str, ...] = DEFAULT_RULES,
-    seeds: int = 3,
+    seeds: int = 5,
     preset: str = "small",
-    out: Path | None = None,
-    resume: Path | None = None,
-    iterations: int | None = None,
-    eval_every: int | None = None,
-    batch: int | None = None,
-    hidden_size: int | None = None,
-    learning_rate: float | None = None,
-    mu: float | None = None,
-) -> int:
+    out: _Folder = None,
+    resume: _Folder = None,
+    iterations: _Int = None,
+    eval_every: _Int = None,
+    batch: _Int = None,
+    hidden_size: _Int = None,
+    learning_rate: _Float = None,
+    mu: _Float = None,
+) -> Callable[[], int]:
     """Train one network under several credit rules and compare what it learns.
 
     Every rule starts from the same weights and sees the same data. Example:
 
         modprop-jax compare delayed_xor --rules modprop eprop bptt --seeds 3
 
-    prints a table and writes a folder with config.json, metrics.jsonl (a line per evaluation),
-    table.md, curves.png and checkpoints. Stop it at any moment; it continues with
+    prints a table and writes a folder with config.json, metrics.jsonl (a line per
+    evaluation), table.md, curves.png and checkpoints. Stop it at any moment; it
+    continues with
 
         modprop-jax compare --resume FOLDER
 
     Args:
         task: What to learn; `modprop-jax list` shows the tasks.
-        rules: Credit rules, with options as in modprop:mu=0.5; `modprop-jax list` shows them.
-        seeds: Networks per rule, each with its own weights and data, trained side by side.
+        rules: Credit rules, with options as in modprop:mu=0.5; `modprop-jax list` shows
+            them.
+        seeds: Networks per rule, each with its own weights and data, trained side by
+            side.
         preset: small (a minute or two on two cores) or published (sizes of the paper).
         out: Folder for the results; by default runs/TASK-PRESET-TIME.
         resume: Folder of an interrupted run to continue; takes no other option.
-        iterations: Optimizer steps; by default the preset's.
-        eval_every: Iterations between two evaluations; by default the preset's.
-        batch: Trials in a training batch; by default the preset's.
-        hidden_size: Neurons; by default the preset's.
-        learning_rate: Adam's; by default the preset's.
-        mu: ModProp's stand-in for the activation's derivative; by default the preset's.
+        iterations: Optimizer steps.
+        eval_every: Iterations between two evaluations.
+        batch: Trials in a training batch.
+        hidden_size: Neurons.
+        learning_rate: Adam's.
+        mu: ModProp's stand-in for the activation's derivative.
     """
-    if resume is None and task is None:
+    if (resume is None) == (task is None):
         raise ValueError(
-            f"name a task, such as `modprop-jax compare {next(iter(TASKS))}`."
+            "name either a task or a run to continue: "
+            f"`modprop-jax compare {next(iter(TASKS))}` or "
+            "`modprop-jax compare --resume FOLDER`."
         )
     if resume is not None:
         folder = RunFolder(resume)
@@ -80,37 +93,50 @@ def compare(
             mu=mu,
         )
         folder = RunFolder.create(config, out)
-    # From here on a ValueError is no longer about what was typed: let its traceback show.
-    try:
+
+    def work() -> int:
         result = execute(config, folder, Console())
-    except ValueError as error:
-        raise RuntimeError(f"the run in {folder.path} failed") from error
-    return int(any(row.diverged for row in result.rows))
+        return int(any(row.diverged for row in result.rows))
+
+    return work
 
 
-def list_names() -> int:
+def list_names() -> Callable[[], int]:
     """Show the tasks, credit rules and cells, a line each."""
     sections = {
         "tasks": {name: task.description for name, task in TASKS.items()},
         "rules": {name: rule.description for name, rule in RULES.items()},
         "cells": {name: summary(cell) for name, cell in CELLS.items()},
     }
-    for title, lines in sections.items():
-        print(title)
-        for name, text in lines.items():
-            print(f"  {name:<18} {text}")
-    return 0
+
+    def work() -> int:
+        for title, lines in sections.items():
+            print(title)
+            for name, text in lines.items():
+                print(f"  {name:<18} {text}")
+        return 0
+
+    return work
 
 
-_COMMANDS: dict[str, Callable[..., int]] = {"compare": compare, "list": list_names}
+# A command checks what was typed and returns the work. So a ValueError of the first
+# half is an answer to the user, and one of the second half is a bug that shows its
+# traceback.
+_COMMANDS: dict[str, Callable[..., Callable[[], int]]] = {
+    "compare": compare,
+    "list": list_names,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0, 1 (a rule diverged), 2 (usage), 130 (Ctrl-C)."""
+    """Run the command and return its exit code.
+
+    0: done; 1: a rule diverged; 2: wrong usage; 130: interrupted by Ctrl-C.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         _check_names(arguments)
-        return tyro.extras.subcommand_cli_from_dict(
+        work = tyro.extras.subcommand_cli_from_dict(
             _COMMANDS,
             prog="modprop-jax",
             description="Compare credit rules for recurrent networks.",
@@ -119,6 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"modprop-jax: {error}", file=sys.stderr)
         return 2
+    try:
+        return work()
     except KeyboardInterrupt:
         return 130
 
@@ -133,6 +161,14 @@ def _check_names(arguments: list[str]) -> None:
         for name, parameter in inspect.signature(command).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     ]
-    for argument in arguments[1:]:
-        if argument.startswith("--"):
-            known("option", argument.partition("=")[0].replace("_", "-"), options)
+    typed = [
+        known("option", argument.partition("=")[0].replace("_", "-"), options)
+        for argument in arguments[1:]
+        if argument.startswith("--")
+    ]
+    others = [name for name in typed if name not in ("--resume", "--help")]
+    if "--resume" in typed and others:
+        raise ValueError(
+            "--resume continues a run with its own settings and takes no other option, "
+            f"but got {others[0]}."
+        )

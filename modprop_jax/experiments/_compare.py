@@ -1,32 +1,30 @@
 """Train the same networks on the same data under several credit rules."""
 
 import dataclasses
-import functools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
-import jax.random as jr
+from jaxtyping import Array, Key
 from rich.console import Console
 
 from ._catalogue import build_rule, DEFAULT_RULES
 from ._config import Config, environment
-from ._network import build_network, build_optimizer, cell_types, loss_of, Network
+from ._network import cell_types, Network
 from ._plots import learning_curves
 from ._progress import Reporter
+from ._setup import seed_keys, Setup, setup
 from ._storage import RunFolder
-from ._summary import markdown, Row, summarise
-from ._train import cosines, initial_state, iterate, TrainingDiverged
+from ._summary import markdown, Row, SECONDS, summarise
+from ._train import cosines, iterate, State, TrainingDiverged
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Results of `compare`: a row of the table a rule, and every evaluation's metrics."""
+    """Results of `compare`: a table row for each rule, and all metrics."""
 
     folder: Path
     config: Config
@@ -38,13 +36,13 @@ def compare(
     task: str,
     rules: Sequence[str] = DEFAULT_RULES,
     *,
-    seeds: int = 3,
+    seeds: int = 5,
     preset: str = "small",
     out: str | os.PathLike | None = None,
     quiet: bool = False,
     **settings: Any,
 ) -> Comparison:
-    """Train a task's network under each rule; same initial weights and same data for all.
+    """Train a task's network under each rule, from the same weights on the same data.
 
     **Arguments:**
 
@@ -53,10 +51,11 @@ def compare(
     - `seeds`: networks per rule, trained side by side.
     - `out`: folder for the results; by default a new one under `runs/`.
     - `quiet`: print nothing.
-    - `settings`: fields of `modprop_jax.tasks.Preset` to replace, such as `iterations=200`.
+    - `settings`: fields of `modprop_jax.tasks.Preset` to replace, such as
+      `iterations=200`.
 
-    **Returns:** a `Comparison`. A rule whose run met NaN or infinity stops there, and its row's
-    `diverged` says where.
+    **Returns:** a `Comparison`. A rule whose run met NaN or infinity stops there, and
+    its row's `diverged` says where.
 
     **Raises:** `ValueError` for an unknown name or an impossible setting.
     """
@@ -67,8 +66,8 @@ def compare(
 def resume(folder: str | os.PathLike, *, quiet: bool = False) -> Comparison:
     """Continue an interrupted `compare` from its folder.
 
-    On the same device and versions the metrics, times aside, are those of a run that was never
-    interrupted.
+    On the same device and versions the metrics, times aside, are those of a run that
+    was never interrupted.
 
     **Raises:** `ValueError` if the folder holds no run, or one of another precision.
     """
@@ -80,10 +79,8 @@ def trained(folder: str | os.PathLike, rule: str) -> Network:
     """The networks of a run's last checkpoint of one rule, seeds on a leading axis."""
     run = RunFolder(Path(folder))
     config = reopen(run)
-    models, _ = networks(config)
-    state = run.load_state(
-        rule, initial_state(models, build_optimizer(config.settings))
-    )
+    like = eqx.filter_eval_shape(setup(config).start, seed_keys(config)[0])
+    state = run.load_state(rule, like)
     if state is None:
         raise ValueError(
             f"{folder} has no checkpoint of rule {rule!r}; its rules: {', '.join(config.rules)}."
@@ -103,83 +100,78 @@ def reopen(folder: RunFolder) -> Config:
     return config
 
 
-def networks(config: Config) -> tuple[Network, jax.Array]:
-    """Initial networks and training keys, one of each per seed; seed s is the same in any run."""
-    seed_keys = jax.vmap(jr.key)(jnp.arange(config.seeds))
-    pairs = jax.vmap(jr.split)(seed_keys)
-    build = functools.partial(build_network, config.entry, config.settings)
-    return eqx.filter_jit(eqx.filter_vmap(build))(pairs[:, 0]), pairs[:, 1]
-
-
 def execute(config: Config, folder: RunFolder, console: Console) -> Comparison:
     """Do what is left to do of a run; all of it, if the folder is new."""
-    task, settings = config.entry, config.settings
-    models, keys = networks(config)
-    optimizer = build_optimizer(settings)
-    common = {
-        "loss": loss_of(task),
-        "data": functools.partial(task.batch, batch=settings.batch, **settings.data),
-    }
-    fresh = initial_state(models, optimizer)
+    parts, (weight_keys, keys) = setup(config), seed_keys(config)
+    fresh = parts.start(weight_keys)
     saved = {rule: folder.load_state(rule, fresh) for rule in config.rules}
     # A checkpoint of iteration 0 saves nothing: that rule starts over.
     states = {rule: s for rule, s in saved.items() if s is not None and s.iteration > 0}
     metrics = folder.load_metrics({r: int(s.iteration) for r, s in states.items()})
     diverged = {}
-
-    def finish() -> list[Row]:
-        rows = summarise(config, metrics, diverged)
-        folder.write("table.md", markdown(config, rows))
-        folder.write("curves.png", learning_curves(config, metrics))
-        return rows
-
     with Reporter(config, console) as reporter:
         _introduce(config, folder, reporter)
         try:
-            for label in config.rules:
-                rule = build_rule(label, cell_types(settings), mu=settings.mu)
-                state = states.get(label, fresh)
-                reporter.start(label, int(state.iteration))
-                run = iterate(
-                    state,
-                    keys,
-                    **common,
-                    evaluate=functools.partial(task.evaluation, **settings.data),
-                    optimizer=optimizer,
-                    rule=rule,
-                    iterations=settings.iterations,
-                    eval_every=settings.eval_every,
-                    label=label,
-                )
+            for rule in config.rules:
+                state = states.get(rule, fresh)
+                reporter.start(rule, int(state.iteration))
                 try:
-                    for state, record in run:
-                        line = {
-                            "rule": label,
-                            "iteration": record.iteration,
-                            "loss": record.loss.tolist(),
-                            "accuracy": record.accuracy.tolist(),
-                            "seconds_per_iteration": _or_none(record.seconds),
-                        }
-                        if record.iteration in (0, settings.iterations):
-                            line["cosine"] = cosines(
-                                state.model, keys, record.iteration, rule=rule, **common
-                            ).tolist()
+                    for state, line in _lines(config, rule, state, keys, parts):
                         folder.append_metrics(line)
-                        folder.save_state(label, state)
+                        folder.save_state(rule, state)
                         metrics.append(line)
-                        reporter.record(label, record)
+                        reporter.record(line)
                 except TrainingDiverged as error:
-                    diverged[label] = str(error)
+                    diverged[rule] = str(error)
                     reporter.say(f"stopped: {error}")
         except KeyboardInterrupt:
-            reporter.say(
-                f"interrupted; continue with: modprop-jax compare --resume {folder.path}"
-            )
+            reporter.say(f"interrupted; continue with: modprop-jax compare --resume {folder.path}")
             raise
-    rows = finish()
+    rows = summarise(config, metrics, diverged)
+    folder.write("table.md", markdown(config, rows))
+    folder.write("curves.png", learning_curves(config, metrics))
     reporter.table(rows)
     reporter.say(f"written to {folder.path}")
     return Comparison(folder.path, config, rows, metrics)
+
+
+def _lines(
+    config: Config, label: str, state: State, keys: Key[Array, " seeds"], parts: Setup
+) -> Iterator[tuple[State, dict[str, Any]]]:
+    """Train under one rule from `state` on; yields at each evaluation."""
+    settings = config.settings
+    rule = build_rule(label, cell_types(settings), mu=settings.mu)
+    for state, record in iterate(
+        state,
+        keys,
+        loss=parts.loss,
+        data=parts.data,
+        evaluate=parts.evaluate,
+        optimizer=parts.optimizer,
+        rule=rule,
+        iterations=settings.iterations,
+        eval_every=settings.eval_every,
+        label=label,
+    ):
+        line = {
+            "rule": label,
+            "iteration": record.iteration,
+            "loss": record.loss.tolist(),
+            "accuracy": record.accuracy.tolist(),
+            # JSON has no NaN
+            SECONDS: None if math.isnan(record.seconds) else record.seconds,
+        }
+        if record.iteration in (0, settings.iterations):
+            angle = cosines(
+                state.model,
+                keys,
+                record.iteration,
+                loss=parts.loss,
+                data=parts.data,
+                rule=rule,
+            )
+            line["cosine"] = angle.tolist()
+        yield state, line
 
 
 def _introduce(config: Config, folder: RunFolder, reporter: Reporter) -> None:
@@ -190,10 +182,6 @@ def _introduce(config: Config, folder: RunFolder, reporter: Reporter) -> None:
     changed = [name for name in was if was[name] != now.get(name)]
     if changed:
         reporter.say(
-            f"note: {', '.join(changed)} changed since this run began; results may differ in "
-            "the last digits from an uninterrupted run."
+            f"note: {', '.join(changed)} changed since this run began; results may "
+            "differ in the last digits from an uninterrupted run."
         )
-
-
-def _or_none(seconds: float) -> float | None:
-    return None if math.isnan(seconds) else seconds  # JSON has no NaN

@@ -17,7 +17,7 @@ from ._network import cell_types
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """Everything a run's results depend on; `settings` is the preset after all overrides."""
+    """All that a run's results depend on; `settings`: the preset with overrides."""
 
     task: str
     preset: str
@@ -46,9 +46,7 @@ class Config:
         for rule in rules:
             build_rule(rule, cell_types(settings), mu=settings.mu)
         created = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        return cls(
-            task, preset, tuple(rules), seeds, settings, environment(), created
-        )
+        return cls(task, preset, tuple(rules), seeds, settings, environment(), created)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Config":
@@ -77,7 +75,7 @@ def environment() -> dict[str, Any]:
         "backend": jax.default_backend(),
         "devices": jax.device_count(),
         "precision": jnp.result_type(float).name,
-        "matmul_precision": jax.config.jax_default_matmul_precision,
+        "matmul_precision": getattr(jax.config, "jax_default_matmul_precision"),
     }
 
 

@@ -4,7 +4,6 @@ from typing import Any, Literal
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
@@ -31,20 +30,20 @@ class Network(eqx.Module):
 
 
 def signs(preset: Preset) -> tuple[int, ...] | None:
-    """+1 for each excitatory neuron, then −1 for each inhibitory one; None without Dale's law."""
+    """+1 for excitatory neurons, then −1 for inhibitory; None without Dale's law."""
     if preset.excitatory is None:
         return None
     if not 0 < preset.excitatory < preset.hidden_size:
         raise ValueError(
-            f"a network with Dale's law needs neurons of both signs, but got {preset.excitatory} "
-            f"excitatory neurons of {preset.hidden_size}."
+            "a network with Dale's law needs neurons of both signs, but got "
+            f"{preset.excitatory} excitatory neurons of {preset.hidden_size}."
         )
     inhibitory = preset.hidden_size - preset.excitatory
     return (1,) * preset.excitatory + (-1,) * inhibitory
 
 
 def cell_types(preset: Preset) -> tuple[int, ...]:
-    """1 = excitatory, 0 = inhibitory; without Dale's law, the two halves of the layer."""
+    """1 = excitatory, 0 = inhibitory; without Dale's law, the layer's two halves."""
     dale = signs(preset)
     if dale is None:
         return tuple(int(2 * i < preset.hidden_size) for i in range(preset.hidden_size))
@@ -52,13 +51,11 @@ def cell_types(preset: Preset) -> tuple[int, ...]:
 
 
 def build_network(task: Task, preset: Preset, key: PRNGKeyArray) -> Network:
-    """The preset's network with fresh weights; under Dale's law the readout obeys it too."""
+    """The preset's network with fresh weights; Dale's law binds the readout too."""
     cell_key, readout_key = jr.split(key)
     n, dale = preset.hidden_size, signs(preset)
     make = CELLS[known("cell", preset.cell, CELLS)]
-    cell = make(
-        task.in_size(preset), n, signs=dale, key=cell_key, **preset.cell_options
-    )
+    cell = make(task.in_size(preset), n, signs=dale, key=cell_key, **preset.cell_options)
     readout = Readout(n, task.out_size, key=readout_key)
     if dale is not None:
         # The published recipe: columns of an independent draw of recurrent weights.
@@ -94,13 +91,3 @@ def _signed(params: Any) -> PyTree:
         nothing,
         (True, True),
     )
-
-
-def loss_of(task: Task):
-    """`loss(model, xs, ys) -> (loss, accuracy)` of a network on the task."""
-
-    def loss(model, xs: Array, ys: Array) -> tuple[Array, Array]:
-        value, accuracy = task.loss(model(xs), ys)
-        return value, jnp.asarray(accuracy)
-
-    return loss

@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from ._config import Config
 
 
-# Okabe and Ito's colours, which colour-blind readers tell apart; black is the exact gradient.
+# Okabe and Ito's colours, which colour-blind readers tell apart; black is the exact
+# gradient.
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 
 
@@ -20,6 +19,10 @@ def learning_curves(config: Config, metrics: Sequence[dict[str, Any]]) -> bytes:
 
     A line is the mean over seeds, its band reaches from the lowest to the highest seed.
     """
+    # Imported here: it takes a second that --help should not.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     FigureCanvasAgg(figure)  # no window system, and none of pyplot's global state
     left, right = figure.subplots(1, 2)
@@ -37,9 +40,7 @@ def learning_curves(config: Config, metrics: Sequence[dict[str, Any]]) -> bytes:
                 at, values.mean(1), color=colour, lw=1.8, ls="--" if black else "-",
                 label=rule,
             )  # fmt: skip
-            axes.fill_between(
-                at, values.min(1), values.max(1), color=colour, alpha=0.15, lw=0
-            )
+            axes.fill_between(at, values.min(1), values.max(1), color=colour, alpha=0.15, lw=0)
     left.set(ylabel="validation loss", yscale="log")
     right.set(ylabel="validation accuracy", ylim=(-0.02, 1.02))
     right.axhline(config.settings.criterion, color="grey", lw=0.8, ls=":")

@@ -1,21 +1,21 @@
-"""What a run says while it works: a live display on a terminal, plain lines elsewhere."""
+"""What a run says while it works: live on a terminal, plain lines elsewhere."""
 
 import datetime
 import statistics
 import time
+from typing import Any
 
-import numpy as np
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from ._config import Config
-from ._summary import caption, cells, headers, Row
-from ._train import Record
+from ._summary import caption, cells, headers, Row, SECONDS
 
 
 class Reporter:
-    """Rule, iteration, loss, accuracy and time left, as a context manager around the work."""
+    """Rule, iteration, loss, accuracy and time left; a context around the work."""
 
     def __init__(self, config: Config, console: Console):
         self._config, self._console = config, console
@@ -49,49 +49,57 @@ class Reporter:
         self._seconds = []
         total = self._config.settings.iterations
         if self._live is not None:
+            status = "compiling" if iteration < total else "done before"
             self._bars[rule] = self._live.add_task(
-                rule, total=total, completed=iteration, status="compiling"
+                rule, total=total, completed=iteration, status=status
             )
         elif iteration < total:
             origin = f" from iteration {iteration}" if iteration else ""
             self.say(f"{rule}: compiling, then {total} iterations{origin}")
 
-    def record(self, rule: str, record: Record) -> None:
-        total = self._config.settings.iterations
-        if record.iteration:
-            self._seconds.append(record.seconds)
-        loss, accuracy = np.mean(record.loss), np.mean(record.accuracy)
-        status = f"loss {loss:.3f}  accuracy {accuracy:.3f}{self._time_left(rule, record)}"
+    def record(self, line: dict[str, Any]) -> None:
+        """One line of metrics."""
+        rule, iteration = line["rule"], line["iteration"]
+        if line[SECONDS] is not None:
+            self._seconds.append(line[SECONDS])
+        loss, accuracy = map(statistics.fmean, (line["loss"], line["accuracy"]))
+        left = self._time_left(rule, iteration)
+        status = f"loss {loss:.3f}  accuracy {accuracy:.3f}{left}"
         if self._live is not None:
-            self._live.update(
-                self._bars[rule], completed=record.iteration, status=status
-            )
+            self._live.update(self._bars[rule], completed=iteration, status=status)
             return
         # Ten lines a rule, or one in ten seconds where the work is slow.
-        step = self._config.settings.eval_every
-        tenth = record.iteration * 10 // total != (record.iteration - step) * 10 // total
-        if tenth or record.iteration == total or time.monotonic() - self._spoke > 10:
+        total, step = self._config.settings.iterations, self._config.settings.eval_every
+        tenth = iteration * 10 // total != (iteration - step) * 10 // total
+        if tenth or iteration == total or time.monotonic() - self._spoke > 10:
             self._spoke = time.monotonic()
-            self.say(f"{rule}  {record.iteration}/{total}  {status}")
+            self.say(f"{rule}  {iteration}/{total}  {status}")
 
     def table(self, rows: list[Row]) -> None:
         config = self._config
-        # Wide enough for its columns also where the output is a file or a pipe.
-        table = Table(caption=caption(config), caption_justify="left")
+        if not self._console.is_terminal:
+            self._console.width = max(self._console.width, 110)  # rich assumes 80
+        table = Table(
+            caption=caption(config),
+            caption_justify="left",
+            box=box.SIMPLE_HEAD,
+            # So that four default rules fit into 80 columns.
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
+            show_edge=False,
+        )
         for index, header in enumerate(headers(config)):
-            table.add_column(
-                header, justify="right" if index else "left", no_wrap=index == 0
-            )
+            table.add_column(header, justify="right" if index else "left")
         for row in rows:
             table.add_row(*cells(row, config.seeds))
-        self._console.print(table, width=None if self._live else 110)
+        self._console.print(table)
 
-    def _time_left(self, rule: str, record: Record) -> str:
+    def _time_left(self, rule: str, iteration: int) -> str:
         """Of the whole run; rules still to come are taken to be as fast as this one."""
         if not self._seconds:
             return ""
         rules, total = self._config.rules, self._config.settings.iterations
         to_come = len(rules) - 1 - rules.index(rule)
-        iterations = total - record.iteration + to_come * total
+        iterations = total - iteration + to_come * total
         seconds = round(statistics.median(self._seconds) * iterations)
-        return f"  left {datetime.timedelta(seconds=seconds)}"
+        return f"  time left {datetime.timedelta(seconds=seconds)}"

@@ -1,4 +1,4 @@
-"""A run's folder: written so that a kill at any moment leaves something to resume from."""
+"""A run's folder, written so that a run killed at any moment can go on."""
 
 import contextlib
 import datetime
@@ -16,10 +16,11 @@ from ._train import State
 
 
 class RunFolder:
-    """`config.json`, `metrics.jsonl`, `checkpoints/`, `table.md` and `curves.png` of one run.
+    """The files of one run: configuration, metrics, checkpoints, table and curves.
 
-    Whole files are replaced atomically. `metrics.jsonl` grows by a line per evaluation, on disk
-    before the checkpoint of the same iteration is; `load_metrics` cuts what a kill left beyond it.
+    Whole files are replaced atomically. `metrics.jsonl` grows by a line per evaluation,
+    on disk before the checkpoint of the same iteration is; `load_metrics` cuts what a
+    kill left beyond it.
     """
 
     def __init__(self, path: Path):
@@ -27,7 +28,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, config: Config, out: str | os.PathLike | None) -> "RunFolder":
-        """A new folder: `out`, or one under `runs/` named after the task and the time."""
+        """A new folder: `out`, or one under `runs/` named after task and time."""
         if out is None:
             now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
             path = base = Path("runs", f"{config.task}-{config.preset}-{now}")
@@ -38,8 +39,8 @@ class RunFolder:
             path = Path(out)
         if (path / "config.json").exists():
             raise ValueError(
-                f"{path} holds a run already: continue it with --resume {path}, or name another "
-                "folder with --out."
+                f"{path} holds a run already: continue it with --resume {path}, or "
+                "name another folder with --out."
             )
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         folder = cls(path)
@@ -50,12 +51,10 @@ class RunFolder:
         try:
             return Config.from_dict(json.loads((self.path / "config.json").read_text()))
         except FileNotFoundError:
-            raise ValueError(
-                f"{self.path} holds no run: there is no config.json in it."
-            ) from None
+            raise ValueError(f"{self.path} holds no run: there is no config.json in it.") from None
 
     def write(self, name: str, content: str | bytes) -> None:
-        """Replace a file as a whole: readers and kills see the old one or the new one."""
+        """Replace a file as a whole: a kill leaves the old one or the new one."""
         target = self.path / name
         temporary = target.with_name(f".{target.name}.tmp")
         with open(temporary, "wb") as file:
@@ -77,7 +76,7 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def load_metrics(self, reached: dict[str, int]) -> list[dict[str, Any]]:
-        """The lines up to the iteration that each rule's checkpoint reached; drops the others."""
+        """The lines up to where each rule's checkpoint `reached`; drops the others."""
         path = self.path / "metrics.jsonl"
         kept = []
         for text in path.read_text().splitlines() if path.exists() else []:

@@ -8,7 +8,7 @@ from typing import Any
 from ._config import Config
 
 
-_SECONDS = "seconds_per_iteration"
+SECONDS = "seconds_per_iteration"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +62,7 @@ def summarise(
     ]
 
 
-def _row(
-    config: Config, rule: str, lines: list[dict[str, Any]], diverged: str | None
-) -> Row:
+def _row(config: Config, rule: str, lines: list[dict[str, Any]], diverged: str | None) -> Row:
     if not lines:
         return Row(rule, 0, None, None, None, None, None, None, diverged)
     last = lines[-1]
@@ -77,7 +75,7 @@ def _row(
         )
         for seed in range(config.seeds)
     ]
-    seconds = [line[_SECONDS] for line in lines if line[_SECONDS] is not None]
+    seconds = [line[SECONDS] for line in lines if line[SECONDS] is not None]
     cosine = {line["iteration"]: line["cosine"] for line in lines if "cosine" in line}
     end = cosine.get(config.settings.iterations)
     return Row(
@@ -96,7 +94,7 @@ def _row(
 def iterations_to_criterion(
     iterations: Sequence[int], accuracy: Sequence[float], level: float, patience: int
 ) -> int | None:
-    """The first iteration that starts `patience` evaluations in a row at `level` or above."""
+    """Where the first `patience` evaluations in a row at `level` or above begin."""
     streak = 0
     for index, value in enumerate(accuracy):
         streak = streak + 1 if value >= level else 0
@@ -106,14 +104,15 @@ def iterations_to_criterion(
 
 
 def headers(config: Config) -> list[str]:
+    """Titles of the columns, broken so that the table fits into 80 characters."""
     level = f"{100 * config.settings.criterion:g} %"
     return [
         "rule",
         "accuracy",
         "loss",
-        f"iterations to {level}",
-        "ms / iteration",
-        "cosine to BPTT",
+        f"iterations\nto {level}",
+        "ms /\niteration",
+        "cosine\nto BPTT",
     ]
 
 
@@ -140,17 +139,17 @@ def caption(config: Config) -> str:
     settings = config.settings
     return (
         f"{config.task}, preset {config.preset}: mean ± sd over {config.seeds} "
-        f"seed{'s' if config.seeds > 1 else ''} after {settings.iterations} iterations; "
+        f"seed{'s' if config.seeds > 1 else ''}, {settings.iterations} iterations; "
         f"criterion: {settings.patience} evaluations in a row, one every "
-        f"{settings.eval_every} iterations, over the seeds that met it (how many of all); "
+        f"{settings.eval_every} iterations, over the seeds that met it (how many); "
         "time: median, without compilation; cosine of the gradient, start → end."
     )
 
 
 def markdown(config: Config, rows: Sequence[Row]) -> str:
     """The table as a Markdown file."""
-    lines = [headers(config), ["---"] * len(headers(config))]
-    lines += [cells(row, config.seeds) for row in rows]
+    titles = [title.replace("\n", " ") for title in headers(config)]
+    lines = [titles, ["---"] * len(titles), *(cells(row, config.seeds) for row in rows)]
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     broken = "".join(f"\n- {row.diverged}" for row in rows if row.diverged)
     return f"{caption(config)}\n\n{table}\n{broken}"

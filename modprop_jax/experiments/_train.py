@@ -13,9 +13,10 @@ import jax.random as jr
 import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
-from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Int, Key, PRNGKeyArray, PyTree
 
 from .._grad import value_and_grad
+from .._rule import AbstractRule
 from ..diagnostics import alignment
 
 
@@ -24,17 +25,17 @@ Loss = Callable[[Any, Array, Array], tuple[Array, Array]]
 
 
 class Record(NamedTuple):
-    """One evaluation. `loss` and `accuracy` have the shape of the key that `train` got."""
+    """One evaluation; `loss` and `accuracy` have the shape of `train`'s key."""
 
     iteration: int
     loss: np.ndarray
     accuracy: np.ndarray
     seconds: float
-    """Seconds an iteration since the last evaluation, without compilation; NaN at first."""
+    """Per iteration since the last evaluation, without compilation; NaN at first."""
 
 
 class State(eqx.Module):
-    """All that a run carries from one iteration to the next; a leading axis of seeds."""
+    """All that a run carries over an iteration; arrays lead with an axis of seeds."""
 
     model: PyTree
     opt_state: PyTree
@@ -46,9 +47,9 @@ class TrainingDiverged(FloatingPointError):
 
     def __init__(self, label: str, seed: int, iteration: int):
         message = (
-            f"rule {label}, seed {seed}: NaN or infinity in the loss, a gradient or a parameter "
-            f"at iteration {iteration}. Try a smaller learning rate, clipped gradients "
-            "(optax.clip_by_global_norm) or, for ModProp, a smaller mu."
+            f"rule {label}, seed {seed}: NaN or infinity in the loss, a gradient or a "
+            f"parameter at iteration {iteration}. Try a smaller learning rate, clipped "
+            "gradients (optax.clip_by_global_norm) or, for ModProp, a smaller mu."
         )
         FloatingPointError.__init__(self, message)
         self.seed, self.iteration = seed, iteration
@@ -60,36 +61,41 @@ def train(
     loss: Loss,
     optimizer: optax.GradientTransformation,
     *,
-    key: PRNGKeyArray,
+    key: Array,
     iterations: int,
-    rule: Any = None,
+    rule: AbstractRule | None = None,
     evaluate: Data | None = None,
     eval_every: int = 100,
 ) -> tuple[PyTree, list[Record]]:
     """Train a model under a credit rule.
 
-    Data, gradient and optimizer steps between two evaluations are one compiled loop on the device;
-    the host sees results once in `eval_every` iterations.
+    Data, gradient and optimizer steps between two evaluations are one compiled loop on
+    the device; the host sees results once in `eval_every` iterations.
 
     **Arguments:**
 
     - `model`: any equinox model with `RNN` layers.
-    - `data(key) -> (xs, ys)`: a training batch, xs of shape `(T, batch, features)`. Iteration i
-      gets its own key, whatever the rule: two rules with one `key` see the same data.
-    - `loss(model, xs, ys) -> (loss, accuracy)`: scalars; the gradient is that of `loss`.
+    - `data(key) -> (xs, ys)`: a training batch, xs of shape `(T, batch, features)`.
+      Iteration i gets its own key, whatever the rule: two rules with one `key` see the
+      same data.
+    - `loss(model, xs, ys) -> (loss, accuracy)`: scalars; the gradient is that of
+      `loss`.
     - `optimizer`: any optax transformation.
-    - `key`: a PRNG key; or several, of shape `(S,)`, to train S models at once: then the array
-      leaves of `model` have a leading axis S (as `eqx.filter_vmap(make_model)(keys)` makes them).
-      Seeds and batch are spread over all devices.
+    - `key`: a PRNG key; or several, of shape `(S,)`, to train S models at once: then
+      the array leaves of `model` have a leading axis S (as
+      `eqx.filter_vmap(make_model)(keys)` makes them). Seeds and batch are spread over
+      all devices.
     - `iterations`: number of optimizer steps.
     - `rule`: the credit rule of every `RNN` layer; by default each layer's own.
-    - `evaluate(key) -> (xs, ys)`: data to evaluate on, one fixed draw; by default as `data`.
+    - `evaluate(key) -> (xs, ys)`: data to evaluate on, one fixed draw; by default as
+      `data`.
     - `eval_every`: iterations from one evaluation to the next.
 
-    **Returns:** the trained model, and a `Record` for the start and for each evaluation.
+    **Returns:** the trained model, and a `Record` for the start and for each
+    evaluation.
 
-    **Raises:** `TrainingDiverged` as soon as an evaluation finds NaN or infinity in the loss, or
-    in any gradient or parameter since the last one.
+    **Raises:** `TrainingDiverged` as soon as an evaluation finds NaN or infinity in the
+    loss, or in any gradient or parameter since the last one.
 
     **Example:**
 
@@ -113,6 +119,11 @@ def train(
         raise ValueError(
             "train needs iterations >= 0 and eval_every >= 1, but got "
             f"iterations={iterations}, eval_every={eval_every}."
+        )
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim > 1:
+        raise ValueError(
+            "train needs typed keys, jax.random.key(seed), one or a vector of them, but got "
+            f"{key.dtype} of shape {key.shape}."
         )
     single = key.ndim == 0
     arrays, static = eqx.partition(model, eqx.is_array)
@@ -142,30 +153,30 @@ def train(
 
 def initial_state(model: PyTree, optimizer: optax.GradientTransformation) -> State:
     """Iteration 0 of stacked models: the leading axis of every array is the seed."""
-    opt_state = eqx.filter_vmap(
-        lambda m: optimizer.init(eqx.filter(m, eqx.is_inexact_array))
-    )(model)
+    opt_state = eqx.filter_vmap(lambda m: optimizer.init(eqx.filter(m, eqx.is_inexact_array)))(
+        model
+    )
     return State(model, opt_state, jnp.zeros((), jnp.int32))
 
 
 def iterate(
     state: State,
-    keys: PRNGKeyArray,
+    keys: Key[Array, " seeds"],
     *,
     loss: Loss,
     data: Data,
     evaluate: Data,
     optimizer: optax.GradientTransformation,
-    rule: Any,
+    rule: AbstractRule | None,
     iterations: int,
     eval_every: int,
     label: str = "",
 ) -> Iterator[tuple[State, Record]]:
-    """Yield the state at each evaluation; start at iteration 0 or go on from a later state.
+    """Yield the state at each evaluation, from iteration 0 or from a later state on.
 
     Going on from a yielded state gives the same numbers as never having stopped.
     """
-    label = label or type(rule).__name__
+    label = label or ("of each layer" if rule is None else type(rule).__name__)
     data_keys, eval_keys = stream_keys(keys)
     batch = jax.eval_shape(data, keys[0])[0].shape[1]
     mesh = device_mesh(len(keys), batch)
@@ -177,10 +188,11 @@ def iterate(
     iteration = int(state.iteration)
 
     def record(seconds: float) -> Record:
-        values = _evaluate(state.model, eval_keys, loss=loss, data=evaluate)
-        result = Record(iteration, *map(np.asarray, values), seconds)
-        _check(label, ~np.isfinite(result.loss), np.full(len(keys), iteration))
-        return result
+        value, accuracy = map(
+            np.asarray, _evaluate(state.model, eval_keys, loss=loss, data=evaluate)
+        )
+        _check(label, ~np.isfinite(value), np.full(len(keys), iteration))
+        return Record(iteration, value, accuracy, seconds)
 
     if iteration == 0:
         yield state, record(math.nan)
@@ -190,9 +202,7 @@ def iterate(
     while iteration < iterations:
         count = min(eval_every - iteration % eval_every, iterations - iteration)
         began = time.perf_counter()
-        state, broken = jax.block_until_ready(
-            advance(state, data_keys, jnp.int32(count))
-        )
+        state, broken = jax.block_until_ready(advance(state, data_keys, jnp.int32(count)))
         seconds = (time.perf_counter() - began) / count
         iteration += count
         _check(label, np.asarray(broken) >= 0, np.asarray(broken) + 1)
@@ -200,23 +210,31 @@ def iterate(
 
 
 def cosines(
-    model: PyTree, keys: PRNGKeyArray, iteration: int, *, loss: Loss, data: Data, rule: Any
+    model: PyTree,
+    keys: Key[Array, " seeds"],
+    iteration: int,
+    *,
+    loss: Loss,
+    data: Data,
+    rule: AbstractRule,
 ) -> np.ndarray:
-    """Cosine of the rule's gradient to BPTT's, for each seed, on that iteration's batch."""
+    """Cosine of the rule's gradient to BPTT's on that iteration's batch, by seed."""
     data_keys, _ = stream_keys(keys)
     return np.asarray(
         _cosine(model, data_keys, jnp.int32(iteration), loss=loss, data=data, rule=rule)
     )
 
 
-def stream_keys(keys: PRNGKeyArray) -> tuple[PRNGKeyArray, PRNGKeyArray]:
+def stream_keys(
+    keys: Key[Array, " seeds"],
+) -> tuple[Key[Array, " seeds"], Key[Array, " seeds"]]:
     """Keys of the training and of the evaluation data of each seed."""
     pairs = jax.vmap(jr.split)(keys)
     return pairs[:, 0], pairs[:, 1]
 
 
 def device_mesh(seeds: int, batch: int) -> Mesh | None:
-    """Seeds over as many devices as divide them, the batch over the rest if it can be cut so."""
+    """Seeds over as many devices as divide them, the batch over the rest if it fits."""
     devices = jax.device_count()
     along_seeds = math.gcd(seeds, devices)
     rest = devices // along_seeds
@@ -234,13 +252,13 @@ def device_mesh(seeds: int, batch: int) -> Mesh | None:
 @eqx.filter_jit
 def _advance(
     state: State,
-    keys: PRNGKeyArray,
+    keys: Key[Array, " seeds"],
     count: Int[Array, ""],
     *,
     loss: Loss,
     data: Data,
     optimizer: optax.GradientTransformation,
-    rule: Any,
+    rule: AbstractRule | None,
     mesh: Mesh | None,
 ) -> tuple[State, Int[Array, " seeds"]]:
     """`count` iterations of every seed, and the first one that was not finite (or −1).
@@ -260,7 +278,8 @@ def _advance(
                 xs = jax.lax.with_sharding_constraint(xs, over_batch)
             (value, _), grads = gradient(model, xs, ys)
             params = eqx.filter(model, eqx.is_inexact_array)
-            updates, opt_state = optimizer.update(grads, opt_state, params)
+            with jax.numpy_dtype_promotion("standard"):  # optax knows no strict mode
+                updates, opt_state = optimizer.update(grads, opt_state, params)
             model = eqx.apply_updates(model, updates)
             sound = _all_finite((value, grads, eqx.filter(model, eqx.is_inexact_array)))
             broken = jnp.where((broken < 0) & ~sound, i, broken)
@@ -271,24 +290,25 @@ def _advance(
 
     over_seeds = None if mesh is None else "seeds"
     arrays, broken = jax.vmap(one_seed, spmd_axis_name=over_seeds)(arrays, keys)
-    state = State(*eqx.combine(arrays, static), state.iteration + count)
+    model, opt_state = eqx.combine(arrays, static)
+    state = State(model, opt_state, state.iteration + count)
     return (state if mesh is None else _shard(state, mesh)), broken
 
 
 @eqx.filter_jit
-def _evaluate(model: PyTree, keys: PRNGKeyArray, *, loss: Loss, data: Data):
+def _evaluate(model: PyTree, keys: Key[Array, " seeds"], *, loss: Loss, data: Data):
     return eqx.filter_vmap(lambda m, key: loss(m, *data(key)))(model, keys)
 
 
 @eqx.filter_jit
 def _cosine(
     model: PyTree,
-    keys: PRNGKeyArray,
+    keys: Key[Array, " seeds"],
     iteration: Int[Array, ""],
     *,
     loss: Loss,
     data: Data,
-    rule: Any,
+    rule: AbstractRule,
 ):
     def one_seed(model, key):
         xs, ys = data(jr.fold_in(key, iteration))

@@ -1,4 +1,4 @@
-"""Tasks: pure functions of a key that return time-major `(xs, ys)`, and their registry."""
+"""Tasks: pure functions of a key that return time-major `(xs, ys)`; registry."""
 
 from ._delayed_xor import DELAYED_XOR, delayed_xor as delayed_xor
 from ._digits import (

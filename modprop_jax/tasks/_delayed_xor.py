@@ -22,10 +22,10 @@ def delayed_xor(
 ) -> tuple[Float[Array, "T batch 2"], Int[Array, " batch"]]:
     """Two fair bits, each a bump or silence on its channel, `delay` steps apart.
 
-    T = cue + delay + cue. Bit `c_1` shows on channel 0 in the first `cue` steps, `c_2` on channel
-    1 in the last `cue` steps, as `c · amplitude · exp(−s² / 2σ²)` with s = −cue/2 ... cue/2 and
-    σ = cue/4; everywhere on top of `baseline + noise · N(0, 1)`. The label is 1 where
-    `c_1 = c_2` and 0 elsewhere.
+    T = cue + delay + cue. Bit `c_1` shows on channel 0 in the first `cue` steps, `c_2`
+    on channel 1 in the last `cue` steps, as `c · amplitude · exp(−s² / 2σ²)` with s =
+    −cue/2 ... cue/2 and σ = cue/4; everywhere on top of `baseline + noise · N(0, 1)`.
+    The label is 1 where `c_1 = c_2` and 0 elsewhere.
 
     **Arguments:**
 
@@ -72,13 +72,15 @@ DELAYED_XOR = Task(
     readout="last",
     presets={
         "small": Preset(
-            data={"cue": 10, "delay": 40},
+            data={"cue": 10, "delay": 60},
             hidden_size=48,
             excitatory=39,
             cell_options={"tau": 20.0},
-            iterations=1000,
+            iterations=800,
             eval_every=20,
-            learning_rate=3e-3,
+            learning_rate=2e-3,
+            decay=0.8,
+            decay_every=80,
             l2=5e-4,
             criterion=1.0,
         ),

@@ -1,4 +1,4 @@
-"""What an experiment needs to know about a task: a record, and the losses tasks share."""
+"""What an experiment needs to know about a task, and the losses tasks share."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -14,8 +14,9 @@ class Preset:
     """The network, optimizer and schedule of one experiment on a task.
 
     Plain numbers and strings only, so that a run's `config.json` can hold all of it.
-    The learning rate at iteration `i` is `learning_rate * decay ** (i // decay_every)`, the
-    objective is the task's loss + `l2` · ½ Σ‖W‖² over the input, recurrent and readout weights.
+    The learning rate at iteration `i` is `learning_rate * decay ** (i // decay_every)`,
+    the objective is the task's loss + `l2` · ½ Σ‖W‖² over the input, recurrent and
+    readout weights.
     """
 
     hidden_size: int
@@ -26,7 +27,7 @@ class Preset:
     cell_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Further keyword arguments of the cell, such as `{"tau": 100.0}`."""
     excitatory: int | None = None
-    """Dale's law: the first `excitatory` neurons are +, the others −. None: free signs."""
+    """Dale's law: the first `excitatory` neurons are +, all others −; None: no law."""
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Keyword arguments of the task's generators, such as `{"delay": 700}`."""
     batch: int = 32
@@ -46,10 +47,11 @@ class Preset:
 class Task:
     """A task as the experiments see it; add yours to `modprop_jax.tasks.TASKS`.
 
-    - `batch(key, size, **options) -> (xs, ys)`: a training batch, xs `(T, size, features)`.
+    - `batch(key, size, **options) -> (xs, ys)`: a training batch, xs `(T, size,
+      features)`.
     - `evaluation(key, **options) -> (xs, ys)`: held-out or fresh data to evaluate on.
-    - `loss(outputs, ys) -> (loss, accuracy)`: both scalars. A task that has no accuracy returns
-      a score that grows with success (such as R²) in its place.
+    - `loss(outputs, ys) -> (loss, accuracy)`: both scalars. A task that has no accuracy
+      returns a score that grows with success (such as R²) in its place.
     - `readout`: whether `outputs` holds the `"last"` step only, `(size, out_size)`, or
       `"every"` step, `(T, size, out_size)`.
     """
@@ -65,9 +67,7 @@ class Task:
 
     def in_size(self, preset: Preset) -> int:
         """Number of input features under the preset's data options."""
-        xs, _ = jax.eval_shape(
-            lambda key: self.batch(key, 1, **preset.data), jax.random.key(0)
-        )
+        xs, _ = jax.eval_shape(lambda key: self.batch(key, 1, **preset.data), jax.random.key(0))
         return xs.shape[-1]
 
 
@@ -77,5 +77,5 @@ def cross_entropy(
     """Softmax cross-entropy, in nats, and accuracy: both means over all of `*batch`."""
     log_p = jax.nn.log_softmax(logits)
     picked = jnp.take_along_axis(log_p, labels[..., None], axis=-1)
-    correct = jnp.argmax(logits, axis=-1) == labels
+    correct = jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels
     return -jnp.mean(picked), jnp.mean(correct, dtype=logits.dtype)

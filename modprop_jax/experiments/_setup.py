@@ -1,0 +1,61 @@
+"""From a configuration to the functions that train it."""
+
+import functools
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+from jaxtyping import Array, Key
+
+from ..tasks import Preset, TASKS
+from ._config import Config
+from ._network import build_network, build_optimizer
+from ._train import Data, initial_state, Loss, State
+
+
+class Setup(NamedTuple):
+    """What all rules of a configuration share."""
+
+    start: Callable[[Key[Array, " seeds"]], State]
+    loss: Loss
+    data: Data
+    evaluate: Data
+    optimizer: optax.GradientTransformation
+
+
+def setup(config: Config) -> Setup:
+    """The same objects for the same settings: compiled functions are kept by their identity."""
+    return _setup(config.task, json.dumps(config.to_dict()["settings"], sort_keys=True))
+
+
+def seed_keys(config: Config) -> tuple[Key[Array, " seeds"], Key[Array, " seeds"]]:
+    """Keys of the initial weights and of the training; seed s has the same in any run."""
+    pairs = jax.vmap(lambda seed: jr.split(jr.key(seed)))(jnp.arange(config.seeds))
+    return pairs[:, 0], pairs[:, 1]
+
+
+@functools.lru_cache(maxsize=16)
+def _setup(task_name: str, settings: str) -> Setup:
+    task, preset = TASKS[task_name], Preset(**json.loads(settings))
+    optimizer = build_optimizer(preset)
+
+    @eqx.filter_jit
+    def start(keys: Key[Array, " seeds"]) -> State:
+        models = eqx.filter_vmap(lambda key: build_network(task, preset, key))(keys)
+        return initial_state(models, optimizer)
+
+    def loss(model: Any, xs: Array, ys: Array) -> tuple[Array, Array]:
+        return task.loss(model(xs), ys)
+
+    return Setup(
+        start,
+        loss,
+        functools.partial(task.batch, batch=preset.batch, **preset.data),
+        functools.partial(task.evaluation, **preset.data),
+        optimizer,
+    )

@@ -1,0 +1,309 @@
+"""Experiments: the loop, `compare`, what survives a kill, and the command line."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+
+from modprop_jax import EProp, LeakyCell, optim, Readout, RNN
+from modprop_jax.experiments import (
+    build_rule,
+    compare,
+    main,
+    Network,
+    resume,
+    train,
+    trained,
+    TrainingDiverged,
+)
+from modprop_jax.experiments._summary import iterations_to_criterion
+from modprop_jax.experiments._train import iterate
+from modprop_jax.tasks import cross_entropy
+
+
+TINY = {"batch": 4, "hidden_size": 8, "data": {"cue": 4, "delay": 3}}
+
+
+def _data(key):
+    xs = jr.bernoulli(key, shape=(5, 8, 2))
+    return xs.astype(float), (xs[0, :, 0] == xs[-1, :, 1]).astype(int)
+
+
+def _loss(model, xs, ys):
+    return cross_entropy(model(xs), ys)
+
+
+@eqx.filter_jit
+def _network(key):
+    k1, k2 = jr.split(key)
+    return Network(RNN(LeakyCell(2, 6, tau=3.0, key=k1)), Readout(6, 2, key=k2))
+
+
+def _without_times(folder):
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [{k: v for k, v in x.items() if "seconds" not in k} for x in lines]
+
+
+def _command(*arguments, **environment):
+    code = "import sys; from modprop_jax.experiments import main; sys.exit(main())"
+    precision = {"JAX_ENABLE_X64": str(int(jax.config.jax_enable_x64))}  # pyright: ignore
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env=os.environ | precision | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_train_side_by_side_is_plain_adam_for_each():
+    """Two seeds at once, against the same steps written out for each."""
+    keys, optimizer = jr.split(jr.key(0), 2), optax.adam(1e-2)
+    alone = [_network(key) for key in keys]
+    start = jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone)
+    found, history = train(start, _data, _loss, optimizer, key=keys, iterations=5, eval_every=3)
+    assert [record.iteration for record in history] == [0, 3, 5]
+    assert history[0].loss.shape == (2,) and np.isnan(history[0].seconds)
+
+    @eqx.filter_jit
+    def step(model, state, key):
+        (_, _), grads = eqx.filter_value_and_grad(_loss, has_aux=True)(model, *_data(key))
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = optimizer.update(grads, state)
+        return eqx.apply_updates(model, updates), state
+
+    for seed, (key, model) in enumerate(zip(keys, alone)):
+        state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+        for i in range(5):
+            model, state = step(model, state, jr.fold_in(jr.split(key)[0], i))
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(model)):
+            np.testing.assert_allclose(a[seed], b, rtol=1e-4, atol=1e-6)
+
+
+def test_train_stops_at_nan_and_names_it():
+    def poisoned(key):
+        xs, ys = _data(key)
+        bad = jr.fold_in(jr.split(jr.key(7))[0], 4)
+        hit = jnp.all(jr.key_data(key) == jr.key_data(bad))
+        return jnp.where(hit, jnp.asarray(jnp.nan, xs.dtype), xs), ys
+
+    with pytest.raises(TrainingDiverged, match="rule EProp, seed 0.* iteration 5") as e:
+        train(
+            _network(jr.key(0)),
+            poisoned,
+            _loss,
+            optax.sgd(1e-2),
+            key=jr.key(7),
+            iterations=8,
+            rule=EProp(),
+            eval_every=8,
+        )
+    assert (e.value.seed, e.value.iteration) == (0, 5)
+    assert "mu" in str(e.value)
+
+
+def test_dale_clips_the_step_and_only_that():
+    weight = jnp.asarray([[1.0, -1.0, 0.5], [0.2, -0.3, 0.0]])
+    update = jnp.asarray([[-0.5, 0.5, -0.6], [-0.3, 0.4, -1.0]])
+    transform = optim.dale((1, -1, 1))
+    clipped, _ = transform.update(update, transform.init(weight), weight)
+    stepped = np.asarray(optax.apply_updates(weight, clipped))
+    expected = np.maximum((weight + update) * np.array([[1.0, -1.0, 1.0]]), 0)
+    np.testing.assert_allclose(stepped, expected * [[1, -1, 1]])
+    np.testing.assert_array_equal(np.asarray(clipped)[0, :2], update[0, :2])
+    with pytest.raises(ValueError, match="3 presynaptic signs"):
+        transform.update(update.T, transform.init(weight), weight.T)
+    with pytest.raises(ValueError, match=r"\+1 or -1"):
+        optim.dale((1, 0))
+    with pytest.raises(ValueError, match="params"):
+        transform.update(update, transform.init(weight))
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory):
+    return compare(
+        "delayed_xor",
+        ("modprop:mu=0.5", "bptt"),
+        seeds=2,
+        out=tmp_path_factory.mktemp("runs") / "whole",
+        quiet=True,
+        iterations=40,
+        eval_every=2,
+        **TINY,
+    )
+
+
+def test_compare_trains_the_same_start_on_the_same_data(comparison):
+    first = {m["rule"]: m for m in comparison.metrics if m["iteration"] == 0}
+    last = {m["rule"]: m for m in comparison.metrics if m["iteration"] == 40}
+    assert first["bptt"]["loss"] == first["modprop:mu=0.5"]["loss"]
+    assert last["bptt"]["loss"] != last["modprop:mu=0.5"]["loss"]
+    assert len(comparison.metrics) == 2 * 21
+    np.testing.assert_allclose(first["bptt"]["cosine"], 1, rtol=1e-6)
+    assert all(0 < cosine < 1 - 1e-6 for cosine in first["modprop:mu=0.5"]["cosine"])
+
+
+def test_compare_writes_its_results(comparison):
+    folder = comparison.folder
+    config = json.loads((folder / "config.json").read_text())
+    assert config["settings"]["batch"] == 4 and config["settings"]["excitatory"] in (6, 7)
+    assert {"jax", "modprop_jax"} <= set(config["environment"]["versions"])
+    row = comparison.rows[0]
+    lines = [m for m in comparison.metrics if m["rule"] == row.rule]
+    assert row.loss is not None and row.seconds is not None
+    np.testing.assert_allclose(row.loss.mean, np.mean(lines[-1]["loss"]))
+    np.testing.assert_allclose(row.loss.sd, np.std(lines[-1]["loss"], ddof=1))
+    table = (folder / "table.md").read_text()
+    assert "| modprop:mu=0.5 |" in table and f"{row.loss.mean:.3f}" in table
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_trained_networks_obey_dale(comparison):
+    networks = trained(comparison.folder, "bptt")
+    excitatory = comparison.config.settings.excitatory
+    cell = networks.rnn.cell
+    assert isinstance(cell, LeakyCell)
+    for weight in (cell.weight_rec, networks.readout.weight):
+        assert weight.shape[0] == 2
+        assert (weight[..., :excitatory] >= 0).all() and (weight[..., :excitatory] > 0).any()
+        assert (weight[..., excitatory:] <= 0).all() and (weight[..., excitatory:] < 0).any()
+    with pytest.raises(ValueError, match="no checkpoint of rule 'eprop'"):
+        trained(comparison.folder, "eprop")
+
+
+def _copy_of(comparison, folder, **changes):
+    """A folder with the module's run still to be done."""
+    config = json.loads((comparison.folder / "config.json").read_text()) | changes
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_killed_and_resumed_equals_uninterrupted(comparison, tmp_path):
+    """SIGKILL a copy of the module's run in its first rule; then go on from what is left."""
+    folder = _copy_of(comparison, tmp_path / "killed")
+    metrics = folder / "metrics.jsonl"
+    process = _command("compare", "--resume", folder)
+    try:
+        deadline = time.monotonic() + 120
+        while not (metrics.exists() and metrics.read_text().count("\n") >= 3):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.communicate()
+    whole = _without_times(comparison.folder)
+    assert 3 <= len(_without_times(folder)) < len(whole) / 2
+    # Of a kill between two writes: a line beyond the checkpoint, and half a line.
+    with open(metrics, "a") as file:
+        file.write('{"rule": "bptt", "iteration": 4, "loss": [0.0, 0.0]}\n')
+        file.write('{"rule": "modprop:mu=0.5", "iteration": 40, "loss": [0')
+    result = resume(folder, quiet=True)
+    assert _without_times(folder) == whole
+    assert [row.loss for row in result.rows] == [row.loss for row in comparison.rows]
+    for rule in comparison.config.rules:
+        again, before = trained(folder, rule), trained(comparison.folder, rule)
+        for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(before)):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_seeds_and_batch_spread_over_devices(comparison, tmp_path):
+    folder = _copy_of(comparison, tmp_path / "spread", rules=["bptt"])
+    flags = "--xla_force_host_platform_device_count=4"
+    process = _command("compare", "--resume", folder, XLA_FLAGS=flags)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "device: 4 x" in output and "devices changed" in output
+    alone = [m for m in comparison.metrics if m["rule"] == "bptt"]
+    for one, many in zip(alone, _without_times(folder), strict=True):
+        np.testing.assert_allclose(one["loss"], many["loss"], rtol=1e-4)
+
+
+def test_diverging_rule_is_stopped_and_the_others_go_on(comparison, tmp_path, capsys, monkeypatch):
+    def iterate_or_diverge(*arguments, label, **options):
+        for state, record in iterate(*arguments, label=label, **options):
+            if label != "bptt" and record.iteration > 5:
+                raise TrainingDiverged(label, 1, 6)
+            yield state, record
+
+    monkeypatch.setattr("modprop_jax.experiments._compare.iterate", iterate_or_diverge)
+    folder = _copy_of(comparison, tmp_path / "diverging")
+    assert main(["compare", "--resume", str(folder)]) == 1
+    printed = capsys.readouterr().out
+    assert "stopped: rule modprop:mu=0.5, seed 1: NaN or infinity" in printed
+    assert "iteration 6" in printed and "smaller learning rate" in printed
+    assert "iteration 6" in (folder / "table.md").read_text()
+    lines = _without_times(folder)
+    assert lines[-1] == _without_times(comparison.folder)[-1]
+    assert [m["iteration"] for m in lines if m["rule"] != "bptt"] == [0, 2, 4]
+
+
+def test_iterations_to_criterion():
+    at, good = range(0, 70, 10), [1.0, 0.5, 1.0, 1.0, 1.0, 0.9, 1.0]
+    assert iterations_to_criterion(at, good, 1.0, 3) == 20
+    assert iterations_to_criterion(at, good, 1.0, 4) is None
+    assert iterations_to_criterion(at, good, 0.9, 4) == 20
+
+
+def test_rules_by_name():
+    types = (0, 1, 1)
+    assert float(build_rule("modprop:mu=0.5", types, mu=0.1).mu) == 0.5
+    assert float(build_rule("modprop", types, mu=0.1).mu) == 0.1
+    assert build_rule("modprop", types, mu=0.1).types == types
+    assert build_rule("modprop_cell", types, mu=0.1).types is None
+    assert build_rule("mdgl_diffuse", types, mu=0.1).diffuse
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ("compair", "unknown command 'compair'; .*Did you mean 'compare'"),
+        ("compare delayed_xr", "unknown task .* Did you mean 'delayed_xor'"),
+        ("compare delayed_xor --rules modprp", "unknown rule .* mean 'modprop'"),
+        ("compare delayed_xor --rules modprop:nu=1", "unknown modprop option 'nu'"),
+        ("compare delayed_xor --rules modprop:mu=x", "needs a number, but got 'x'"),
+        ("compare delayed_xor --rules bptt bptt", "'bptt' is given twice"),
+        ("compare delayed_xor --preset big", "'big'; possible: small, published"),
+        ("compare delayed_xor --seed 3", "unknown option '--seed'.*mean '--seeds'"),
+        ("compare delayed_xor --seeds 0", "seeds must be greater than 0"),
+        ("compare", "name either a task"),
+        ("compare --resume nowhere", "nowhere holds no run"),
+        ("compare --resume nowhere --mu 1", "takes no other option, but got --mu"),
+    ],
+)
+def test_usage_errors_are_one_line(arguments, message, capsys):
+    assert main(arguments.split()) == 2
+    captured = capsys.readouterr()
+    assert not captured.out and captured.err.count("\n") == 1
+    assert captured.err.startswith("modprop-jax: ")
+    assert re.search(message, captured.err)
+
+
+def test_command_line_from_a_shell():
+    started = {
+        "list": _command("list"),
+        "help": _command("compare", "--help"),
+        "wrong": _command("compare", "delayed_xor", "--rulez", "bptt"),
+    }
+    output = {name: process.communicate() for name, process in started.items()}
+    codes = {name: process.returncode for name, process in started.items()}
+    assert codes == {"list": 0, "help": 0, "wrong": 2}
+    for name in ("delayed_xor", "sequential_digits", "leaky", "rate", "modprop", "rtrl"):
+        assert f"\n  {name} " in output["list"][0]
+    for word in ("--rules", "--resume", "Example", "(default: small)"):
+        assert word in output["help"][0]
+    assert "Did you mean '--rules'" in output["wrong"][1]
+    assert "Traceback" not in output["wrong"][1]
