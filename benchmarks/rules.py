@@ -55,7 +55,7 @@ def plain_loss(model, xs, ys):
     return jnp.mean((readout(zs) - ys) ** 2)
 
 
-def programs(n: int, steps: int, batch: int) -> dict:
+def programs(n: int, steps: int, batch: int) -> dict[str, tuple]:
     """The gradients to time, as `name: (function, arguments)`; the first is the yardstick."""
     keys = jr.split(jr.key(0), 4)
     cell = mpj.LeakyCell(INPUTS, n, tau=20.0, key=keys[0])
@@ -70,7 +70,7 @@ def programs(n: int, steps: int, batch: int) -> dict:
         "ModProp, types": mpj.ModProp(0.25, types(n)),
     }
     plain = mpj.RNN(cell), readout
-    found = {"plain": (eqx.filter_value_and_grad(plain_loss), (plain, xs, ys))}
+    found: dict[str, tuple] = {"plain": (eqx.filter_value_and_grad(plain_loss), (plain, xs, ys))}
     for name, rule in rules.items():
         model = mpj.RNN(cell, rule=rule), readout
         found[name] = mpj.value_and_grad(offline_loss), (model, xs, ys)
@@ -110,6 +110,7 @@ def measure(n: int, steps: int, batch: int, runs: int) -> list[dict]:
     for name, (program, _) in compiled.items():
         ratios = [a / b for a, b in zip(seconds[name], seconds["plain"])]
         memory = program.memory_analysis()
+        assert memory is not None
         rows.append(
             {
                 "n": n,

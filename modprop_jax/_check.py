@@ -5,6 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import PyTree
 
 from ._cell import AbstractCell, Filtered
@@ -102,7 +103,7 @@ def _check_closure(cell: AbstractCell, state: PyTree, xs: Any) -> None:
         return eqx.filter((state, cell.emit(state)), eqx.is_array)
 
     closed = jax.make_jaxpr(run)(arrays).consts
-    traced = [c for c in closed if isinstance(c, jax.core.Tracer) and eqx.is_inexact_array(c)]
+    traced = [c for c in closed if isinstance(c, Tracer) and eqx.is_inexact_array(c)]
     if traced:
         raise ValueError(
             f"{type(inner).__name__} closes over a traced array of shape {traced[0].shape}, which "

@@ -47,9 +47,7 @@ class Readout(eqx.Module):
         - `key`: for `W, B ~ N(0, 1/in_size)`.
         """
         if feedback not in ("symmetric", "random"):
-            raise ValueError(
-                f'feedback must be "symmetric" or "random", but is {feedback!r}.'
-            )
+            raise ValueError(f'feedback must be "symmetric" or "random", but is {feedback!r}.')
         key, feedback_key = jr.split(key)
         scale = 1 / math.sqrt(in_size)
         self.weight = scale * jr.normal(key, (out_size, in_size))

@@ -32,9 +32,7 @@ class RNN(eqx.Module):
         self.cell = cell
         self.rule = rule
 
-    def init(
-        self, batch_shape: tuple[int, ...] = (), *, key: PRNGKeyArray | None = None
-    ) -> Carry:
+    def init(self, batch_shape: tuple[int, ...] = (), *, key: PRNGKeyArray | None = None) -> Carry:
         """A carry with no past, for streaming."""
         return self.rule.init(self.cell, self.cell.init(batch_shape), key=key)
 

@@ -1,5 +1,6 @@
 """`scan`: a cell over a segment of time, with a credit rule as its derivative."""
 
+import functools
 import math
 from typing import Any
 
@@ -63,10 +64,14 @@ def scan(
     check_scan(cell, carry, xs, rule, chunk)
     spec = explicit_batch(xs)
     streaming = isinstance(carry, Carry)
-    args = (carry.state, carry.trace) if streaming else (carry, None)
-    args = *args, xs, cell, rule, streaming, chunk, unroll
-    state, trace, zs = with_auto_axes(_scan, spec, *args) if spec is not None else _scan(*args)
-    return (Carry(state, trace, carry.made_by) if streaming else state), zs
+    run = functools.partial(_scan, streaming=streaming, chunk=chunk, unroll=unroll)
+    if spec is not None:
+        run = functools.partial(with_auto_axes, run, spec)
+    if isinstance(carry, Carry):
+        state, trace, zs = run(carry.state, carry.trace, xs, cell, rule)
+        return Carry(state, trace, carry.made_by), zs
+    state, _, zs = run(carry, None, xs, cell, rule)
+    return state, zs
 
 
 def _scan(
@@ -75,6 +80,7 @@ def _scan(
     xs: Array,
     cell: AbstractCell,
     rule: AbstractRule,
+    *,
     streaming: bool,
     chunk: int | None,
     unroll: int,
@@ -82,7 +88,7 @@ def _scan(
     """`(state, trace, zs)` after the segment; `value` is the trace before it."""
     state, value = stop((state, value)) if streaming else (state, value)
     trace = rule.trace(cell) if streaming else None
-    prepared = stop(rule.prepare(inner_cell(cell)))
+    prepared = rule.prepare(inner_cell(cell))
     cell = cell.effective()
     inner, batch = inner_cell(cell), xs.shape[1:-1]
     xs = xs.astype(jnp.result_type(*_floats(state)))

@@ -4,6 +4,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from .._static import FrozenArray
@@ -42,7 +43,7 @@ class FunctionCell(AbstractCell):
         - `emit`: pure function `state -> z`; the state itself by default.
         """
         self.params = params
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(state)):
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(state)):
             raise ValueError(
                 "FunctionCell's initial state is a constant, but a traced array came: make the "
                 "cell outside of the transformed function, or pass a bare state to scan."

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._static import Constant, constant, numeric
@@ -66,7 +67,7 @@ class LeakyCell(NeuronCell):
                 f"tau must be one value or one for each of the {hidden_size} neurons, "
                 f"but has shape {np.shape(tau)}."
             )
-        if not isinstance(tau, jax.core.Tracer) and not np.all(np.asarray(tau) > 0):
+        if not isinstance(tau, Tracer) and not np.all(np.asarray(tau) > 0):
             raise ValueError(f"tau must be positive, but holds {np.min(tau)}.")
         self.tau = constant(tau)
         self.dt = float(dt)

@@ -32,9 +32,7 @@ class AbstractRule(eqx.Module):
     derives the offline gradient, and the trace that `trace` names derives streaming.
     """
 
-    def init(
-        self, cell: AbstractCell, state: PyTree, *, key: PRNGKeyArray | None = None
-    ) -> Carry:
+    def init(self, cell: AbstractCell, state: PyTree, *, key: PRNGKeyArray | None = None) -> Carry:
         """The carry of no past: this state, and an empty trace."""
         del key
         self.check(cell)
@@ -46,12 +44,12 @@ class AbstractRule(eqx.Module):
     def check(self, cell: AbstractCell) -> None:
         """Raise a ValueError if the rule can't serve this cell."""
 
-    def prepare(self, cell: AbstractCell) -> PyTree:
+    def prepare(self, cell: Any) -> PyTree:
         """What depends on the weights alone (masks, type means); made once a call."""
         del cell
         return ()
 
-    def extra(self, cell: AbstractCell, batch_shape: tuple[int, ...]) -> PyTree:
+    def extra(self, cell: Any, batch_shape: tuple[int, ...]) -> PyTree:
         """Zeros shaped as `Credit.extra`."""
         del cell, batch_shape
         return ()

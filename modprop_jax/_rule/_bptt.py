@@ -1,4 +1,3 @@
-
 from jaxtyping import Array, PyTree
 
 from .._cell import AbstractCell, NeuronCell
@@ -68,5 +67,3 @@ class RTRL(AbstractRule):
     def step(self, cell: AbstractCell, state: PyTree, x: Array) -> PyTree:
         """The cell's own step."""
         return cell.step(state, x)
-
-

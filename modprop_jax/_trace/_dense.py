@@ -25,9 +25,7 @@ class Dense(AbstractTrace):
         inner = inner_cell(cell)
         batch = batch_shape(inner, state)
         rows = _flat(boundary(rule, cell, state, batch), len(batch)).shape[-1]
-        return jax.tree.map(
-            lambda p: jnp.zeros((rows, *batch, *p.shape), p.dtype), inexact(inner)
-        )
+        return jax.tree.map(lambda p: jnp.zeros((rows, *batch, *p.shape), p.dtype), inexact(inner))
 
     def contract(self, cell: Any, trace: PyTree, credit: Credit) -> PyTree:
         """`Σ_rows,batch credit[row] M[row]`."""

@@ -42,9 +42,7 @@ class Presynaptic(AbstractTrace):
         if self.types is None:
             return [slice(None)]
         groups = [np.flatnonzero(np.equal(self.types, a)) for a in range(max(self.types) + 1)]
-        return [
-            slice(g[0], g[-1] + 1) if g[-1] - g[0] + 1 == g.size else g for g in groups
-        ]
+        return [slice(g[0], g[-1] + 1) if g[-1] - g[0] + 1 == g.size else g for g in groups]
 
     @property
     def _neuron(self) -> PerSynapse:

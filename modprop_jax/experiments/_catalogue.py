@@ -54,7 +54,7 @@ RULES: dict[str, RuleEntry] = {
     ),
 }
 
-DEFAULT_RULES = ("modprop", "mdgl", "eprop", "bptt")
+DEFAULT_RULES = ("modprop", "modprop_cell", "mdgl", "eprop", "bptt")
 
 
 def build_rule(text: str, types: tuple[int, ...], **defaults: Any) -> Any:
