@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -12,6 +11,7 @@ from ._cell import AbstractCell, Filtered, NeuronCell
 from ._credit import Credit, Record
 from ._reverse import reverse
 from ._tree import add, inexact, materialise, pullback
+from ._vjp import with_derivative
 
 
 def forward(
@@ -41,96 +41,66 @@ def plain(
     return last, zs, Record(before, states, None, xs)
 
 
-# filter_custom_vjp differentiates its first argument only, and what is closed over or passed
-# beside it has silently no (meta-)gradient: everything with arrays goes into one pack.
-
-
-@eqx.filter_custom_vjp
-def segment(pack, *, chunk, unroll):
+def segment(pack: tuple, *, chunk: int, unroll: int) -> tuple[PyTree, Array, Record]:
     """`forward`, whose derivative is the rule's: pack = (cell, before, extra, xs, rule, prepared).
 
     `extra` is zeros; its cotangent is the rule's extra credit at the start.
     """
-    del chunk
-    cell, before, _, xs, _, _ = pack
-    return forward(cell, before, xs, unroll)
+
+    def run(pack):
+        cell, before, _, xs, _, _ = pack
+        out = forward(cell, before, xs, unroll)
+        return out, out[2]
+
+    def backward(pack, record, cotangents):
+        cell, before, extra, _, rule, prepared = pack
+        ct_last, ct_zs, _ = cotangents
+        if ct_zs is None:
+            zs = jax.eval_shape(cell.emit, record.states)
+            ct_zs = jnp.zeros(zs.shape, zs.dtype)
+        ct_last = materialise(ct_last, before) if jax.tree.leaves(ct_last) else None
+        zero = Credit(jax.tree.map(jnp.zeros_like, inexact(before)), extra)
+        gradient, credit, ct_xs = reverse(rule, cell, prepared, record, ct_zs, ct_last, zero, chunk)
+        return gradient, credit.state, credit.extra, ct_xs, *_nothing((rule, prepared))
+
+    return with_derivative(run, backward)(pack)
 
 
-@segment.def_fwd
-def _segment_fwd(perturbed, pack, *, chunk, unroll):
-    del perturbed, chunk
-    cell, before, _, xs, _, _ = pack
-    # not `segment`, whose record takes no cotangent: second derivatives go through it
-    out = forward(cell, before, xs, unroll)
-    return out, out[2]
-
-
-@segment.def_bwd
-def _segment_bwd(record, cotangents, perturbed, pack, *, chunk, unroll):
-    del perturbed, unroll
-    cell, before, extra, xs, rule, prepared = pack
-    ct_last, ct_zs, _ = cotangents
-    if ct_zs is None:
-        zs = jax.eval_shape(cell.emit, record.states)
-        ct_zs = jnp.zeros(zs.shape, zs.dtype)
-    ct_last = materialise(ct_last, before) if jax.tree.leaves(ct_last) else None
-    zero = Credit(jax.tree.map(jnp.zeros_like, inexact(before)), extra)
-    gradient, credit, ct_xs = reverse(rule, cell, prepared, record, ct_zs, ct_last, zero, chunk)
-    nothing = jax.tree.map(lambda _: None, (rule, prepared))
-    return gradient, credit.state, credit.extra, ct_xs, *nothing
-
-
-@eqx.filter_custom_vjp
-def past(pack):
+def past(pack: tuple) -> Credit:
     """The start of a segment, whose derivative is the trace: pack = (cell, start, value, trace).
 
     `start` is a `Credit`-shaped state; no cotangent goes further back.
     """
-    return pack[1]
+
+    def backward(pack, _, credit):
+        cell, start, value, trace = pack
+        gradient = trace.contract(cell, value, Credit(*materialise(credit, start)))
+        return gradient, *_nothing((start, value, trace))
+
+    return with_derivative(lambda pack: (pack[1], ()), backward)(pack)
 
 
-@past.def_fwd
-def _past_fwd(perturbed, pack):
-    del perturbed
-    return pack[1], None
-
-
-@past.def_bwd
-def _past_bwd(residuals, credit, perturbed, pack):
-    del residuals, perturbed
-    cell, start, value, trace = pack
-    gradient = trace.contract(cell, value, Credit(*materialise(credit, start)))
-    return gradient, *jax.tree.map(lambda _: None, (start, value, trace))
-
-
-@eqx.filter_custom_vjp
-def landing(pack):
+def landing(pack: tuple) -> Credit:
     """The end of a one-step segment, whose derivative is the trace that includes the step.
 
     pack = (cell, end, xs, (whole cell, record, value, trace, rule, prepared)).
     """
-    return pack[1]
+
+    def backward(pack, _, credit):
+        cell, end, _, rest = pack
+        whole, record, value, trace, rule, prepared = rest
+        credit = Credit(*materialise(credit, end))
+        gradient = trace.contract(cell, value, rule.arrive(cell, prepared, credit))
+        total = credit.state
+        if isinstance(whole, Filtered):
+            _, gain = whole.coefficients(credit.filter)
+            (emitted,) = pullback(cell.emit, end.state)(gain * credit.filter)
+            total = add(total, emitted)
+        (drive,) = pullback(lambda d: cell.integrate(record.before, d), record.drives[0])(total)
+        return gradient, _nothing(end), (drive @ cell.weight_in)[None], _nothing(rest)
+
+    return with_derivative(lambda pack: (pack[1], ()), backward)(pack)
 
 
-@landing.def_fwd
-def _landing_fwd(perturbed, pack):
-    del perturbed
-    return pack[1], None
-
-
-@landing.def_bwd
-def _landing_bwd(residuals, credit, perturbed, pack):
-    del residuals, perturbed
-    cell, end, _, rest = pack
-    whole, record, value, trace, rule, prepared = rest
-    credit = Credit(*materialise(credit, end))
-    gradient = trace.contract(cell, value, rule.arrive(cell, prepared, credit))
-    total = credit.state
-    if isinstance(whole, Filtered):
-        _, gain = whole.coefficients(credit.filter)
-        (emitted,) = pullback(cell.emit, end.state)(gain * credit.filter)
-        total = add(total, emitted)
-    (drive,) = pullback(lambda d: cell.integrate(record.before, d), record.drives[0])(total)
-    ct_xs = (drive @ cell.weight_in)[None]
-    end, rest = jax.tree.map(lambda _: None, (end, rest))
-    return gradient, end, ct_xs, rest
+def _nothing(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda _: None, tree)

@@ -43,7 +43,7 @@ def materialise(tangents: PyTree, like: PyTree) -> PyTree:
     """Cotangents with every None (a symbolic zero) written out as zeros."""
     like = inexact(like)
     return jax.tree.map(
-        lambda t, x: jnp.zeros_like(x) if t is None else t,
+        lambda t, x: jnp.zeros_like(x) if t is None and x is not None else t,
         tangents,
         like,
         is_leaf=lambda t: t is None,

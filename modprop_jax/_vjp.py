@@ -1,0 +1,56 @@
+"""A function with a derivative of its own, for any pytree."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
+from jaxtyping import PyTree
+
+
+def with_derivative(
+    run: Callable[[Any], tuple[PyTree, PyTree]], backward: Callable[[Any, Any, Any], PyTree]
+) -> Callable[[Any], PyTree]:
+    """The first output of `run(pack) -> (out, residuals)`, with `backward` as its derivative.
+
+    `backward(pack, residuals, cotangents)` returns the cotangents of the pack, None where there is
+    none; it gets None for a cotangent that is zero. All arrays go into the pack: what is closed
+    over has no gradient, nor a meta-gradient. (`eqx.filter_custom_vjp` does this too, but refuses
+    integer arrays, such as refractory counters, that come out of another such function.)
+    """
+
+    def call(pack):
+        arrays, static = eqx.partition(pack, eqx.is_array)
+
+        @jax.custom_vjp
+        def primal(arrays):
+            return run(eqx.combine(arrays, static))[0]
+
+        def forward(arrays):
+            arrays = jax.tree.map(lambda p: p.value, arrays, is_leaf=_is_primal)
+            out, residuals = run(eqx.combine(arrays, static))
+            return out, (arrays, residuals)
+
+        def reverse(saved, cotangents):
+            arrays, residuals = saved
+            given = jax.tree.map(_none_if_zero, cotangents, is_leaf=_is_zero)
+            return (backward(eqx.combine(arrays, static), residuals, given),)
+
+        primal.defvjp(forward, reverse, symbolic_zeros=True)
+        return primal(arrays)
+
+    return call
+
+
+def _is_primal(node: Any) -> bool:
+    return isinstance(node, CustomVJPPrimal)
+
+
+def _is_zero(cotangent: Any) -> bool:
+    return isinstance(cotangent, SymbolicZero)
+
+
+def _none_if_zero(cotangent: Any) -> Any:
+    integer = not _is_zero(cotangent) and cotangent.dtype == jax.dtypes.float0
+    return None if integer or _is_zero(cotangent) else cotangent
