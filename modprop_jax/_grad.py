@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 from ._rnn import RNN
 from ._rule import AbstractRule
 from ._sharding import loop_start
-from ._tree import add, inexact, slice_time, stop, zeros
+from ._tree import accumulate, accumulator, as_dtypes, inexact, slice_time, stop
 
 
 def with_rule(
@@ -108,11 +108,12 @@ def online_value_and_grad(
         def one(sums, seen):
             (loss, carry), gradients = sums
             (more, carry), fresh = gradient(model, carry, *seen)
-            return (loss + more, carry), add(gradients, fresh)
+            return (loss + more, carry), accumulate(gradients, fresh)
 
         dtype = _loss_dtype(segment_loss, model, carry, xs, ys, segment)
-        start = (jnp.zeros((), dtype), stop(carry)), zeros(model)
-        value, gradients = _over_segments(one, start, (xs, ys), segment)
+        start = (jnp.zeros((), dtype), stop(carry)), accumulator(model)
+        value, sums = _over_segments(one, start, (xs, ys), segment)
+        gradients = as_dtypes(sums, model)
         return _checked(value, gradients) if check else (value, gradients)
 
     return wrapped

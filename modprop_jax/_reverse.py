@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 from ._cell import AbstractCell, Filtered, NeuronCell
 from ._credit import Credit, Point, Record
 from ._sharding import batch_groups
-from ._tree import inexact, pullback, slice_time
+from ._tree import accumulate, accumulator, as_dtypes, pullback, slice_time
 
 
 def transport(
@@ -129,13 +129,13 @@ def reverse(
         credit, gradient, ct_xs = piece(credit, pending, points, states, ct_z)
         if pending is not None:
             pending = jax.tree.map(jnp.zeros_like, pending)
-        return (credit, pending, _accumulate(sums, gradient)), ct_xs
+        return (credit, pending, accumulate(sums, gradient)), ct_xs
 
     def start(leaf, before):
         return jnp.concatenate([before[None], leaf[: first - 1]])
 
     lead = () if groups == 1 else (groups,)
-    sums = jax.tree.map(lambda a: jnp.zeros((*lead, *a.shape), _wide(a.dtype)), inexact(cell))
+    sums = accumulator(cell, lead)
     ct_xs = None
     if loops:
         carry = (credit, direct_last, sums)
@@ -150,11 +150,10 @@ def reverse(
     credit, gradient, head = piece(credit, direct_last, points, states, ct_z)
     if ct_xs is not None:
         head = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), head, ct_xs)
-    sums = _accumulate(sums, gradient)
+    sums = accumulate(sums, gradient)
     if groups > 1:
         sums = jax.tree.map(lambda s: s.sum(0), sums)
-    gradient = jax.tree.map(lambda s, a: s.astype(a.dtype), sums, inexact(cell))
-    return gradient, credit, head
+    return as_dtypes(sums, cell), credit, head
 
 
 def respond(
@@ -198,12 +197,3 @@ def default_chunk(batch: int, width: int) -> int:
 
 def _split(a: Array, groups: int) -> Array:
     return a.reshape(a.shape[0], groups, a.shape[1] // groups, *a.shape[2:])
-
-
-def _wide(dtype: Any) -> Any:
-    """Half precision sums in float32."""
-    return jnp.dtype(jnp.float32) if jnp.dtype(dtype).itemsize < 4 else dtype
-
-
-def _accumulate(sums: PyTree, gradient: PyTree) -> PyTree:
-    return jax.tree.map(lambda s, g: s + g.astype(s.dtype), sums, gradient)

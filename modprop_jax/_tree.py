@@ -34,9 +34,24 @@ def add(left: PyTree, right: PyTree) -> PyTree:
     return jax.tree.map(jnp.add, left, right)
 
 
-def zeros(tree: PyTree) -> PyTree:
-    """Zeros shaped as the differentiable leaves of `tree`."""
-    return jax.tree.map(jnp.zeros_like, inexact(tree))
+def accumulator(tree: PyTree, lead: tuple[int, ...] = ()) -> PyTree:
+    """Zeros for a sum of gradients of `tree`; half precision sums in float32."""
+
+    def start(leaf):
+        wide = jnp.float32 if leaf.dtype.itemsize < 4 else leaf.dtype
+        return jnp.zeros((*lead, *leaf.shape), wide)
+
+    return jax.tree.map(start, inexact(tree))
+
+
+def accumulate(sums: PyTree, gradient: PyTree) -> PyTree:
+    """One more term of the sum."""
+    return jax.tree.map(lambda s, g: s + g.astype(s.dtype), sums, gradient)
+
+
+def as_dtypes(sums: PyTree, tree: PyTree) -> PyTree:
+    """The sum, in the dtypes of `tree`."""
+    return jax.tree.map(lambda s, leaf: s.astype(leaf.dtype), sums, inexact(tree))
 
 
 def materialise(tangents: PyTree, like: PyTree) -> PyTree:
