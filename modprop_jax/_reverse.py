@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 from ._cell import AbstractCell, Filtered, NeuronCell
 from ._credit import Credit, Point, Record
 from ._sharding import batch_groups
-from ._tree import accumulate, accumulator, as_dtypes, pullback, slice_time
+from ._tree import accumulate, accumulator, as_dtypes, inexact, pullback, slice_time
 
 
 def transport(
