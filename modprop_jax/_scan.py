@@ -47,7 +47,8 @@ def scan(
         Narrower floats than the state's dtype are cast up.
     - `rule`: the credit rule.
     - `context`: (T, *batch, k) signals that only the rule reads.
-    - `chunk`: steps whose weight gradient is one matmul; by default about a megabyte an operand.
+    - `chunk`: steps whose weight gradient is one matmul; by default 8 to 32, half a
+        megabyte an operand.
     - `unroll`: as in `jax.lax.scan`, for the forward pass.
 
     **Returns:** `(carry, zs)`: a carry of the kind that came, and the emissions (T, *batch, k).
