@@ -1,0 +1,92 @@
+"""A batch sharded over eight (virtual) devices: the same gradients, one all-reduce a weight.
+
+Run by `test_sharding.py`, in a process that has eight devices.
+"""
+
+import re
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+
+import modprop_jax as mpj
+
+
+TYPES = (0, 1, 1, 0, 1, 0, 0, 1)
+RULES = {
+    "bptt": mpj.BPTT(),
+    "eprop": mpj.EProp(),
+    "mdgl": mpj.MDGL(TYPES),
+    "modprop": mpj.ModProp(0.3, TYPES),
+}
+STEPS, BATCH = 150, 16
+
+
+def _loss(rnn, xs, ys):
+    return jnp.mean((rnn(xs) - ys) ** 2)
+
+
+def _segment_loss(rnn, carry, xs, ys):
+    carry, zs = rnn(xs, carry)
+    return jnp.sum((zs - ys) ** 2) / (STEPS * BATCH * 8), carry
+
+
+def _problem(rule):
+    cell = mpj.LeakyCell(3, 8, tau=jnp.asarray(5.0), use_bias=True, key=jr.key(0))
+    xs, ys = jr.normal(jr.key(1), (STEPS, BATCH, 3)), jr.normal(jr.key(2), (STEPS, BATCH, 8))
+    return mpj.RNN(cell, rule=rule), xs, ys
+
+
+def _leaves(tree):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(jax.device_get(tree))]
+
+
+def _reductions(text):
+    """The operands of all-reduces, by the computation in which they stand."""
+    found = {}
+    for block in text.split("\n\n"):
+        name = block.strip().split(" ", 1)[0]
+        shapes = re.findall(r"= (.*?) all-reduce(?:-start)?\(", block)
+        if shapes:
+            found[name] = [s for shape in shapes for s in re.findall(r"f\d+\[[\d,]*\]", shape)]
+    return found
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+@pytest.mark.parametrize("name", RULES)
+def test_sharded_batch(name, axis_type):
+    assert len(jax.devices()) == 8
+    rnn, xs, ys = _problem(RULES[name])
+    want_loss, want = eqx.filter_jit(mpj.value_and_grad(_loss))(rnn, xs, ys)
+    arrays, static = eqx.partition(rnn, eqx.is_array)
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(axis_type,))
+    with jax.set_mesh(mesh):
+        arrays = jax.device_put(arrays, NamedSharding(mesh, P()))
+        xs, ys = jax.device_put((xs, ys), NamedSharding(mesh, P(None, "batch")))
+
+        def gradient(arrays, xs, ys):
+            return mpj.value_and_grad(_loss)(eqx.combine(arrays, static), xs, ys)
+
+        compiled = jax.jit(gradient).lower(arrays, xs, ys).compile()
+        loss, gradients = compiled(arrays, xs, ys)
+        np.testing.assert_allclose(loss, want_loss, rtol=1e-12)
+        for have, need in zip(_leaves(gradients), _leaves(want), strict=True):
+            np.testing.assert_allclose(have, need, rtol=1e-9, atol=1e-15)
+        reductions = _reductions(compiled.as_text())
+        assert list(reductions) == ["ENTRY"], "an all-reduce inside a loop"
+        for weight in ("f64[8,8]", "f64[8,3]", "f64[8]"):
+            assert reductions["ENTRY"].count(weight) == 1
+
+        def stream(arrays, xs, ys):
+            rnn = eqx.combine(arrays, static)
+            online = mpj.online_value_and_grad(_segment_loss, segment=40)
+            return online(rnn, rnn.init((BATCH,)), xs, ys)[1]
+
+        if name != "bptt":
+            streamed = jax.jit(stream)(arrays, xs, ys)
+            for have, need in zip(_leaves(streamed), _leaves(want), strict=True):
+                np.testing.assert_allclose(have, need, rtol=1e-9, atol=1e-13)
