@@ -1,0 +1,23 @@
+import equinox.internal as eqxi
+import jax
+import jaxtyping
+import pytest
+
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture
+def getkey():
+    """A new key at every call, from a random seed that a failing test shows."""
+    return eqxi.GetKey()
+
+
+@pytest.fixture
+def without_type_checks():
+    """As users run: an argument of a wrong type meets the package's own error."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
