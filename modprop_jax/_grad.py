@@ -131,15 +131,14 @@ def checkpointed_value_and_grad(
 
     @eqx.filter_value_and_grad(has_aux=True)
     def total(model, carry, xs, ys):
-        @eqx.filter_checkpoint
-        def one(sums, seen, model):
+        def one(sums, seen):
             loss, carry = sums
             more, carry = segment_loss(model, carry, *seen)
             return loss + more, carry
 
         dtype = _loss_dtype(segment_loss, model, carry, xs, ys, segment)
         start = jnp.zeros((), dtype), carry
-        return _over_segments(lambda s, seen: one(s, seen, model), start, (xs, ys), segment)
+        return _over_segments(one, start, (xs, ys), segment, wrap=jax.checkpoint)
 
     def wrapped(model, carry, xs, ys):
         value, gradients = total(model, carry, xs, ys)
@@ -148,22 +147,36 @@ def checkpointed_value_and_grad(
     return wrapped
 
 
-def _over_segments(step: Callable, start: PyTree, sequences: PyTree, segment: int) -> PyTree:
-    """Fold `step(carry, segment of the sequences)` over time; the last segment may be shorter."""
+def _over_segments(
+    step: Callable,
+    start: PyTree,
+    sequences: PyTree,
+    segment: int,
+    wrap: Callable[[Callable], Callable] = lambda body: body,
+) -> PyTree:
+    """Fold `step(carry, segment of the sequences)` over time; the last segment may be shorter.
+
+    `wrap` transforms what runs for each segment, the slicing of the sequences included: under
+    `jax.checkpoint`, the slices are then not kept for the reverse pass.
+    """
     loops, rest = divmod(_length(sequences), segment)
     arrays, static = eqx.partition(start, eqx.is_array)
 
-    def body(index, arrays):
-        seen = slice_time(sequences, index * segment, segment)
-        return eqx.filter(step(eqx.combine(arrays, static), seen), eqx.is_array)
+    def of_size(size):
+        @wrap
+        def body(index, arrays):
+            seen = slice_time(sequences, index * segment, size)
+            return eqx.filter(step(eqx.combine(arrays, static), seen), eqx.is_array)
+
+        return body
 
     if loops:
         # not a scan over indices: they would be an array that grows with T
+        body = of_size(segment)
         arrays = lax.fori_loop(0, loops, body, loop_start(body, arrays))
-    carry = eqx.combine(arrays, static)
     if rest:
-        carry = step(carry, slice_time(sequences, loops * segment, rest))
-    return carry
+        arrays = of_size(rest)(loops, arrays)
+    return eqx.combine(arrays, static)
 
 
 def _length(sequences: PyTree) -> int:

@@ -9,6 +9,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+def pytest_collection_modifyitems(items):
+    """Tests of one cell follow one another: they share what a worker has compiled."""
+
+    def cell_name(item):
+        return getattr(item, "callspec", None) and item.callspec.params.get("cell_name") or ""
+
+    items.sort(key=cell_name)
+
+
 @pytest.fixture
 def getkey():
     """A new key at every call, from a random seed that a failing test shows."""

@@ -34,7 +34,7 @@ class RuleRow(NamedTuple):
     streams: bool = True
     # needs a NeuronCell
     local: bool = True
-    # a variant of another row: runs on a few cells only
+    # differs from another row in its numbers alone: runs on two cells only
     variant: bool = False
 
     def make(self) -> Any:
@@ -50,7 +50,7 @@ RULES = {
     "eprop": RuleRow(mpj.EProp),
     "mdgl": RuleRow(mpj.MDGL),
     "mdgl_types": RuleRow(mpj.MDGL, (TYPES,)),
-    "mdgl_diffuse": RuleRow(mpj.MDGL, (TYPES,), {"diffuse": True}),
+    "mdgl_diffuse": RuleRow(mpj.MDGL, (TYPES,), {"diffuse": True}, variant=True),
     "modprop": RuleRow(mpj.ModProp, (0.5,)),
     "modprop_types": RuleRow(mpj.ModProp, (0.5, TYPES)),
     "modprop_mu_by_type": RuleRow(mpj.ModProp, (MU_BY_TYPE, TYPES), variant=True),
@@ -175,7 +175,6 @@ CELLS: dict[str, Callable[[], mpj.AbstractCell]] = {
     "refractory": lambda: generic(RefractoryCell(M, N, key=jr.key(8)), 2.0),
     "function": _function_cell,
     "filtered_leaky": lambda: mpj.Filtered(cell("leaky"), 0.7),
-    "filtered_leaky_tau": lambda: mpj.Filtered(cell("leaky_tau"), 0.6, scale=True),
     "filtered_leaky_taus": lambda: mpj.Filtered(
         cell("leaky_taus"), np.linspace(0.3, 0.8, N), scale=True
     ),
@@ -206,9 +205,13 @@ def serves(rule_name: str, cell_name: str) -> bool:
     row = RULES[rule_name]
     if row.local and cell_name.endswith("function"):
         return False
-    if cell_name == "refractory":
-        return rule_name in ("bptt", "rtrl", "eprop", "mdgl", "modprop_types")
-    return not row.variant or cell_name in ("leaky", "adaptive")
+    if row.variant:
+        return cell_name in ("leaky", "adaptive")
+    if cell_name == "refractory" or cell_name.startswith("filtered"):
+        # one rule of each kind of trace
+        all_of_them = cell_name == "filtered_adaptive"
+        return all_of_them or rule_name not in ("mdgl", "modprop")
+    return True
 
 
 def pairs(rules=None, cells=None, streams: bool = False) -> list[tuple[str, str]]:

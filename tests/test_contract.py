@@ -56,7 +56,8 @@ def test_gradients_have_the_models_structure(name):
     """Also where the rule given is not the layer's: optax needs equal trees."""
     for own in ("bptt", name):
         model = net(own, "leaky_taus" if serves(name, "leaky_taus") else "leaky")
-        _, gradients = jit(mpj.value_and_grad(offline_loss, rule(name)))(model, *data())
+        take = mpj.value_and_grad(offline_loss, rule(name))
+        _, gradients = eqx.filter_eval_shape(take, model, *data())
         chex.assert_trees_all_equal_structs(gradients, trainable(model))
         chex.assert_trees_all_equal_shapes_and_dtypes(gradients, trainable(model))
         assert gradients.rnn.rule == trainable(model.rnn.rule)
@@ -205,7 +206,7 @@ def streamed_squares(rnn, carry, xs, ys):
     return jnp.sum(zs**2), carry
 
 
-@pytest.mark.parametrize("name", ["rtrl", "eprop", "mdgl_types", "modprop", "modprop_types"])
+@pytest.mark.parametrize("name", ["rtrl", "mdgl_types", "modprop_types"])
 def test_float32_cells_stay_float32(name):
     rnn, xs = narrow_net(name, jnp.float32), data()[0].astype(jnp.float32)
     value, gradients = jit(mpj.value_and_grad(sum_of_squares))(rnn, xs)
@@ -255,7 +256,7 @@ def test_bfloat16_cells_sum_their_gradients_in_float32():
 # --- transformations ---
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", ["bptt", "mdgl_types", "modprop"])
 def test_one_trace_under_jit(name):
     chex.clear_trace_counter()
 
@@ -286,8 +287,8 @@ def test_one_trace_for_every_segment_of_a_stream():
 
 
 @pytest.mark.parametrize("name", ["bptt", "eprop", "modprop_types"])
-def test_vmap_over_seeds(name):
-    keys, (xs, ys) = jr.split(jr.key(3), 3), data()
+def test_vmap_over_seeds(name, getkey):
+    keys, (xs, ys) = jr.split(getkey(), 3), data()
 
     def make(key):
         k1, k2 = jr.split(key)
@@ -457,9 +458,9 @@ def test_random_feedback_is_the_rule_with_another_matrix(name, cell_name):
     np.testing.assert_allclose(value, offline_loss(model, xs, ys), rtol=1e-12)
 
 
-def test_symmetric_feedback_is_a_plain_linear_layer():
-    readout, zs = mpj.Readout(N, OUT, key=jr.key(7)), jr.normal(jr.key(1), (T, *BATCH, N))
-    readout = eqx.tree_at(lambda r: r.bias, readout, jnp.asarray([0.3, -0.2]))
+def test_symmetric_feedback_is_a_plain_linear_layer(getkey):
+    readout, zs = mpj.Readout(N, OUT, key=getkey()), jr.normal(getkey(), (T, *BATCH, N))
+    readout = eqx.tree_at(lambda r: r.bias, readout, jr.normal(getkey(), (OUT,)))
 
     def linear(readout, zs):
         return zs @ readout.weight.T + jnp.broadcast_to(readout.bias, (*zs.shape[:-1], OUT))
@@ -468,9 +469,9 @@ def test_symmetric_feedback_is_a_plain_linear_layer():
         return jit(jax.value_and_grad(lambda both: jnp.sum(apply(*both) ** 3)))((readout, zs))
 
     assert_close(loss(lambda r, z: r(z)), loss(linear))
-    bare = mpj.Readout(N, OUT, use_bias=False, key=jr.key(7))
+    bare = mpj.Readout(N, OUT, use_bias=False, key=getkey())
     assert bare.bias is None and bare.feedback_weight is None
-    np.testing.assert_allclose(bare(zs[0, 0]), readout.weight @ zs[0, 0])
+    np.testing.assert_allclose(bare(zs[0, 0]), bare.weight @ zs[0, 0], rtol=1e-12)
 
 
 def test_alignment_with_itself_and_with_bptt():

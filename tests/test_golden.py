@@ -106,7 +106,7 @@ def test_gradients_do_not_depend_on_the_chunk(case, name, chunk):
         _, zs = mpj.scan(cell, cell.init(xs.shape[1:-1]), xs, rule=rule, chunk=chunk)
         return cross_entropy(net.readout(zs[-1]), targets)
 
-    assert_golden_gradients(eqx.filter_jit(eqx.filter_grad(loss))(net), figures, name)
+    assert_golden_gradients(jit(eqx.filter_grad(loss))(net), figures, name)
 
 
 @pytest.mark.parametrize("case, name", [("A", "rtrl"), *[(c, r) for c, r in CASES if r != "bptt"]])

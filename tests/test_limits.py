@@ -47,7 +47,7 @@ def inner_of(c):
     return c.cell if isinstance(c, mpj.Filtered) else c
 
 
-@pytest.mark.parametrize("cell_name", ["leaky_taus", "adaptive", "filtered_rate"])
+@pytest.mark.parametrize("cell_name", ["leaky_taus", "adaptive", "filtered_leaky"])
 def test_without_recurrent_weights_every_rule_is_exact(cell_name):
     expected = weights(gradient(without_recurrence(net("bptt", cell_name)), *data())[1])
     assert np.abs(inner_of(expected[0]).weight_rec).max() > 1e-3
