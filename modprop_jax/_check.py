@@ -13,8 +13,8 @@ from ._rule import AbstractRule, Carry
 from ._tree import inexact
 
 
-def check_scan(cell: Any, carry: PyTree, xs: Any, rule: Any, chunk: int | None) -> None:
-    """Raise a ValueError if a call of `scan` can't be served."""
+def check_scan(cell: Any, carry: PyTree, xs: Any, rule: Any, chunk: int | None) -> Any:
+    """The dtype to compute in; a ValueError if a call of `scan` can't be served."""
     if not isinstance(cell, AbstractCell):
         raise ValueError(
             f"scan needs a cell such as LeakyCell, but got a {type(cell).__name__}; wrap a plain "
@@ -27,13 +27,14 @@ def check_scan(cell: Any, carry: PyTree, xs: Any, rule: Any, chunk: int | None) 
         raise ValueError(f"chunk must be at least 1 step, but is {chunk}.")
     rule.check(cell)
     state = carry.state if isinstance(carry, Carry) else carry
-    _check_shapes(cell, state, xs)
-    _check_closure(cell, state, xs)
+    dtype = _check_shapes(cell, state, xs)
+    _check_closure(cell, state, xs.astype(dtype))
     if isinstance(carry, Carry):
         _check_carry(cell, carry, rule)
+    return dtype
 
 
-def _check_shapes(cell: AbstractCell, state: PyTree, xs: Any) -> None:
+def _check_shapes(cell: AbstractCell, state: PyTree, xs: Any) -> Any:
     if jnp.ndim(xs) < 2:
         raise ValueError(
             f"xs must be (T, *batch, features), time first, but has shape {jnp.shape(xs)}."
@@ -72,6 +73,7 @@ def _check_shapes(cell: AbstractCell, state: PyTree, xs: Any) -> None:
             f"xs is {xs.dtype}, but the cell computes in {dtype}: cast the inputs with "
             f"xs.astype({dtype})."
         )
+    return dtype
 
 
 def _check_carry(cell: AbstractCell, carry: Carry, rule: AbstractRule) -> None:
@@ -93,9 +95,8 @@ def _check_carry(cell: AbstractCell, carry: Carry, rule: AbstractRule) -> None:
 def _check_closure(cell: AbstractCell, state: PyTree, xs: Any) -> None:
     """A traced value that the cell closes over would silently get no gradient."""
     inner = cell.cell if isinstance(cell, Filtered) else cell
+    state = state[0] if isinstance(cell, Filtered) else state
     arrays, static = eqx.partition((inner, state, xs[0]), eqx.is_array)
-    if isinstance(cell, Filtered):
-        arrays, static = eqx.partition((inner, state[0], xs[0]), eqx.is_array)
 
     def run(arrays):
         cell, state, x = eqx.combine(arrays, static)

@@ -4,8 +4,6 @@ import functools
 import math
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, PyTree
 
@@ -16,7 +14,7 @@ from ._reverse import default_chunk, inner_cell
 from ._rule import AbstractRule, BPTT, Carry
 from ._segment import forward, landing, past, plain, segment
 from ._sharding import explicit_batch, with_auto_axes
-from ._tree import inexact, stop
+from ._tree import stop
 
 
 def scan(
@@ -62,7 +60,7 @@ def scan(
     another rule, and a cell that closes over traced arrays.
     """
     del context
-    check_scan(cell, carry, xs, rule, chunk)
+    xs = xs.astype(check_scan(cell, carry, xs, rule, chunk))
     spec = explicit_batch(xs)
     streaming = isinstance(carry, Carry)
     run = functools.partial(_scan, streaming=streaming, chunk=chunk, unroll=unroll)
@@ -92,7 +90,6 @@ def _scan(
     prepared = rule.prepare(inner_cell(cell))
     cell = cell.effective()
     inner, batch = inner_cell(cell), xs.shape[1:-1]
-    xs = xs.astype(jnp.result_type(*_floats(state)))
     start = Credit(state, rule.extra(inner, batch))
     if isinstance(cell, Filtered):
         start = Credit(state[0], start.extra, state[1])
@@ -135,7 +132,3 @@ def _one_step(
     if isinstance(cell, Filtered):
         return (end.state, end.filter), value, end.filter[None]
     return end.state, value, inner.emit(end.state)[None]
-
-
-def _floats(state: PyTree) -> list[Array]:
-    return jax.tree.leaves(inexact(state))

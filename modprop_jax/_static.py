@@ -51,6 +51,8 @@ class FrozenArray(eqx.Module):
 
     def __init__(self, value: Any):
         value = np.asarray(value)
+        # NumPy only: under jit, jnp.asarray would make a tracer of a constant
+        value = value.astype(jax.dtypes.canonicalize_dtype(value.dtype))
         self.data, self.shape, self.dtype = value.tobytes(), value.shape, str(value.dtype)
 
     def numpy(self) -> np.ndarray:

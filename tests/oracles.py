@@ -238,11 +238,11 @@ def _membrane(state):
 class Paths(NamedTuple):
     """The paths between neurons that a rule keeps, as NumPy matrices made of the weights."""
 
-    hop: np.ndarray | None = None
-    one_hot: np.ndarray | None = None
-    kappa: np.ndarray | None = None
-    own: np.ndarray | None = None
-    recur: np.ndarray | None = None
+    hop: Any = None
+    one_hot: Any = None
+    kappa: Any = None
+    own: Any = None
+    recur: Any = None
 
 
 def paths(rule: str, cell: Any, *, types=None, mu: Any = 0.0, leak=0.0, gain=0.0) -> Paths:

@@ -17,12 +17,14 @@ import modprop_jax as mpj
 
 
 TYPES = (0, 1, 1, 0, 1, 0, 0, 1)
-RULES = {
-    "bptt": mpj.BPTT(),
-    "eprop": mpj.EProp(),
-    "mdgl": mpj.MDGL(TYPES),
-    "modprop": mpj.ModProp(0.3, TYPES),
-}
+# (rule, its cell, the mesh's axes): no trace, a presynaptic one, one a synapse
+CASES = [
+    (mpj.BPTT(), "leaky", AxisType.Auto),
+    (mpj.BPTT(), "leaky", AxisType.Explicit),
+    (mpj.ModProp(0.3, TYPES), "leaky", AxisType.Auto),
+    (mpj.ModProp(0.3, TYPES), "leaky", AxisType.Explicit),
+    (mpj.MDGL(TYPES), "rate", AxisType.Explicit),
+]
 STEPS, BATCH = 150, 16
 
 
@@ -35,8 +37,10 @@ def _segment_loss(rnn, carry, xs, ys):
     return jnp.sum((zs - ys) ** 2) / (STEPS * BATCH * 8), carry
 
 
-def _problem(rule):
-    cell = mpj.LeakyCell(3, 8, tau=jnp.asarray(5.0), use_bias=True, key=jr.key(0))
+def _problem(rule, name):
+    cell = mpj.RateCell(3, 8, alpha=0.5, key=jr.key(0))
+    if name == "leaky":
+        cell = mpj.LeakyCell(3, 8, tau=jnp.asarray(5.0), use_bias=True, key=jr.key(0))
     xs, ys = jr.normal(jr.key(1), (STEPS, BATCH, 3)), jr.normal(jr.key(2), (STEPS, BATCH, 8))
     return mpj.RNN(cell, rule=rule), xs, ys
 
@@ -56,11 +60,10 @@ def _reductions(text):
     return found
 
 
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
-@pytest.mark.parametrize("name", RULES)
-def test_sharded_batch(name, axis_type):
+@pytest.mark.parametrize("rule, name, axis_type", CASES)
+def test_sharded_batch(rule, name, axis_type):
     assert len(jax.devices()) == 8
-    rnn, xs, ys = _problem(RULES[name])
+    rnn, xs, ys = _problem(rule, name)
     want_loss, want = eqx.filter_jit(mpj.value_and_grad(_loss))(rnn, xs, ys)
     arrays, static = eqx.partition(rnn, eqx.is_array)
     mesh = jax.make_mesh((8,), ("batch",), axis_types=(axis_type,))
@@ -86,7 +89,7 @@ def test_sharded_batch(name, axis_type):
             online = mpj.online_value_and_grad(_segment_loss, segment=40)
             return online(rnn, rnn.init((BATCH,)), xs, ys)[1]
 
-        if name != "bptt":
+        if rule.trace(rnn.cell) is not None:
             streamed = jax.jit(stream)(arrays, xs, ys)
             for have, need in zip(_leaves(streamed), _leaves(want), strict=True):
                 np.testing.assert_allclose(have, need, rtol=1e-9, atol=1e-13)

@@ -68,6 +68,8 @@ def test_streaming_memory_does_not_depend_on_the_length():
             return jax.tree.leaves(gradients)
 
         compiled = jax.jit(gradient).lower(arrays).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
+        memory = compiled.memory_analysis()
+        assert memory is not None
+        return memory.temp_size_in_bytes
 
     assert temporaries(1_000) == temporaries(100_000)

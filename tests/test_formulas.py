@@ -109,9 +109,8 @@ def test_eprop_on_rate_neurons_is_rflo():
         outputs = a @ np.array(readout.weight).T + np.array(readout.bias)
         return (outputs - ys[t] + 0.3 * outputs**2) / BATCH[0] @ np.array(readout.weight)
 
-    _, expected = oracles.rflo(
-        *map(np.array, (c.weight_rec, c.weight_in, c.bias)), c.alpha, xs, signal
-    )
+    W, W_in, b = (np.array(a) for a in (c.weight_rec, c.weight_in, c.bias))
+    _, expected = oracles.rflo(W, W_in, b, c.alpha, xs, signal)
     assert_gradients(offline("eprop", "rate")[1], expected)
 
 

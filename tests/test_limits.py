@@ -1,5 +1,7 @@
 """Where rules must coincide: no recurrence, no gain, one step, one type a neuron, linear units."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -35,7 +37,7 @@ from helpers import (
 import modprop_jax as mpj
 
 
-def under(rule, c):
+def under(rule: Any, c: Any) -> Any:
     return Net(mpj.RNN(c, rule=rule), mpj.Readout(N, OUT, key=jr.key(7)))
 
 
@@ -43,7 +45,7 @@ def without_recurrence(model):
     return eqx.tree_at(lambda m: inner_of(m.rnn.cell).weight_rec, model, replace_fn=jnp.zeros_like)
 
 
-def inner_of(c):
+def inner_of(c: Any) -> Any:
     return c.cell if isinstance(c, mpj.Filtered) else c
 
 
@@ -96,7 +98,7 @@ def test_one_type_a_neuron_is_cell_specific(cell_name):
         expected = weights(offline(name, cell_name)[1])
         model = under(typed, cell(cell_name))
         assert_close(weights(gradient(model, *data())[1]), expected, what=name)
-        _, actual = streamed_gradient(5)(model, model.rnn.init(BATCH), *data())
+        _, actual = streamed_gradient(5)(model, *data())
         assert_close(weights(actual), expected, what=f"{name} streamed ")
 
 
@@ -194,9 +196,8 @@ def test_what_is_stored_at_missing_synapses_does_not_matter(name, garbage):
     assert (np.asarray(actual.rnn.cell.weight_rec)[~missing] != 0).all()
     if RULES[name].streams:
         stream = streamed_gradient(5)
-        clean, model = stored(0.0), stored(garbage)
-        _, streamed_clean = stream(clean, clean.rnn.init(BATCH), *data())
-        (total, _), actual = stream(model, model.rnn.init(BATCH), *data())
+        _, streamed_clean = stream(stored(0.0), *data())
+        (total, _), actual = stream(stored(garbage), *data())
         assert_close(actual, streamed_clean, 0.0)
         assert_close(actual, expected)
         assert (np.asarray(actual.rnn.cell.weight_rec)[missing] == 0).all()

@@ -91,22 +91,15 @@ BATCHED = [
 
 @pytest.mark.parametrize("rule, cell_name", BATCHED)
 def test_leading_batch_axes(rule, cell_name):
-    # (2, 3), and one example after the other without any axis, as one axis of 6
+    """Axes (2, 3), and one example after the other without any axis, equal one axis of 6."""
     model, (xs, ys) = net(rule, cell_name), data((2, 3))
     rows = xs.reshape(T, 6, M), ys.reshape(T, 6, OUT)
-    loss, expected = gradient(model, *rows)
+    _, expected = gradient(model, *rows)
     stream = streamed_gradient(5)
-    for batch_gradient in (
-        gradient(model, xs, ys),
-        stream(model, model.rnn.init((2, 3)), xs, ys),
-    ):
-        assert_close(batch_gradient[1], expected)
-    total = None
-    for i in range(6):
-        x, y = rows[0][:, i], rows[1][:, i]
-        _, one = stream(model, model.rnn.init(), x, y)
-        total = one if total is None else jax.tree.map(jnp.add, total, one)
-    assert_close(total, expected)
+    assert_close(gradient(model, xs, ys)[1], expected, what="offline ")
+    assert_close(stream(model, xs, ys)[1], expected, what="streamed ")
+    each = [stream(model, rows[0][:, i], rows[1][:, i])[1] for i in range(6)]
+    assert_close(jax.tree.map(lambda *leaves: sum(leaves), *each), expected, what="one by one ")
 
 
 TRAINED = [("eprop", "leaky_taus"), ("modprop_types", "leaky"), ("mdgl_types", "adaptive")]
@@ -275,6 +268,19 @@ def test_a_segment_of_one_step_gives_the_inputs_their_instantaneous_credit(rule)
         return error(model(xs, model.rnn.rule.init(model.rnn.cell, state))[1], ys)
 
     assert_close(jit(jax.grad(streaming))(xs), jit(jax.grad(bare))(xs))
+
+
+def test_bare_states_with_integers_chain():
+    c, xs = cell("refractory"), data()[0]
+
+    def chained(c):
+        state, zs = mpj.scan(c, c.init(BATCH), xs[:5])
+        return jnp.sum(zs**2) + jnp.sum(mpj.scan(c, state, xs[5:])[1] ** 2)
+
+    def whole(c):
+        return jnp.sum(mpj.scan(c, c.init(BATCH), xs)[1] ** 2)
+
+    assert_close(jit(eqx.filter_grad(chained))(c), jit(eqx.filter_grad(whole))(c))
 
 
 def test_the_past_takes_no_cotangent_twice():

@@ -97,12 +97,12 @@ def floats(tree):
         ("modprop_types", "leaky", 12 * 10),
         # ... for each of n neurons
         ("eprop", "rate", 6 * 10),
-        # ... of two variables, with two parameters of their own besides
-        ("eprop", "adaptive", 2 * 6 * (10 + 2)),
+        # ... of two variables, with three parameters of their own besides
+        ("eprop", "adaptive", 2 * 6 * (10 + 3)),
         # ... and once more for each of C = 3 modulators
-        ("modprop_types", "adaptive", (2 + 3) * 6 * (10 + 2)),
+        ("modprop_types", "adaptive", (2 + 3) * 6 * (10 + 3)),
         # the dense matrix: two variables x n neurons x all parameters
-        ("rtrl", "adaptive", 2 * 6 * (6 * 10 + 1 + 6)),
+        ("rtrl", "adaptive", 2 * 6 * (6 * 10 + 1 + 6 + 6)),
     ],
 )
 def test_size_of_a_trace(rule_name, cell_name, expected):

@@ -48,7 +48,7 @@ class FunctionCell(AbstractCell):
                 "FunctionCell's initial state is a constant, but a traced array came: make the "
                 "cell outside of the transformed function, or pass a bare state to scan."
             )
-        self.state = jax.tree.map(lambda leaf: FrozenArray(jnp.asarray(leaf)), state)
+        self.state = jax.tree.map(lambda leaf: FrozenArray(leaf), state)
         self.function = step
         self.emission = emit
 

@@ -133,7 +133,7 @@ class ModProp(AbstractRule):
         (modulated,) = pullback(cell.membrane, point.before)(received)
         return Back(total, Credit(add(own, modulated), summed @ prepared.recur), None)
 
-    def step(self, cell: NeuronCell, state: Array, x: Array) -> Array:
+    def step(self, cell: NeuronCell, state: PyTree, x: Array) -> PyTree:
         """The cell's step; on `LeakyCell` its derivative is ModProp's."""
         if not isinstance(cell, LeakyCell) or not (cell.uniform_leak or self.types is None):
             raise ValueError(
