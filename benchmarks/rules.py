@@ -3,8 +3,10 @@
     python benchmarks/rules.py --out benchmarks/results/cpu
 
 Every figure is a ratio to `jax.value_and_grad` of `jax.lax.scan` on the same network, data and
-loss (a linear readout at every step, mean squared error), taken run by run; the median over runs.
-Memory is XLA's own account of temporaries (`memory_analysis`). Writes OUT.json and OUT.md.
+loss (a linear readout at every step, mean squared error), taken run by run; the median over runs,
+then over fresh processes, with the range over processes beside it: plain JAX runs at one of two
+speeds for the life of a process. Memory is XLA's own account of temporaries (`memory_analysis`).
+Writes OUT.json and OUT.md.
 """
 
 import argparse
@@ -12,6 +14,8 @@ import json
 import pathlib
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from importlib.metadata import version
 
@@ -119,10 +123,25 @@ def measure(n: int, steps: int, batch: int, runs: int) -> list[dict]:
                 "program": name,
                 "milliseconds": 1e3 * statistics.median(seconds[name]),
                 "ratio": statistics.median(ratios),
-                "ratio_quartiles": statistics.quantiles(ratios, n=4)[::2],
                 "temporary_megabytes": memory.temp_size_in_bytes / 1e6,
             }
         )
+    return rows
+
+
+def in_processes(size: tuple[int, int], options: argparse.Namespace) -> list[dict]:
+    """`measure` in fresh processes: medians, and all ratios."""
+    command = [sys.executable, __file__, "--worker", "--sizes", f"{size[0]},{size[1]}"]
+    command += ["--runs", str(options.runs), "--batch", str(options.batch)]
+    found = []
+    for _ in range(options.processes):
+        found.append(json.loads(subprocess.run(command, capture_output=True, check=True).stdout))
+    rows = []
+    for each in zip(*found):
+        ratios = [row["ratio"] for row in each]
+        milliseconds = statistics.median(row["milliseconds"] for row in each)
+        median = {"milliseconds": milliseconds, "ratio": statistics.median(ratios)}
+        rows.append({**each[0], **median, "ratios": ratios})
     return rows
 
 
@@ -133,11 +152,11 @@ def markdown(rows: list[dict], about: dict) -> str:
     for n, steps in dict.fromkeys((row["n"], row["T"]) for row in rows):
         chosen = [row for row in rows if (row["n"], row["T"]) == (n, steps)]
         lines += ["", f"## n = {n}, T = {steps}, batch {chosen[0]['batch']}", ""]
-        lines += ["| program | time / plain | quartiles | ms | temporaries, MB |"]
+        lines += ["| program | time / plain | over processes | ms | temporaries, MB |"]
         lines += ["|---|---|---|---|---|"]
         lines += [
             f"| {row['program']} | {row['ratio']:.2f} "
-            f"| {row['ratio_quartiles'][0]:.2f}-{row['ratio_quartiles'][1]:.2f} "
+            f"| {min(row['ratios']):.2f}-{max(row['ratios']):.2f} "
             f"| {row['milliseconds']:.1f} | {row['temporary_megabytes']:.2f} |"
             for row in chosen
         ]
@@ -149,7 +168,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=pathlib.Path, help="write OUT.json and OUT.md")
     parser.add_argument("--runs", type=int, default=15, help="timed runs of each program")
+    parser.add_argument("--processes", type=int, default=5, help="fresh processes a size")
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument(
         "--sizes",
         nargs="+",
@@ -158,14 +179,17 @@ def main() -> None:
     )
     options = parser.parse_args()
     sizes = [tuple(map(int, s.split(","))) for s in options.sizes] if options.sizes else SIZES
+    if options.worker:
+        print(json.dumps(measure(*sizes[0], options.batch, options.runs)))
+        return
     device = jax.devices()[0]
     about = {
         "device": device.device_kind if device.platform != "cpu" else platform.machine() + " CPU",
         "precision": "float32",
         "versions": ", ".join(f"{p} {version(p)}" for p in ("modprop_jax", "jax", "jaxlib")),
-        "runs": options.runs,
+        "runs": f"{options.runs} in each of {options.processes} processes",
     }
-    rows = [row for n, steps in sizes for row in measure(n, steps, options.batch, options.runs)]
+    rows = [row for size in sizes for row in in_processes(size, options)]
     table = markdown(rows, about)
     print(table)
     if options.out:

@@ -266,6 +266,16 @@ def test_a_carry_of_another_rule(made_by, given_to):
         mpj.scan(c, carry, data()[0], rule=rule(given_to))
 
 
+def test_a_carry_of_other_types():
+    # as many types, and so a trace of the same shape, but its channels belong to other neurons
+    c = cell("leaky")
+    carry = mpj.ModProp(0.5, TYPES).init(c, c.init(BATCH))
+    with pytest.raises(
+        ValueError, match=r"made by ModProp.*does not fit.*rule\.init\(cell, state\)"
+    ):
+        mpj.scan(c, carry, data()[0], rule=mpj.ModProp(0.5, TYPES[::-1]))
+
+
 def test_a_carry_of_another_cell():
     # the state fits, the trace does not: the other cell has no bias, or other inputs
     c, other = cell("leaky"), mpj.LeakyCell(M + 1, N, tau=4.0, use_bias=True, key=jr.key(0))

@@ -15,7 +15,6 @@ from helpers import (
     flat,
     inner,
     jit,
-    N,
     net,
     offline,
     offline_loss,
@@ -150,9 +149,17 @@ def test_modprop_has_a_step_on_leaky_cells_of_one_tau(cell_name):
         mpj.ModProp(0.5, TYPES).step(c, c.init(BATCH), data()[0][0])
 
 
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize("name", ["eprop", "modprop"])
+@pytest.mark.parametrize("cell_name", ["function", "filtered_leaky"])
+def test_local_rules_have_a_step_on_neuron_cells_only(name, cell_name):
+    c = cell(cell_name)
+    with pytest.raises(ValueError, match="EProp needs a NeuronCell|ModProp has a one-step"):
+        rule(name).step(c, c.init(BATCH), data()[0][0])
+
+
 def test_scan_has_no_forward_mode():
     # a custom reverse rule: rule.step is the form for jax.jvp
     c, xs = cell("leaky"), data()[0]
     with pytest.raises(TypeError, match="forward-mode|custom_vjp"):
         jax.jvp(lambda xs: mpj.scan(c, c.init(BATCH), xs)[1], (xs,), (xs,))
-    assert N == c.hidden_size
