@@ -78,7 +78,7 @@ def _check_shapes(cell: AbstractCell, state: PyTree, xs: Any) -> Any:
 
 def _check_carry(cell: AbstractCell, carry: Carry, rule: AbstractRule) -> None:
     name = type(rule).__name__
-    fits = carry.made_by == name
+    fits = carry.made_by == name and carry.types == rule.cell_types
     if fits:
         want = jax.eval_shape(lambda: rule.init(cell, carry.state)).trace
         have = jax.eval_shape(lambda: carry.trace)

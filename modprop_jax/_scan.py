@@ -68,7 +68,7 @@ def scan(
         run = functools.partial(with_auto_axes, run, spec)
     if isinstance(carry, Carry):
         state, trace, zs = run(carry.state, carry.trace, xs, cell, rule)
-        return Carry(state, trace, carry.made_by), zs
+        return Carry(state, trace, carry.made_by, carry.types), zs
     state, _, zs = run(carry, None, xs, cell, rule)
     return state, zs
 

@@ -513,7 +513,7 @@ def test_alignment_of_two_approximate_rules_and_of_no_gradient():
 SHAPES = [((2,), 11), ((), 8), ((3, 2), 12)]
 
 
-@hypothesis.settings(max_examples=6, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=5, deadline=None, derandomize=True)
 @hypothesis.given(
     pair=st.sampled_from(
         [("eprop", "filtered_adaptive"), ("modprop_types", "leaky"), ("mdgl", "rate")]

@@ -102,7 +102,7 @@ def test_leading_batch_axes(rule, cell_name):
     assert_close(jax.tree.map(lambda *leaves: sum(leaves), *each), expected, what="one by one ")
 
 
-TRAINED = [("eprop", "leaky_taus"), ("modprop_types", "leaky"), ("mdgl_types", "adaptive")]
+TRAINED = [("eprop", "leaky_taus"), ("modprop_types", "adaptive")]
 
 
 @pytest.mark.parametrize("rule, cell_name", TRAINED)

@@ -17,12 +17,14 @@ class Carry(eqx.Module):
     """What a rule carries from segment to segment: the state, and the trace of the past.
 
     Made by `rule.init` (or `RNN.init`), returned by `scan`. It takes no cotangent on entry: the
-    past is the trace's alone, so credit is never counted twice. `made_by` names the rule.
+    past is the trace's alone, so credit is never counted twice. `made_by`
+    names the rule, and `types` are its cell types, on which the meaning of a trace depends.
     """
 
     state: PyTree
     trace: PyTree
     made_by: str = eqx.field(static=True)
+    types: tuple[int, ...] | None = eqx.field(static=True, default=None)
 
 
 class AbstractRule(eqx.Module):
@@ -39,7 +41,12 @@ class AbstractRule(eqx.Module):
         trace = self.trace(cell)
         inner = state[0] if isinstance(cell, Filtered) else state
         past = None if trace is None else stop(trace.init(self, cell.effective(), inner))
-        return Carry(state, past, type(self).__name__)
+        return Carry(state, past, type(self).__name__, self.cell_types)
+
+    @property
+    def cell_types(self) -> tuple[int, ...] | None:
+        """The cell types, of a rule that has any."""
+        return None
 
     def check(self, cell: AbstractCell) -> None:
         """Raise a ValueError if the rule can't serve this cell."""

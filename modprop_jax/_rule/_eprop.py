@@ -20,7 +20,8 @@ class EProp(AbstractRule):
 
     Exact: everything inside a neuron, and the emission's filter. Approximate: credit through other
     neurons is dropped. Exact where `W_rec` = 0. Time: forward and one weight matmul, no transposed
-    recurrence; memory O(T·n) offline, O(n(n+m)) a state variable and example when streamed.
+    recurrence; memory O(T·n) offline; streamed, an example takes O(n+m) where one leak serves all
+    neurons, else O(n(n+m)) a state variable.
     Locality: a synapse knows its presynaptic activity, its neuron's state and the learning signal.
 
     Sources: Bellec et al., Nature Communications 11 (2020); Murray, eLife 8 (2019).
@@ -52,6 +53,11 @@ class EProp(AbstractRule):
 
     def step(self, cell: NeuronCell, state: PyTree, x: Array) -> PyTree:
         """The cell's step, with the message stopped."""
+        if not isinstance(cell, NeuronCell):
+            raise ValueError(
+                "EProp needs a NeuronCell for its one-step derivative, but the cell is a "
+                f"{type(cell).__name__}. Use scan."
+            )
         return cell.integrate(state, cell.drive(stopped_message(cell, state), x))
 
 

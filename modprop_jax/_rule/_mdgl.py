@@ -48,6 +48,11 @@ class MDGL(AbstractRule):
             )
         self.diffuse = diffuse
 
+    @property
+    def cell_types(self) -> Types:
+        """The cell types."""
+        return self.types
+
     def check(self, cell: AbstractCell) -> None:
         """Needs a neuron cell, and one type a neuron."""
         require_types(self, self.types, require_neurons(self, cell).hidden_size)

@@ -70,6 +70,11 @@ class ModProp(AbstractRule):
         self.mu = constant(mu)
         self.types = as_types(types)
 
+    @property
+    def cell_types(self) -> Types:
+        """The cell types."""
+        return self.types
+
     def check(self, cell: AbstractCell) -> None:
         """Needs a neuron cell with gain and membrane; one type a neuron; a mu that fits."""
         inner = require_neurons(self, cell)
