@@ -163,6 +163,12 @@ def markdown(rows: list[dict], about: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def parse(size: str) -> tuple[int, int]:
+    """`"n,T"`."""
+    n, steps = size.split(",")
+    return int(n), int(steps)
+
+
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -178,7 +184,7 @@ def main() -> None:
         help="default: " + " ".join(f"{n},{t}" for n, t in SIZES),
     )
     options = parser.parse_args()
-    sizes = [tuple(map(int, s.split(","))) for s in options.sizes] if options.sizes else SIZES
+    sizes = [parse(text) for text in options.sizes] if options.sizes else SIZES
     if options.worker:
         print(json.dumps(measure(*sizes[0], options.batch, options.runs)))
         return
