@@ -17,8 +17,8 @@ class Carry(eqx.Module):
     """What a rule carries from segment to segment: the state, and the trace of the past.
 
     Made by `rule.init` (or `RNN.init`), returned by `scan`. It takes no cotangent on entry: the
-    past is the trace's alone, so credit is never counted twice. `made_by`
-    names the rule, and `types` are its cell types, on which the meaning of a trace depends.
+    past is the trace's alone, so credit is never counted twice. `made_by` names the rule, and
+    `types` are its cell types, on which the meaning of a trace depends.
     """
 
     state: PyTree
