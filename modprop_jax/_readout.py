@@ -1,5 +1,5 @@
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -37,6 +37,7 @@ class Readout(eqx.Module):
         *,
         feedback: Feedback = "symmetric",
         use_bias: bool = True,
+        dtype: Any = None,
         key: PRNGKeyArray,
     ):
         """**Arguments:**
@@ -44,17 +45,19 @@ class Readout(eqx.Module):
         - `in_size`, `out_size`: features read and outputs.
         - `feedback`: "symmetric" or "random".
         - `use_bias`: add a bias, initially zero.
+        - `dtype`: of the parameters; the JAX default if None.
         - `key`: for `W, B ~ N(0, 1/in_size)`.
         """
         if feedback not in ("symmetric", "random"):
             raise ValueError(f'feedback must be "symmetric" or "random", but is {feedback!r}.')
         key, feedback_key = jr.split(key)
+        dtype = dtype or jnp.result_type(float)
         scale = 1 / math.sqrt(in_size)
-        self.weight = scale * jr.normal(key, (out_size, in_size))
+        self.weight = scale * jr.normal(key, (out_size, in_size), dtype)
         self.bias = jnp.zeros(out_size, self.weight.dtype) if use_bias else None
         self.feedback_weight = None
         if feedback == "random":
-            self.feedback_weight = scale * jr.normal(feedback_key, (out_size, in_size))
+            self.feedback_weight = scale * jr.normal(feedback_key, (out_size, in_size), dtype)
         self.feedback = feedback
 
     def __call__(

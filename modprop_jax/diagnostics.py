@@ -16,7 +16,8 @@ class Alignment(eqx.Module):
     """Agreement of a rule's gradient g with a reference r; leaf by leaf, and in total.
 
     `cosine`, `norm_ratio`, `sign_agreement` are scalars over all parameters together, and the
-    `leaf_*` fields have the model's structure. A zero gradient has cosine 0.
+    `leaf_*` fields have the model's structure. A zero gradient has cosine 0,
+    and two of them have norm ratio 1.
     """
 
     cosine: Float[Array, ""]
@@ -60,7 +61,9 @@ def _cosine(g: Array, r: Array) -> Array:
 
 
 def _ratio(g: Array, r: Array) -> Array:
-    return jnp.linalg.norm(g) / jnp.linalg.norm(r)
+    ours, theirs = jnp.linalg.norm(g), jnp.linalg.norm(r)
+    both_zero = (ours == 0) & (theirs == 0)
+    return jnp.where(both_zero, 1, ours / jnp.where(both_zero, 1, theirs))
 
 
 def _agreement(g: Array, r: Array) -> Array:

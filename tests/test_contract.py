@@ -433,6 +433,21 @@ def test_mu_does_not_train_by_the_loss():
 # --- readout and diagnostics ---
 
 
+def test_readout_has_the_dtype_asked_for_and_a_silent_leaf_aligns():
+    """A float32 net in x64 mode; the fixed feedback's zero gradient gives no NaN."""
+    readout = mpj.Readout(N, OUT, feedback="random", dtype=jnp.float32, key=jr.key(0))
+    model = Net(narrow_net("bptt", jnp.float32), readout)
+    xs = data()[0].astype(jnp.float32)
+
+    def loss(model, xs):
+        return jnp.sum(model(xs) ** 2)
+
+    found = jit(lambda m, xs: mpj.alignment(loss, m, xs, rule=mpj.EProp()))(model, xs)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype(jnp.float32)}
+    assert all(np.isfinite(leaf) for leaf in jax.tree.leaves(found))
+    assert float(found.leaf_norm_ratio.readout.feedback_weight) == 1.0
+
+
 @pytest.mark.parametrize("name, cell_name", [("bptt", "leaky"), ("eprop", "filtered_adaptive")])
 def test_random_feedback_is_the_rule_with_another_matrix(name, cell_name):
     """Credit by B, weights by the true error: e-prop with B in place of the readout's weight."""

@@ -458,3 +458,14 @@ def test_check_raises_at_run_time(form, value):
     # off by default, so that it exports
     _, gradients = jit(three_gradients(check=False)[form])(xs, ys.at[3].set(value))
     assert not np.isfinite(gradients.readout.weight).all()
+
+
+def test_streaming_with_a_hyperparameter_that_could_be_differentiated():
+    # the outgoing trace is a constant: a derivative by mu would lack the past, silently
+    c = cell("leaky")
+    rule, state = mpj.ModProp(jnp.asarray(0.5), TYPES), c.init(BATCH)
+    with pytest.raises(ValueError, match="holds a jax.Array.*Pass a float"):
+        rule.init(c, state)
+    carry = mpj.ModProp(0.5, TYPES).init(c, state)
+    with pytest.raises(ValueError, match="holds a jax.Array.*Pass a float"):
+        mpj.scan(c, carry, data()[0], rule=rule)

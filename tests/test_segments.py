@@ -20,6 +20,7 @@ from helpers import (
     jit,
     M,
     N,
+    Net,
     net,
     offline,
     OUT,
@@ -268,6 +269,30 @@ def test_a_segment_of_one_step_gives_the_inputs_their_instantaneous_credit(rule)
         return error(model(xs, model.rnn.rule.init(model.rnn.cell, state))[1], ys)
 
     assert_close(jit(jax.grad(streaming))(xs), jit(jax.grad(bare))(xs))
+
+
+class TwoFeatures(mpj.NeuronCell):
+    """A leaky neuron that shows the loss two features, and sends one."""
+
+    def init(self, batch_shape=()):
+        return jnp.zeros((*batch_shape, self.hidden_size))
+
+    def integrate(self, state, drive):
+        return 0.7 * state + 0.3 * drive
+
+    def message(self, state):
+        return jnp.tanh(state)
+
+    def emit(self, state):
+        return jnp.concatenate([jnp.tanh(state), state**2], axis=-1)
+
+
+def test_a_filtered_emission_of_several_features_a_neuron():
+    c = mpj.Filtered(TwoFeatures(M, N, key=jr.key(0)), 0.6)  # pyright: ignore
+    model = Net(mpj.RNN(c, rule=mpj.EProp()), mpj.Readout(2 * N, OUT, key=jr.key(1)))
+    expected = gradient(model, *data())[1]
+    actual = streamed_gradient(5)(model, *data())[1]
+    assert_close(actual, expected)
 
 
 def test_bare_states_with_integers_chain():

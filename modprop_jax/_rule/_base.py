@@ -4,13 +4,14 @@ import abc
 from typing import Any
 
 import equinox as eqx
+import jax
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._cell import AbstractCell, Filtered, NeuronCell
 from .._credit import Back, Credit, Point
 from .._reverse import inner_cell
 from .._trace import AbstractTrace
-from .._tree import stop
+from .._tree import inexact, stop
 
 
 class Carry(eqx.Module):
@@ -39,6 +40,12 @@ class AbstractRule(eqx.Module):
         del key
         self.check(cell)
         trace = self.trace(cell)
+        if trace is not None and jax.tree.leaves(inexact(self)):
+            raise ValueError(
+                f"{type(self).__name__} streams with constant hyper-parameters, but holds a "
+                "jax.Array: its derivative would be cut at every segment. Pass a float or a NumPy "
+                "array, or differentiate by it offline (from a bare state)."
+            )
         inner = state[0] if isinstance(cell, Filtered) else state
         past = None if trace is None else stop(trace.init(self, cell.effective(), inner))
         return Carry(state, past, type(self).__name__, self.cell_types)

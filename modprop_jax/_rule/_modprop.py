@@ -62,7 +62,7 @@ class ModProp(AbstractRule):
         """**Arguments:**
 
         - `mu`: μ of the sending neuron: a float, one value a type (C,), or one a neuron (n,). The
-            published run has 0.25. A `jax.Array` can be differentiated (meta-learning).
+            published run has 0.25. By a `jax.Array` one can differentiate (meta-learning), offline.
         - `types`: cell type 0 ... C-1 of each neuron; None: cell-specific.
         """
         if isinstance(mu, str):

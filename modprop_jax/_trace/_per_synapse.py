@@ -128,10 +128,12 @@ class PerSynapse(AbstractTrace):
 
     def _together(self, zero: Credit) -> Credit:
         """Which credits have one pattern for all neurons."""
+        n = jax.tree.leaves(zero.state)[0].shape[-1]
         return Credit(
             jax.tree.map(lambda _: True, zero.state),
             jax.tree.map(lambda _: False, zero.extra),
-            jax.tree.map(lambda _: self.filter_is_local, zero.filter),
+            # an emission of several features a neuron has no neuron axis to stay on
+            jax.tree.map(lambda z: self.filter_is_local and z.shape[-1] == n, zero.filter),
         )
 
     def _rows(self, credit: Credit, lead: int) -> Array:
