@@ -80,8 +80,9 @@ def _check_carry(cell: AbstractCell, carry: Carry, rule: AbstractRule) -> None:
     name = type(rule).__name__
     fits = carry.made_by == name and carry.types == rule.cell_types
     if fits:
-        want = jax.eval_shape(lambda: rule.init(cell, carry.state)).trace
-        have = jax.eval_shape(lambda: carry.trace)
+        want = jax.eval_shape(lambda: rule.init(cell, carry.state))
+        want, have = (want.trace, want.observed), (carry.trace, carry.observed)
+        have = jax.eval_shape(lambda: have)
         fits = jax.tree.structure(want) == jax.tree.structure(have) and all(
             a.shape == b.shape for a, b in zip(jax.tree.leaves(have), jax.tree.leaves(want))
         )

@@ -19,11 +19,15 @@ class Credit(NamedTuple):
 
 
 class Point(NamedTuple):
-    """Where a step is linearised: the state before it, its input and its drive (else None)."""
+    """Where a step is linearised: the state before it, its input and its drive (else None).
+
+    `observed`: what the rule made of the steps before it (`AbstractRule.observe`), else `()`.
+    """
 
     before: PyTree
     x: Array
     drive: Any
+    observed: PyTree = ()
 
 
 class Back(NamedTuple):
@@ -39,9 +43,13 @@ class Back(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A segment as it ran: the state before it, the states and drives (else None), the inputs."""
+    """A segment as it ran: the state before it, the states and drives (else None), the inputs.
+
+    `observed`: for each step, what the rule made of the steps before it, else `()`.
+    """
 
     before: PyTree
     states: PyTree
     drives: Any
     xs: Array
+    observed: PyTree = ()

@@ -76,6 +76,7 @@ def value_and_grad(
         return loss(model, *args, **kwargs)
 
     def wrapped(model, *args, **kwargs):
+        _check_rules(model, rule)
         value, gradients = under_rule(model, args, kwargs)
         return _checked(value, gradients) if check else (value, gradients)
 
@@ -105,6 +106,8 @@ def online_value_and_grad(
     gradient = eqx.filter_value_and_grad(segment_loss, has_aux=True)
 
     def wrapped(model, carry, xs, ys):
+        _check_rules(model)
+
         def one(sums, seen):
             (loss, carry), gradients = sums
             (more, carry), fresh = gradient(model, carry, *seen)
@@ -205,6 +208,12 @@ def _checked(value: PyTree, gradients: PyTree) -> tuple[PyTree, PyTree]:
         "The loss, the carry or a gradient is NaN or infinite: lower the learning rate, or for "
         "ModProp lower mu.",
     )
+
+
+def _check_rules(model: PyTree, rule: AbstractRule | None = None) -> None:
+    """Each layer's rule and cell, while the weights are still concrete if they ever are."""
+    for layer in filter(_is_layer, jax.tree.leaves(model, is_leaf=_is_layer)):
+        (rule or layer.rule).check(layer.cell)
 
 
 def _is_layer(node: Any) -> bool:

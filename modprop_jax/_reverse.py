@@ -123,8 +123,10 @@ def reverse(
         credit, pending, sums = carry
         start = first + index * chunk
         both = slice_time(record.states, start - 1, chunk + 1)
-        xs, drives, ct_z = slice_time((record.xs, record.drives, ct_zs), start, chunk)
-        points = Point(jax.tree.map(lambda s: s[:-1], both), xs, drives)
+        xs, drives, observed, ct_z = slice_time(
+            (record.xs, record.drives, record.observed, ct_zs), start, chunk
+        )
+        points = Point(jax.tree.map(lambda s: s[:-1], both), xs, drives, observed)
         states = jax.tree.map(lambda s: s[1:], both)
         credit, gradient, ct_xs = piece(credit, pending, points, states, ct_z)
         if pending is not None:
@@ -143,10 +145,10 @@ def reverse(
         credit, direct_last, sums = carry
         ct_xs = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), ct_xs)
     before = jax.tree.map(start, record.states, record.before)
-    xs, drives, ct_z, states = jax.tree.map(
-        lambda a: a[:first], (record.xs, record.drives, ct_zs, record.states)
+    xs, drives, observed, ct_z, states = jax.tree.map(
+        lambda a: a[:first], (record.xs, record.drives, record.observed, ct_zs, record.states)
     )
-    points = Point(before, xs, drives)
+    points = Point(before, xs, drives, observed)
     credit, gradient, head = piece(credit, direct_last, points, states, ct_z)
     if ct_xs is not None:
         head = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), head, ct_xs)
@@ -168,7 +170,7 @@ def respond(
     before = jax.tree.map(
         lambda s, b: jnp.concatenate([b[None], s[:-1]]), record.states, record.before
     )
-    points = Point(before, record.xs, record.drives)
+    points = Point(before, record.xs, record.drives, record.observed)
     if not isinstance(cell, Filtered):
         direct = jax.tree.map(jnp.zeros_like, inexact(record.states))
         credit, total, message = transport(rule, cell, prepared, points, direct, credit)

@@ -12,7 +12,7 @@ from ._check import check_scan
 from ._credit import Credit
 from ._reverse import default_chunk, inner_cell
 from ._rule import AbstractRule, BPTT, Carry
-from ._segment import forward, landing, past, plain, segment
+from ._segment import forward, landing, observed, past, plain, segment
 from ._sharding import explicit_batch, with_auto_axes
 from ._tree import stop
 
@@ -67,15 +67,16 @@ def scan(
     if spec is not None:
         run = functools.partial(with_auto_axes, run, spec)
     if isinstance(carry, Carry):
-        state, trace, zs = run(carry.state, carry.trace, xs, cell, rule)
-        return Carry(state, trace, carry.made_by, carry.types), zs
+        past = carry.trace, carry.observed
+        state, (trace, so_far), zs = run(carry.state, past, xs, cell, rule)
+        return Carry(state, trace, so_far, carry.made_by, carry.types), zs
     state, _, zs = run(carry, None, xs, cell, rule)
     return state, zs
 
 
 def _scan(
     state: PyTree,
-    value: PyTree,
+    before: PyTree,
     xs: Array,
     cell: AbstractCell,
     rule: AbstractRule,
@@ -84,24 +85,27 @@ def _scan(
     chunk: int | None,
     unroll: int,
 ) -> tuple[PyTree, PyTree, Array]:
-    """`(state, trace, zs)` after the segment; `value` is the trace before it."""
-    state, value = stop((state, value)) if streaming else (state, value)
+    """`(state, (trace, so far observed), zs)` after the segment; `before`: these before it."""
     trace = rule.trace(cell) if streaming else None
     prepared = rule.prepare(inner_cell(cell))
     cell = cell.effective()
     inner, batch = inner_cell(cell), xs.shape[1:-1]
+    if streaming:
+        state, (value, so_far) = stop((state, before))
+    else:
+        value, so_far = None, rule.unobserved(inner, batch)
     start = Credit(state, rule.extra(inner, batch))
     if isinstance(cell, Filtered):
         start = Credit(state[0], start.extra, state[1])
     if trace is not None:
         if len(xs) == 1 and isinstance(inner, NeuronCell):
             if rule.arrive(inner, prepared, start) is not None:
-                return _one_step(value, xs, cell, rule, start, prepared, trace)
-        start = past((inner, start, value, trace))
+                return _one_step((value, so_far), xs, cell, rule, start, prepared, trace)
+        start = past((inner, start, value, trace, rule, prepared))
     if isinstance(inner, NeuronCell):
         chunk = chunk or default_chunk(math.prod(batch), inner.hidden_size)
-        pack = inner, start.state, start.extra, xs, rule, prepared
-        last, zs, record = segment(pack, chunk=chunk, unroll=unroll)
+        pack = inner, start.state, start.extra, xs, rule, prepared, so_far
+        last, zs, record, so_far = segment(pack, chunk=chunk, unroll=unroll)
     else:
         last, zs, record = plain(rule, inner, start.state, xs, unroll)
     if isinstance(cell, Filtered):
@@ -114,21 +118,23 @@ def _scan(
         last = last, memory
     if trace is not None:
         value = stop(trace.extend(*stop((rule, cell, prepared, record, value))))
-    return last, value, zs
+    return last, (value, stop(so_far)), zs
 
 
 def _one_step(
-    value: PyTree, xs: Array, cell: AbstractCell, rule: Any, start: Credit, prepared: Any, trace
+    before: PyTree, xs: Array, cell: AbstractCell, rule: Any, start: Credit, prepared: Any, trace
 ) -> tuple[PyTree, PyTree, Array]:
     """A segment of one step: once the trace includes it, it knows all of the step's credit."""
     inner = inner_cell(cell)
     assert isinstance(inner, NeuronCell)
+    value, so_far = before
     last, z, record = stop(forward(inner, start.state, xs, 1))
+    record, so_far = stop(observed(rule, inner, prepared, record, so_far))
     value = stop(trace.extend(*stop((rule, cell, prepared, record, value))))
     end = Credit(last, start.extra)
     if isinstance(cell, Filtered):
         end = Credit(last, start.extra, cell.filter(start.filter, z[0]))
     end = landing((inner, end, xs, (cell, record, value, trace, rule, prepared)))
     if isinstance(cell, Filtered):
-        return (end.state, end.filter), value, end.filter[None]
-    return end.state, value, inner.emit(end.state)[None]
+        return (end.state, end.filter), (value, so_far), end.filter[None]
+    return end.state, (value, so_far), inner.emit(end.state)[None]

@@ -41,41 +41,53 @@ def plain(
     return last, zs, Record(before, states, None, xs)
 
 
-def segment(pack: tuple, *, chunk: int, unroll: int) -> tuple[PyTree, Array, Record]:
-    """`forward`, whose derivative is the rule's: pack = (cell, before, extra, xs, rule, prepared).
+def observed(
+    rule: Any, cell: NeuronCell, prepared: PyTree, record: Record, so_far: PyTree
+) -> tuple[Record, PyTree]:
+    """The record with what the rule observes in it, and what it has observed so far."""
+    seen, so_far = rule.observe(cell, prepared, record, so_far)
+    return record._replace(observed=seen), so_far
 
-    `extra` is zeros; its cotangent is the rule's extra credit at the start.
+
+def segment(pack: tuple, *, chunk: int, unroll: int) -> tuple[PyTree, Array, Record, PyTree]:
+    """`forward`, whose derivative is the rule's.
+
+    pack = (cell, before, extra, xs, rule, prepared, so_far). `extra` is zeros; its cotangent is
+    the rule's extra credit at the start. `so_far`, what the rule has observed, has none.
     """
 
     def run(pack):
-        cell, before, _, xs, _, _ = pack
-        out = forward(cell, before, xs, unroll)
-        return out, out[2]
+        cell, before, _, xs, rule, prepared, so_far = pack
+        last, zs, record = forward(cell, before, xs, unroll)
+        record, so_far = observed(rule, cell, prepared, record, so_far)
+        return (last, zs, record, so_far), record
 
     def backward(pack, record, cotangents):
-        cell, before, extra, _, rule, prepared = pack
-        ct_last, ct_zs, _ = cotangents
+        cell, before, extra, _, rule, prepared, so_far = pack
+        ct_last, ct_zs, _, _ = cotangents
         if ct_zs is None:
             zs = jax.eval_shape(cell.emit, record.states)
             ct_zs = jnp.zeros(zs.shape, zs.dtype)
         ct_last = materialise(ct_last, before) if jax.tree.leaves(ct_last) else None
         zero = Credit(jax.tree.map(jnp.zeros_like, inexact(before)), extra)
         gradient, credit, ct_xs = reverse(rule, cell, prepared, record, ct_zs, ct_last, zero, chunk)
-        return gradient, credit.state, credit.extra, ct_xs, *_nothing((rule, prepared))
+        return gradient, credit.state, credit.extra, ct_xs, *_nothing((rule, prepared, so_far))
 
     return with_derivative(run, backward)(pack)
 
 
 def past(pack: tuple) -> Credit:
-    """The start of a segment, whose derivative is the trace: pack = (cell, start, value, trace).
+    """The start of a segment, whose derivative is the trace.
 
-    `start` is a `Credit`-shaped state; no cotangent goes further back.
+    pack = (cell, start, value, trace, rule, prepared); `start` is a `Credit`-shaped state; no
+    cotangent goes further back.
     """
 
     def backward(pack, _, credit):
-        cell, start, value, trace = pack
-        gradient = trace.contract(cell, value, Credit(*materialise(credit, start)))
-        return gradient, *_nothing((start, value, trace))
+        cell, start, value, trace, rule, prepared = pack
+        credit = Credit(*materialise(credit, start))
+        gradient = trace.contract(rule, cell, prepared, value, credit)
+        return gradient, *_nothing((start, value, trace, rule, prepared))
 
     return with_derivative(lambda pack: (pack[1], ()), backward)(pack)
 
@@ -90,7 +102,8 @@ def landing(pack: tuple) -> Credit:
         cell, end, _, rest = pack
         whole, record, value, trace, rule, prepared = rest
         credit = Credit(*materialise(credit, end))
-        gradient = trace.contract(cell, value, rule.arrive(cell, prepared, credit))
+        arrived = rule.arrive(cell, prepared, credit)
+        gradient = trace.contract(rule, cell, prepared, value, arrived)
         total = credit.state
         if isinstance(whole, Filtered):
             _, gain = whole.coefficients(credit.filter)

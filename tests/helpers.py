@@ -34,12 +34,15 @@ class RuleRow(NamedTuple):
     streams: bool = True
     # needs a NeuronCell
     local: bool = True
-    # differs from another row in its numbers alone: runs on two cells only
-    variant: bool = False
+    # the cells of the table that it runs on, where these are not all that it serves
+    cells: tuple[str, ...] | None = None
 
     def make(self) -> Any:
         return self.cls(*self.args, **self.kwargs)
 
+
+# differing from another row in its numbers alone, a row runs on two cells
+FEW = ("leaky", "adaptive")
 
 MU_BY_TYPE = np.array([0.4, 0.7, 0.2])
 MU_BY_NEURON = np.linspace(0.2, 0.8, N)
@@ -50,11 +53,15 @@ RULES = {
     "eprop": RuleRow(mpj.EProp),
     "mdgl": RuleRow(mpj.MDGL),
     "mdgl_types": RuleRow(mpj.MDGL, (TYPES,)),
-    "mdgl_diffuse": RuleRow(mpj.MDGL, (TYPES,), {"diffuse": True}, variant=True),
+    "mdgl_diffuse": RuleRow(mpj.MDGL, (TYPES,), {"diffuse": True}, cells=FEW),
     "modprop": RuleRow(mpj.ModProp, (0.5,)),
     "modprop_types": RuleRow(mpj.ModProp, (0.5, TYPES)),
-    "modprop_mu_by_type": RuleRow(mpj.ModProp, (MU_BY_TYPE, TYPES), variant=True),
-    "modprop_mu_by_neuron": RuleRow(mpj.ModProp, (MU_BY_NEURON, TYPES), variant=True),
+    "modprop_mu_by_type": RuleRow(mpj.ModProp, (MU_BY_TYPE, TYPES), cells=FEW),
+    "modprop_mu_by_neuron": RuleRow(mpj.ModProp, (MU_BY_NEURON, TYPES), cells=FEW),
+    "modprop_auto": RuleRow(mpj.ModProp, ("auto",), cells=(*FEW, "rate", "filtered_leaky")),
+    "modprop_auto_types": RuleRow(mpj.ModProp, ("auto", TYPES), cells=(*FEW, "filtered_leaky")),
+    "modprop_taps": RuleRow(mpj.ModProp, (0.5,), {"taps": 3}, cells=("leaky",)),
+    "modprop_taps_types": RuleRow(mpj.ModProp, (0.5, TYPES), {"taps": 3}, cells=("leaky",)),
 }
 
 
@@ -213,8 +220,8 @@ def serves(rule_name: str, cell_name: str) -> bool:
     row = RULES[rule_name]
     if row.local and cell_name.endswith("function"):
         return False
-    if row.variant:
-        return cell_name in ("leaky", "adaptive")
+    if row.cells is not None:
+        return cell_name in row.cells
     if cell_name == "refractory" or cell_name.startswith("filtered"):
         # one rule of each kind of trace
         all_of_them = cell_name == "filtered_adaptive"

@@ -19,7 +19,7 @@ TOL = 1e-10
 
 CASES = [
     *[("A", rule) for rule in ("bptt", "eprop", "mdgl", "modprop", "modprop_types")],
-    *[("B", rule) for rule in ("bptt", "eprop", "mdgl", "modprop")],
+    *[("B", rule) for rule in ("bptt", "eprop", "mdgl", "modprop", "modprop_taps20")],
 ]
 
 
@@ -37,6 +37,7 @@ def published_rule(name, figures):
         "mdgl": mpj.MDGL(),
         "modprop": mpj.ModProp(mu),
         "modprop_types": mpj.ModProp(mu, figures["types"]),
+        "modprop_taps20": mpj.ModProp(mu, taps=20),
     }[name]
 
 
@@ -178,6 +179,6 @@ def test_type_means_of_the_rule_are_the_published_ones():
     net = published_net(figures, mpj.BPTT())
     rule = published_rule("modprop_types", figures)
     index = figures["types"]
-    kappa = np.asarray(rule.prepare(net.rnn.cell).kappa)[index[:, None], index[None, :]]
+    kappa = np.asarray(rule.filter(net.rnn.cell).kappa)[index[:, None], index[None, :]]
     gain = (1 - figures["eta"]) * figures["mu"]
     assert_golden(kappa / gain, figures["Wab"], "type means")

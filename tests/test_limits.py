@@ -175,7 +175,7 @@ def test_eprop_without_leak_sees_one_step():
     assert_close(gradients, jit(eqx.filter_grad(immediate))(model))
 
 
-@pytest.mark.parametrize("name", [name for name in RULES if not RULES[name].variant])
+@pytest.mark.parametrize("name", [name for name in RULES if RULES[name].cells is None])
 def test_what_is_stored_at_missing_synapses_does_not_matter(name):
     missing = ~MASK | np.eye(N, dtype=bool)
     c = mpj.LeakyCell(M, N, tau=4.0, activation=jnp.tanh, use_bias=True, mask=MASK, key=jr.key(3))

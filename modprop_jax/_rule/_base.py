@@ -5,12 +5,12 @@ from typing import Any
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .._cell import AbstractCell, Filtered, NeuronCell
-from .._credit import Back, Credit, Point
+from .._credit import Back, Credit, Point, Record
 from .._reverse import inner_cell
-from .._trace import AbstractTrace
+from .._trace import AbstractTrace, batch_shape
 from .._tree import inexact, stop
 
 
@@ -18,12 +18,14 @@ class Carry(eqx.Module):
     """What a rule carries from segment to segment: the state, and the trace of the past.
 
     Made by `rule.init` (or `RNN.init`), returned by `scan`. It takes no cotangent on entry: the
-    past is the trace's alone, so credit is never counted twice. `made_by` names the rule, and
-    `types` are its cell types, on which the meaning of a trace depends.
+    past is the trace's alone, so credit is never counted twice. `observed` is what the rule has
+    measured of the run so far, where it measures anything. `made_by` names the rule, and `types`
+    are its cell types, on which the meaning of a trace depends.
     """
 
     state: PyTree
     trace: PyTree
+    observed: PyTree
     made_by: str = eqx.field(static=True)
     types: tuple[int, ...] | None = eqx.field(static=True, default=None)
 
@@ -48,7 +50,9 @@ class AbstractRule(eqx.Module):
             )
         inner = state[0] if isinstance(cell, Filtered) else state
         past = None if trace is None else stop(trace.init(self, cell.effective(), inner))
-        return Carry(state, past, type(self).__name__, self.cell_types)
+        batch = batch_shape(inner_cell(cell), inner)
+        observed = self.unobserved(inner_cell(cell), batch)
+        return Carry(state, past, observed, type(self).__name__, self.cell_types)
 
     @property
     def cell_types(self) -> tuple[int, ...] | None:
@@ -68,6 +72,20 @@ class AbstractRule(eqx.Module):
         del cell, batch_shape
         return ()
 
+    def unobserved(self, cell: Any, batch_shape: tuple[int, ...]) -> PyTree:
+        """What the rule has observed before the first step."""
+        del cell, batch_shape
+        return ()
+
+    def observe(
+        self, cell: Any, prepared: PyTree, record: Record, so_far: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        """What the rule measures of a run: for each step what `back` needs of the steps before
+        it, arrays (T, *batch, ...), and what was observed so far. It is no part of the derivative.
+        """
+        del cell, prepared, record
+        return (), so_far
+
     def trace(self, cell: AbstractCell) -> AbstractTrace | None:
         """The trace that carries the past between segments; None: the past is cut."""
         del cell
@@ -76,6 +94,11 @@ class AbstractRule(eqx.Module):
     def arrive(self, cell: Any, prepared: PyTree, direct: Credit) -> Credit | None:
         """Direct credit on a state, as credit that the trace knows; None where it does not."""
         del cell, prepared, direct
+        return None
+
+    def radius(self, cell: Any) -> Float[Array, ""] | None:
+        """Spectral radius of the transport, where the weights alone decide it; else None."""
+        del cell
         return None
 
     @abc.abstractmethod

@@ -1,31 +1,32 @@
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from .._cell import AbstractCell, LeakyCell, NeuronCell
 from .._cell._base import stopped_message
-from .._credit import Back, Credit, Point
+from .._credit import Back, Credit, Point, Record
+from .._reverse import inner_cell
 from .._static import Constant, constant, numeric
-from .._trace import AbstractTrace, PerSynapse, Presynaptic
+from .._trace import AbstractTrace, PerSynapse, Presynaptic, Window
 from .._tree import add, pullback, stop
 from ._base import AbstractRule, require_neurons, require_types
-from ._types import as_types, mean_over_all, one_hot, Types
-
-
-class Filter(eqx.Module):
-    """ModProp's time-invariant filter: what is made of the weights once a call.
-
-    `kappa`: κ [receiving, sending]; `self_kappa`: κ_aa where there are no autapses, else 0;
-    `recur`: D̄ - κ_self + κN, by which type-summed credit moves.
-    """
-
-    kappa: Float[Array, "C C"]
-    self_kappa: Float[Array, " C"]
-    recur: Float[Array, "C C"]
+from ._filter import (
+    counts,
+    Filter,
+    filter_radius,
+    Power,
+    powers,
+    stable_share,
+    sum_by_type,
+    to_neurons,
+)
+from ._running_mean import RunningMean
+from ._types import as_types, expand, mean_over_all, one_hot, Types
 
 
 class ModProp(AbstractRule):
@@ -42,33 +43,58 @@ class ModProp(AbstractRule):
     `types=None` each neuron is a type of its own (cell-specific). Type means run over all entries
     of the masked weights, are recomputed at every call, and no gradient passes through them.
 
+    **μ measured.** With `mu="auto"`, μ of a type is the mean over its neurons and the steps
+    1 ... t so far of \(h_t = \partial message_t/\partial drive_t / gain\) (φ'(v_t) on `LeakyCell`),
+    for each example on its own; cell-specific: of each neuron. Credit crosses from step t+1 to t
+    with the mean up to t. The mean is part of the carry, so that no segmentation changes it.
+
+    **Taps.** With `taps=S` credit crosses between neurons in the S most recent steps before each
+    loss only, at lag s by \(\hat J^{\min(s,S)}\eta^{\max(0,s-S)}\). On cells with one leak.
+
     Exact: what is local to a neuron. Approximate: transport between neurons. Time: e-prop's and
-    O(n·C + C²) a step (cell-specific: BPTT's). Memory when streamed: O((n+m)(C+C²)) an example
-    on leaky cells with types, since the filters act on presynaptic activity; O(n(n+m)(1+C)) on
-    other neuron cells; n(n+m)·n if cell-specific. Locality: a synapse knows its eligibility trace
-    and the type-summed modulators, filtered by taps of its type of synapse.
+    O(n·C + C²) a step (cell-specific: BPTT's; taps: twice that, and a shift of S n numbers).
+    Memory when streamed: O((n+m)(C+C²)) an example on leaky cells with types, since the filters
+    act on presynaptic activity; (S+1)(n+m) with taps; O(n(n+m)(1+C)) on other neuron cells;
+    n(n+m)·n if cell-specific. Locality: a synapse knows its eligibility trace and the type-summed
+    modulators, filtered by taps of its type of synapse; "auto": and the mean of its type.
+
+    Errors: a ValueError if the weights are concrete and the transport has a spectral radius above
+    1 (credit would grow without bound), unless μ is "auto" or `taps` ends it.
 
     Departure: the authors' published type-specific mode gives gradients that are identical to the
     cell-specific ones; this is the rule as their paper states it. On cells other than `LeakyCell`
-    the nominal leak replaces the true one on the communicated path.
+    the nominal leak replaces the true one on the communicated path. `mu="auto"` is not in
+    the paper, which tunes μ.
 
     Source: Liu, Smith, Mihalas, Shea-Brown & Sümbül, NeurIPS 2022 (arXiv 2206.01338).
     """
 
-    mu: Array | Constant
+    mu: Array | Constant | RunningMean
     types: Types = eqx.field(static=True)
+    taps: int | None = eqx.field(static=True)
 
-    def __init__(self, mu: Any, types: Any = None):
+    def __init__(self, mu: Any | Literal["auto"], types: Any = None, *, taps: int | None = None):
         """**Arguments:**
 
-        - `mu`: μ of the sending neuron: a float, one value a type (C,), or one a neuron (n,). The
-            published run has 0.25. By a `jax.Array` one can differentiate (meta-learning), offline.
+        - `mu`: μ of the sending neuron: a float, one value a type (C,), or one a neuron (n,); or
+            "auto": measured. The published run has 0.25. By a `jax.Array` one can differentiate
+            (meta-learning), offline.
         - `types`: cell type 0 ... C-1 of each neuron; None: cell-specific.
+        - `taps`: S, steps in which credit crosses between neurons; None: no limit.
         """
-        if isinstance(mu, str):
-            raise ValueError(f"mu must be a number, or one a type or a neuron, but is {mu!r}.")
-        self.mu = constant(mu)
+        if isinstance(mu, str) and mu != "auto":
+            raise ValueError(
+                f'mu must be a number, one a type or one a neuron, or "auto", but is {mu!r}.'
+            )
+        if taps is not None and (isinstance(mu, str) or int(taps) != taps or taps < 0):
+            raise ValueError(
+                "taps must be a number of steps, 0 or more, with a mu that is not measured, but "
+                f"taps={taps!r} came with mu={mu!r}: filters of finitely many taps do not change "
+                "in time."
+            )
+        self.mu = RunningMean() if isinstance(mu, str) else constant(mu)
         self.types = as_types(types)
+        self.taps = taps
 
     @property
     def cell_types(self) -> Types:
@@ -76,67 +102,144 @@ class ModProp(AbstractRule):
         return self.types
 
     def check(self, cell: AbstractCell) -> None:
+        """Needs a cell that fits, and stable transport where the weights are concrete."""
+        self.check_fits(cell)
+        if self.taps is None and not isinstance(self.mu, RunningMean):
+            self._check_stable(inner_cell(cell))
+
+    def check_fits(self, cell: AbstractCell) -> None:
         """Needs a neuron cell with gain and membrane; one type a neuron; a mu that fits."""
         inner = require_neurons(self, cell)
         n = inner.hidden_size
         require_types(self, self.types, n)
         _ = inner.gain
         jax.eval_shape(lambda: inner.membrane(inner.init(())))
+        if isinstance(self.mu, RunningMean):
+            return
         shape = np.shape(self.mu)
-        fits = {(), (n,)} | ({(self._count(n),)} if self.types else set())
-        if shape not in fits:
+        if shape not in {(), (n,), counts(self.types, n).shape}:
             raise ValueError(
                 f"mu must be a number, or have one value a type or one a neuron (n={n}), but has "
                 f"shape {shape}."
             )
+        if self.taps is not None and not (isinstance(inner, LeakyCell) and inner.uniform_leak):
+            raise ValueError(
+                "ModProp(taps=...) needs a LeakyCell with one tau for all neurons, whose filters "
+                f"do not change in time, but the cell is a {type(inner).__name__}: leave taps at "
+                "None."
+            )
 
-    def prepare(self, cell: NeuronCell) -> Filter:
-        """κ and what follows from it, from the current weights."""
+    def filter(self, cell: NeuronCell) -> Filter:
+        """κ and what goes with it, from the current weights."""
         n, dtype = cell.hidden_size, cell.weight_rec.dtype
         autapses, cell = cell.autapses, stop(cell.effective())
-        mu = jnp.asarray(numeric(self.mu, dtype), dtype)
+        mu = jnp.ones((), dtype)
+        if not isinstance(self.mu, RunningMean):
+            mu = jnp.asarray(numeric(self.mu, dtype), dtype)
         if mu.shape not in ((), (n,)):
             mu = mu[np.asarray(self.types)]
         mu = jnp.broadcast_to(mu, (n,))
         gain = jnp.broadcast_to(jnp.asarray(cell.gain, dtype), (n,))
         leak = jnp.broadcast_to(jnp.asarray(cell.leak, dtype), (n,))
         kappa = mean_over_all(gain[:, None] * cell.weight_rec * mu[None, :], self.types)
+        count = jnp.asarray(counts(self.types, n), dtype)
         if self.types is None:
-            return Filter(kappa, jnp.zeros(n, dtype), jnp.diag(leak) + kappa)
-        count = jnp.asarray(np.bincount(self.types), dtype)
+            return Filter(kappa, jnp.zeros(n, dtype), leak, count)
         own = jnp.zeros_like(count) if autapses else jnp.diagonal(kappa)
-        nominal = leak @ one_hot(self.types, dtype) / count
-        return Filter(kappa, own, jnp.diag(nominal - own) + kappa * count[None, :])
+        return Filter(kappa, own, leak @ one_hot(self.types, dtype) / count, count)
 
-    def extra(self, cell: NeuronCell, batch_shape: tuple[int, ...]) -> Float[Array, "..."]:
-        """Zeros shaped as the type-summed credit G, (*batch, C)."""
-        count = self._count(cell.hidden_size)
-        return jnp.zeros((*batch_shape, count), cell.weight_rec.dtype)
+    def radius(self, cell: NeuronCell) -> Float[Array, ""] | None:
+        """Of Ĵ; None where μ is measured or taps end the transport."""
+        if isinstance(self.mu, RunningMean) or self.taps is not None:
+            return None
+        return filter_radius(self.filter(cell))
+
+    def prepare(self, cell: NeuronCell) -> tuple[Filter, Power | None]:
+        """The filter, and with taps its S-th power."""
+        filters = self.filter(cell)
+        if self.taps is None:
+            return filters, None
+        return filters, jax.tree.map(lambda p: p[-1], powers(filters, self.taps))
+
+    def extra(self, cell: NeuronCell, batch_shape: tuple[int, ...]) -> PyTree:
+        """Zeros shaped as the type-summed credit G, (*batch, C); with taps, as young credit and
+        the direct credit of the last S + 1 steps, newest first."""
+        n, dtype = cell.hidden_size, cell.weight_rec.dtype
+        if self.taps is not None:
+            young = jnp.zeros((*batch_shape, n), dtype)
+            return young, jnp.zeros((*batch_shape, self.taps + 1, n), dtype)
+        return jnp.zeros((*batch_shape, counts(self.types, n).size), dtype)
 
     def trace(self, cell: AbstractCell) -> AbstractTrace:
-        """Presynaptic and by type if the filters allow it; else a synapse's own and C more."""
+        """Presynaptic where the filters allow it; else a synapse's own and C more."""
+        if self.taps is not None:
+            return Window(self.taps)
         if self.types and Presynaptic.serves(cell) and max(self.types) + 1 < len(self.types):
             return Presynaptic(self.types)
         return PerSynapse(filter_is_local=False)
 
-    def arrive(self, cell: NeuronCell, prepared: Filter, direct: Credit) -> Credit:
+    def arrive(self, cell: NeuronCell, prepared: Any, direct: Credit) -> Credit | None:
         """Direct credit also enters the type-summed credit."""
         del prepared
-        return direct._replace(extra=self._sum_by_type(cell.membrane(direct.state)))
+        if self.taps is not None:
+            return None
+        return direct._replace(extra=sum_by_type(cell.membrane(direct.state), self.types))
+
+    def unobserved(self, cell: NeuronCell, batch_shape: tuple[int, ...]) -> PyTree:
+        """Steps so far, and μ after them; nothing for a μ that is given."""
+        if not isinstance(self.mu, RunningMean):
+            return ()
+        return self.mu.before(self.types, cell, batch_shape)
+
+    def observe(
+        self, cell: NeuronCell, prepared: Any, record: Record, so_far: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        """μ for the way back from each step, and after the last."""
+        del prepared
+        if not isinstance(self.mu, RunningMean):
+            return (), so_far
+        return self.mu.after(self.types, cell, record, so_far)
 
     def back(
-        self, cell: NeuronCell, prepared: Filter, point: Point, credit: Credit, direct: PyTree
+        self, cell: NeuronCell, prepared: Any, point: Point, credit: Credit, direct: PyTree
     ) -> Back:
         """Local for all credit; the filter for the type-summed direct credit."""
+        filters, power = prepared
+        if power is not None:
+            return self._back_with_taps(cell, filters, power, credit, direct)
+        mu = point.observed if isinstance(self.mu, RunningMean) else None
         total = add(credit.state, direct)
-        summed = credit.extra + self._sum_by_type(cell.membrane(direct))
+        summed = credit.extra + sum_by_type(cell.membrane(direct), self.types)
         (own,) = pullback(lambda s: cell.integrate(s, point.drive), point.before)(total)
-        received = self._to_neurons(summed @ prepared.kappa)
+        crossed, before = filters.back(summed, mu)
+        received = to_neurons(crossed, self.types)
         if self.types is not None:
-            own_kappa = self._to_neurons(prepared.self_kappa)
-            received -= jnp.broadcast_to(own_kappa, received.shape) * cell.membrane(total)
+            self_kappa = to_neurons(filters.own(summed, mu), self.types)
+            received -= self_kappa * cell.membrane(total)
         (modulated,) = pullback(cell.membrane, point.before)(received)
-        return Back(total, Credit(add(own, modulated), summed @ prepared.recur), None)
+        return Back(total, Credit(add(own, modulated), before), None)
+
+    def _back_with_taps(
+        self, cell: NeuronCell, filters: Filter, power: Power, credit: Credit, direct: Array
+    ) -> Back:
+        r"""Young credit \(A_t\) crosses; what came S steps ago leaves it, \((\hat J^T)^S q\).
+
+        \[ Y_t = A_t - (\hat J^T)^S q_{t+S}, \qquad A_{t-1} = q_{t-1} + \hat J^T Y_t, \qquad
+           \lambda_{t-1} = q_{t-1} + \eta\lambda_t + (\hat J - \eta I)^T Y_t \]
+        """
+
+        def across(credit, modulated, local):
+            by_type = sum_by_type(credit, self.types) @ modulated
+            local = jnp.broadcast_to(to_neurons(local, self.types), credit.shape)
+            return to_neurons(by_type, self.types) + local * credit
+
+        young, recent = credit.extra
+        total, young = credit.state + direct, young + direct
+        recent = jnp.concatenate([direct[..., None, :], recent[..., :-1, :]], axis=-2)
+        young -= across(recent[..., -1, :], power.modulated, power.local)
+        crossed = across(young, filters.kappa, -filters.self_kappa)
+        before = cell.leak * total + crossed
+        return Back(total, Credit(before, (cell.leak * young + crossed, recent)), None)
 
     def step(self, cell: NeuronCell, state: PyTree, x: Array) -> PyTree:
         """The cell's step; on `LeakyCell` its derivative is ModProp's."""
@@ -145,27 +248,32 @@ class ModProp(AbstractRule):
                 "ModProp has a one-step derivative on LeakyCell with one tau for all neurons "
                 f"(or cell-specific), but the cell is a {type(cell).__name__}. Use scan."
             )
-        filters = self.prepare(cell)
-        transport = filters.kappa
-        if self.types is not None:
-            index = np.asarray(self.types)
-            transport = transport[index[:, None], index[None, :]]
-            transport -= jnp.diag(filters.self_kappa[index])
+        if self.taps is not None or isinstance(self.mu, RunningMean):
+            raise ValueError(
+                "ModProp has a one-step derivative without taps and with a mu that is not "
+                "measured: these depend on other steps. Use scan."
+            )
+        filters = self.filter(cell)
+        transport = expand(filters.kappa, self.types)
+        transport -= jnp.diag(to_neurons(filters.self_kappa, self.types))
         following = cell.integrate(state, cell.drive(stopped_message(cell, state), x))
         return following + _phantom(transport, state)
 
-    def _count(self, n: int) -> int:
-        return n if self.types is None else max(self.types) + 1
-
-    def _sum_by_type(self, credit: Float[Array, "*batch n"]) -> Float[Array, "*batch C"]:
-        if self.types is None:
-            return credit
-        return credit @ one_hot(self.types, credit.dtype)
-
-    def _to_neurons(self, by_type: Float[Array, "*batch C"]) -> Float[Array, "*batch n"]:
-        if self.types is None:
-            return by_type
-        return by_type @ one_hot(self.types, by_type.dtype).T
+    def _check_stable(self, cell: Any) -> None:
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((self, cell))):
+            return
+        with jax.ensure_compile_time_eval():
+            radius, share = stable_share(self.filter(cell))
+        # rounding of the radius is no instability
+        if radius <= 1 + 1e-5:
+            return
+        mu = np.asarray(self.mu)
+        safe = f"mu={share * float(mu):.3g}" if mu.ndim == 0 else f"{share:.3g} times this mu"
+        raise ValueError(
+            "ModProp is unstable on these weights: its transport has the spectral radius "
+            f"{radius:.4f} > 1, so credit grows without bound. {safe} is safe; so are "
+            'mu="auto", which is measured, and taps=, which ends the transport.'
+        )
 
 
 @jax.custom_jvp

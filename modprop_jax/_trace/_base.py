@@ -29,7 +29,9 @@ class AbstractTrace(eqx.Module):
         """The trace of no past: zeros."""
 
     @abc.abstractmethod
-    def contract(self, cell: Any, trace: PyTree, credit: Credit) -> PyTree:
+    def contract(
+        self, rule: Any, cell: Any, prepared: PyTree, trace: PyTree, credit: Credit
+    ) -> PyTree:
         """The gradient of the past for this credit, shaped as the cell's parameters."""
 
     @abc.abstractmethod

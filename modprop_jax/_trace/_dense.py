@@ -27,8 +27,11 @@ class Dense(AbstractTrace):
         rows = _flat(boundary(rule, cell, state, batch), len(batch)).shape[-1]
         return jax.tree.map(lambda p: jnp.zeros((rows, *batch, *p.shape), p.dtype), inexact(inner))
 
-    def contract(self, cell: Any, trace: PyTree, credit: Credit) -> PyTree:
+    def contract(
+        self, rule: Any, cell: Any, prepared: PyTree, trace: PyTree, credit: Credit
+    ) -> PyTree:
         """`Σ_rows,batch credit[row] M[row]`."""
+        del rule, prepared
 
         def one(m, p):
             weights = _flat(credit, m.ndim - p.ndim - 1)

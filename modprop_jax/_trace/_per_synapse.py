@@ -53,8 +53,11 @@ class PerSynapse(AbstractTrace):
             None if inner.bias is None else zeros(inner.bias),
         )
 
-    def contract(self, cell: Any, trace: PyTree, credit: Credit) -> PyTree:
+    def contract(
+        self, rule: Any, cell: Any, prepared: PyTree, trace: PyTree, credit: Credit
+    ) -> PyTree:
         """`Σ_rows,batch credit[row, post] M[row, post, pre]`."""
+        del rule, prepared
         rows = self._rows(credit, 0)
         flat = rows.reshape(-1, rows.shape[-1])
         own, (rec, into, bias) = trace

@@ -1,6 +1,7 @@
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -22,7 +23,7 @@ class Presynaptic(AbstractTrace):
     (no κ_aa with autapses), and for each presynaptic i, receiving type a and modulator type c:
 
         local      e_t[i,a]   = D_a e_{t-1}[i,a] + gain pre_t[i]
-        modulated  M_t[i,a,c] = Σ_g recur_cg M_{t-1}[i,a,g] + κ_ca e_{t-1}[i,a]
+        modulated  M_t[i,a,c] = D_c M_{t-1}[i,a,c] + Σ_g κ_cg N_g M_{t-1}[i,a,g] + κ_ca e_{t-1}[i,a]
 
     Channels (C local, then C·C modulated [c, a]) lead: (C + C², *batch, pre). Memory
     O((n+m)(C+C²)) an example, no trace a synapse. Parameters of the neuron itself (a learnable
@@ -62,7 +63,9 @@ class Presynaptic(AbstractTrace):
         bias = None if inner.bias is None else zeros(1)
         return own, (zeros(inner.hidden_size), zeros(inner.in_size), bias)
 
-    def contract(self, cell: Any, trace: PyTree, credit: Credit) -> PyTree:
+    def contract(
+        self, rule: Any, cell: Any, prepared: PyTree, trace: PyTree, credit: Credit
+    ) -> PyTree:
         """`λ_j e[i, type j] + Σ_c G_c M[i, type j, c]`, summed over the batch."""
         own, (rec, into, bias) = trace
         count = len(self._groups)
@@ -87,7 +90,9 @@ class Presynaptic(AbstractTrace):
         bias = None if bias is None else weight(bias)[:, 0]
         gradient = with_weights(cell, weight(rec), weight(into), bias)
         empty = (None, None, None)
-        return eqx.combine(gradient, self._neuron.contract(cell, (own, empty), credit))
+        return eqx.combine(
+            gradient, self._neuron.contract(rule, cell, prepared, (own, empty), credit)
+        )
 
     def extend(
         self, rule: Any, cell: AbstractCell, prepared: Any, record: Record, trace: PyTree
@@ -97,46 +102,66 @@ class Presynaptic(AbstractTrace):
         own, (rec, into, bias) = trace
         empty = (None, None, None)
         own, _ = self._neuron.extend(rule, cell, prepared, record, (own, empty))
-        taps, move = self._taps(inner, prepared, len(record.xs))
         first = inner.message(record.before)
         sent = inner.message(record.states)
         sent = jnp.concatenate([first[None], sent[:-1]])
+        taps, move = self._taps(inner, prepared, record)
 
         def advance(past, pre):
-            return jnp.tensordot(taps, pre, 1) + jnp.tensordot(move, past, 1)
+            if taps.ndim == 2:
+                return jnp.tensordot(taps, pre, 1) + jnp.tensordot(move, past, 1)
+            # each example has filters of its own
+            fresh = jnp.einsum("t...k,t...i->k...i", taps, pre)
+            return fresh + jnp.einsum("...kl,l...i->k...i", move, past)
 
         if bias is not None:
             bias = advance(bias, jnp.ones((*record.xs.shape[:-1], 1), record.xs.dtype))
         return own, (advance(rec, sent), advance(into, record.xs), bias)
 
-    def _taps(self, cell: NeuronCell, prepared: Any, steps: int) -> tuple[Array, Array]:
-        """Taps (channels, steps) for a segment's activity; (channels, channels) for the past."""
-        dtype = cell.weight_rec.dtype
+    def _taps(self, cell: NeuronCell, prepared: Any, record: Record) -> tuple[Array, Array]:
+        """Taps (channels, T) for a segment's activity; (channels, channels) for the past.
+
+        Where the rule observes an activity-dependent μ, (T, *batch, channels) and
+        (*batch, channels, channels).
+        """
+        steps, dtype = len(record.xs), cell.weight_rec.dtype
         leak, gain = jnp.asarray(cell.leak, dtype), jnp.asarray(cell.gain, dtype)
         if self.types is None:
             powers = leak ** jnp.arange(steps, -1, -1, dtype=dtype)
             return gain * powers[None, 1:], powers[:1, None]
+        filters, _ = prepared
+        observed = record.observed if isinstance(record.observed, jax.Array) else None
+        batch = () if observed is None else observed.shape[1:-1]
         count = len(self._groups)
-        decay = leak - prepared.self_kappa
-        eye = jnp.eye(count, dtype=dtype)
+        eye = jnp.broadcast_to(jnp.eye(count, dtype=dtype), (*batch, count, count))
 
-        def older(carry, _):
+        def older(carry, mu):
+            # credit by type (of unit credit on a type's neurons; on each modulator, [c, a]), back
             local, modulated, summed = carry
-            following = (
-                local * decay,
-                modulated * decay[None] + summed @ prepared.kappa,
-                summed @ prepared.recur,
-            )
-            return following, jnp.concatenate([local, modulated.reshape(-1)])
+            here = jnp.concatenate([local, modulated.reshape(*batch, -1)], axis=-1)
+            across = None if mu is None else jnp.broadcast_to(mu[..., None, :], eye.shape)
+            decay = leak - filters.own(local, mu)
+            crossed, summed = filters.back(summed, across)
+            modulated = modulated * decay[..., None, :] + crossed
+            return (local * decay, modulated, summed), here
 
-        unit = jnp.ones(count, dtype), jnp.zeros((count, count), dtype), eye
-        (local, modulated, summed), taps = lax.scan(older, unit, length=steps)
-        into_modulated = (modulated[:, :, None] * eye[None]).reshape(count**2, count)
-        nothing = jnp.zeros((count, count**2), dtype)
-        move = jnp.block(
-            [[jnp.diag(local), nothing], [into_modulated, jnp.kron(summed, eye)]],
+        unit = jnp.ones((*batch, count), dtype), jnp.zeros_like(eye), eye
+        (local, modulated, summed), taps = lax.scan(older, unit, observed, steps, reverse=True)
+        into_modulated = modulated[..., :, :, None] * eye[..., None, :, :]
+        into_modulated = into_modulated.reshape(*batch, count**2, count)
+        # Σ_g summed[c, g] M[g, a], for each a: the Kronecker product with the identity
+        within = summed[..., :, None, :, None] * eye[..., None, :, None, :]
+        nothing = jnp.zeros((*batch, count, count**2), dtype)
+        move = jnp.concatenate(
+            [
+                jnp.concatenate([local[..., None, :] * eye, nothing], axis=-1),
+                jnp.concatenate(
+                    [into_modulated, within.reshape(*batch, count**2, count**2)], axis=-1
+                ),
+            ],
+            axis=-2,
         )
-        return gain * taps[::-1].T, move
+        return gain * (taps.T if observed is None else taps), move
 
 
 def _neurons(cell: AbstractCell) -> NeuronCell:

@@ -25,14 +25,14 @@ class RuleEntry:
 
 RULES: dict[str, RuleEntry] = {
     "modprop": RuleEntry(
-        "ModProp: credit over any timespan, type-specific modulatory filters; mu=0.25",
-        lambda types, mu: ModProp(mu, types=types),
-        ("mu",),
+        "ModProp: credit over any timespan, type-specific modulatory filters; mu=0.25 or auto",
+        lambda types, mu, taps=None: ModProp(mu, types=types, taps=taps),
+        ("mu", "taps"),
     ),
     "modprop_cell": RuleEntry(
-        "ModProp with a weight for every pair of cells, not of types; mu=0.25",
-        lambda types, mu: ModProp(mu),
-        ("mu",),
+        "ModProp with a weight for every pair of cells, not of types; mu=0.25 or auto",
+        lambda types, mu, taps=None: ModProp(mu, taps=taps),
+        ("mu", "taps"),
     ),
     "mdgl": RuleEntry(
         "MDGL: one synaptic hop of credit, by cell type over existing synapses",
@@ -71,7 +71,7 @@ def build_rule(text: str, types: tuple[int, ...], **defaults: Any) -> Any:
     options = {key: defaults[key] for key in entry.options if key in defaults}
     for item in filter(None, rest.split(",")):
         key, _, value = item.partition("=")
-        options[known(f"{name} option", key, entry.options)] = _number(text, key, value)
+        options[known(f"{name} option", key, entry.options)] = _value(text, key, value)
     return entry.build(types, **options)
 
 
@@ -90,11 +90,14 @@ def summary(cls: type) -> str:
     return (inspect.getdoc(cls) or "").partition("\n")[0]
 
 
-def _number(text: str, key: str, value: str) -> float:
+def _value(text: str, key: str, value: str) -> Any:
+    if key == "mu" and value == "auto":
+        return value
     try:
         number = float(value)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise ValueError(f"rule {text!r}: {key} needs a number, but got {value!r}.")
-    return number
+        possible = 'a number or "auto"' if key == "mu" else "a number"
+        raise ValueError(f"rule {text!r}: {key} needs {possible}, but got {value!r}.")
+    return int(number) if number.is_integer() and key == "taps" else number

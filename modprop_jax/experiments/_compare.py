@@ -161,6 +161,8 @@ def _lines(
             # JSON has no NaN
             SECONDS: None if math.isnan(record.seconds) else record.seconds,
         }
+        if record.radius is not None:
+            line["radius"] = record.radius.tolist()
         if record.iteration in (0, settings.iterations):
             angle = cosines(
                 state.model,

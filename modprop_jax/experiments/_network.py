@@ -65,7 +65,7 @@ def build_network(task: Task, preset: Preset, key: PRNGKeyArray) -> Network:
 
 
 def build_optimizer(preset: Preset) -> optax.GradientTransformation:
-    """Adam with staircase decay, the L2 term of the objective, and Dale's law.
+    """Adam with staircase decay, the L2 term of the objective, Dale's law and rewiring.
 
     For the networks of `build_network`. `optax.add_decayed_weights` ahead of Adam adds
     `l2 · W` to the gradient, which is the gradient of `l2 · ½ ‖W‖²`.
@@ -76,7 +76,12 @@ def build_optimizer(preset: Preset) -> optax.GradientTransformation:
     steps = [optax.add_decayed_weights(preset.l2, mask=_weights), optax.adam(rate)]
     dale = signs(preset)
     if dale is not None:
-        steps.append(optax.masked(optim.dale(dale), _signed))
+        keep = optim.dale(dale)
+        if preset.shrink or preset.connectivity:
+            keep = optim.rewire(
+                dale, shrink=lambda i: preset.shrink * rate(i), connectivity=preset.connectivity
+            )
+        steps.append(optax.masked(keep, _signed))
     return optax.chain(*steps)
 
 

@@ -16,6 +16,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 from jaxtyping import Array, Int, Key, PRNGKeyArray, PyTree
 
 from .._grad import value_and_grad
+from .._reverse import inner_cell
+from .._rnn import RNN
 from .._rule import AbstractRule
 from ..diagnostics import alignment
 
@@ -32,6 +34,8 @@ class Record(NamedTuple):
     accuracy: np.ndarray
     seconds: float
     """Per iteration since the last evaluation, without compilation; NaN at first."""
+    radius: np.ndarray | None = None
+    """Spectral radius of the rule's transport, where it has one; of the shape of `loss`."""
 
 
 class State(eqx.Module):
@@ -192,7 +196,9 @@ def iterate(
             np.asarray, _evaluate(state.model, eval_keys, loss=loss, data=evaluate)
         )
         _check(label, ~np.isfinite(value), np.full(len(keys), iteration))
-        return Record(iteration, value, accuracy, seconds)
+        radius = _radius(state.model, rule=rule)
+        radius = None if radius is None else np.asarray(radius)
+        return Record(iteration, value, accuracy, seconds, radius)
 
     if iteration == 0:
         yield state, record(math.nan)
@@ -301,6 +307,20 @@ def _evaluate(model: PyTree, keys: Key[Array, " seeds"], *, loss: Loss, data: Da
 
 
 @eqx.filter_jit
+def _radius(model: PyTree, *, rule: AbstractRule | None) -> Array | None:
+    """The largest of the layers' radii, by seed; None if no rule has one."""
+
+    def one_seed(model):
+        layers = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, RNN))
+        layers = [layer for layer in layers if isinstance(layer, RNN)]
+        found = [(rule or layer.rule).radius(inner_cell(layer.cell)) for layer in layers]
+        found = [radius for radius in found if radius is not None]
+        return jnp.stack(found).max() if found else None
+
+    return eqx.filter_vmap(one_seed)(model)
+
+
+@eqx.filter_jit
 def _cosine(
     model: PyTree,
     keys: Key[Array, " seeds"],
@@ -332,5 +352,5 @@ def _all_finite(tree: PyTree) -> Array:
 def _check(label: str, bad: np.ndarray, iterations: np.ndarray) -> None:
     if bad.any():
         # The first to break, not the first in order of seeds.
-        seed = int(np.argmin(np.where(bad, iterations, np.iinfo(np.int64).max)))
+        seed = int(np.argmin(np.where(bad, iterations, np.iinfo(iterations.dtype).max)))
         raise TrainingDiverged(label, seed, int(iterations[seed]))

@@ -94,6 +94,8 @@ DELAYED_XOR = Task(
             decay=0.8,
             decay_every=300,
             l2=5e-4,
+            shrink=0.01,
+            connectivity=0.99,
             criterion=1.0,
         ),
     },

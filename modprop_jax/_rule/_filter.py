@@ -1,0 +1,108 @@
+"""ModProp's filter: how type-summed credit moves in a step, its taps, and whether it is stable."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from .._cell._init import radius
+from ._types import one_hot, Types
+
+
+class Filter(eqx.Module):
+    r"""What is made of the weights once a call; C types, or C = n if cell-specific.
+
+    `kappa`: κ [receiving, sending]; `self_kappa`: κ_aa where there are no autapses, else 0;
+    `leak`: D̄, the mean nominal leak of each type; `count`: N, the neurons of each type. Where μ
+    varies (`mu` (*batch, C)), κ was made with μ = 1 and its columns are multiplied by `mu`.
+    """
+
+    kappa: Float[Array, "C C"]
+    self_kappa: Float[Array, " C"]
+    leak: Float[Array, " C"]
+    count: Float[Array, " C"]
+
+    def cross(self, summed: Float[Array, "*batch C"], mu: Array | None) -> Array:
+        """κᵀ G: what each neuron of a type receives from all others (and itself)."""
+        crossed = summed @ self.kappa
+        return crossed if mu is None else crossed * mu
+
+    def own(self, summed: Float[Array, "*batch C"], mu: Array | None) -> Array:
+        """κ_self, shaped as `summed`."""
+        own = jnp.broadcast_to(self.self_kappa, summed.shape)
+        return own if mu is None else own * mu
+
+    def back(self, summed: Float[Array, "*batch C"], mu: Array | None) -> tuple[Array, Array]:
+        """`(κᵀ G, (D̄ - κ_self + κN)ᵀ G)`: what is received, and G one step earlier."""
+        crossed = self.cross(summed, mu)
+        leak, count = (jnp.broadcast_to(a, summed.shape) for a in (self.leak, self.count))
+        return crossed, summed * (leak - self.own(summed, mu)) + crossed * count
+
+
+class Power(eqx.Module):
+    """Ĵ^s = diag(D^s) + U F_s Uᵀ, for one lag s, or for several on a leading axis."""
+
+    modulated: Float[Array, "*lags C C"]
+    local: Float[Array, "*lags C"]
+
+
+def powers(filters: Filter, lags: int) -> Power:
+    """Ĵ^s for s = 0 ... lags."""
+    decay = filters.leak - filters.self_kappa
+
+    def following(power, _):
+        # Ĵ Ĵ^s = (diag D + U κ Uᵀ) (diag D^s + U F_s Uᵀ), with UᵀU = N
+        count = filters.kappa * filters.count[None, :]
+        modulated = decay[:, None] * power.modulated
+        modulated += filters.kappa * power.local[None, :] + count @ power.modulated
+        power = Power(modulated, decay * power.local)
+        return power, power
+
+    first = Power(jnp.zeros_like(filters.kappa), jnp.ones_like(decay))
+    _, rest = lax.scan(following, first, length=lags)
+    return Power(
+        jnp.concatenate([first.modulated[None], rest.modulated]),
+        jnp.concatenate([first.local[None], rest.local]),
+    )
+
+
+@jax.jit
+def filter_radius(filters: Filter) -> Float[Array, ""]:
+    """Spectral radius of Ĵ: of its type-summed part, and of what a type's sum does not see."""
+    decay = filters.leak - filters.self_kappa
+    shared = radius(jnp.diag(decay) + filters.kappa * filters.count[None, :])
+    alone = jnp.where(filters.count > 1, jnp.abs(decay), 0)
+    return jnp.maximum(shared, alone.max())
+
+
+def stable_share(filters: Filter) -> tuple[float, float]:
+    """The radius, and the largest share of κ (to 1 in 1,000) with which it is at most 1."""
+
+    def at(share):
+        kappa, own = share * filters.kappa, share * filters.self_kappa
+        return float(filter_radius(Filter(kappa, own, filters.leak, filters.count)))
+
+    found, low, high = at(1.0), 0.0, 1.0
+    if found <= 1:
+        return found, 1.0
+    for _ in range(10):
+        middle = (low + high) / 2
+        low, high = (middle, high) if at(middle) <= 1 else (low, middle)
+    return found, low
+
+
+def sum_by_type(credit: Float[Array, "*batch n"], types: Types) -> Float[Array, "*batch C"]:
+    """Uᵀ credit."""
+    return credit if types is None else credit @ one_hot(types, credit.dtype)
+
+
+def to_neurons(by_type: Float[Array, "*batch C"], types: Types) -> Float[Array, "*batch n"]:
+    """U by_type."""
+    return by_type if types is None else by_type @ one_hot(types, by_type.dtype).T
+
+
+def counts(types: Types, n: int) -> np.ndarray:
+    """Neurons of each type."""
+    return np.ones(n, int) if types is None else np.bincount(types)

@@ -1,0 +1,56 @@
+"""μ measured: ModProp's stand-in for the activation derivative, from the run itself."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from .._cell import NeuronCell
+from .._credit import Record
+from .._tree import pullback, stop
+from ._filter import counts, sum_by_type
+from ._types import Types
+
+
+class RunningMean(eqx.Module):
+    r"""μ of a type: the mean of \(h\) over its neurons and over the steps so far.
+
+    \[ h_t = \frac{1}{gain}\frac{\partial message_t}{\partial drive_t}, \qquad
+       \mu_t = \mu_{t-1} + (\mathrm{mean}_{type}\,h_t - \mu_{t-1}) / t \]
+
+    for each example on its own; cell-specific, of each neuron. Causal and local: a neuron's own
+    derivative, pooled over its type.
+    """
+
+    def before(
+        self, types: Types, cell: NeuronCell, batch_shape: tuple[int, ...]
+    ) -> tuple[Array, Array]:
+        """(steps so far, μ (*batch, C)) before the first step: zeros."""
+        shape = (*batch_shape, counts(types, cell.hidden_size).size)
+        return jnp.zeros((), jnp.int32), jnp.zeros(shape, cell.weight_rec.dtype)
+
+    def after(
+        self, types: Types, cell: NeuronCell, record: Record, so_far: PyTree
+    ) -> tuple[Float[Array, "T *batch C"], PyTree]:
+        """μ before each step of the record, by which credit crosses it, and (steps, μ) after."""
+        count, mean = so_far
+        h = sum_by_type(stop(_derivative(cell, record)), types)
+        sizes = jnp.asarray(counts(types, cell.hidden_size), h.dtype)
+        h = h / jnp.broadcast_to(sizes, h.shape)
+        steps = count + jnp.arange(1, len(h) + 1, dtype=jnp.int32)
+        steps = steps.astype(h.dtype).reshape(-1, *(1,) * mean.ndim)
+        means = mean[None] + jnp.cumsum(h - mean[None], axis=0) / steps
+        return jnp.concatenate([mean[None], means[:-1]]), (count + len(h), means[-1])
+
+
+def _derivative(cell: NeuronCell, record: Record) -> Float[Array, "T *batch n"]:
+    """h at every step."""
+
+    def sent(drives):
+        return cell.message(cell.integrate(before, drives))
+
+    before = jax.tree.map(
+        lambda s, b: jnp.concatenate([b[None], s[:-1]]), record.states, record.before
+    )
+    (h,) = pullback(sent, record.drives)(jnp.ones_like(record.drives))
+    return h / jnp.broadcast_to(jnp.asarray(cell.gain, h.dtype), h.shape)

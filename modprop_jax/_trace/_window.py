@@ -1,0 +1,88 @@
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, PyTree
+
+from .._cell import AbstractCell, Filtered
+from .._credit import Credit, Point, Record
+from .._reverse import elementwise, inner_cell
+from ._base import AbstractTrace, batch_shape
+from ._per_synapse import with_weights
+
+
+class Window(AbstractTrace):
+    r"""The last S presynaptic vectors as they came, and e-prop's trace of all older ones.
+
+    For filters of S taps on neurons of one leak: credit that enters the past crosses between
+    neurons in the S steps of the window, of which each has a different lag, and only decays in
+    the steps before it. Per example (S + 1)(n + m) numbers; contracting takes S steps back.
+    """
+
+    steps: int = eqx.field(static=True)
+
+    def init(self, rule: Any, cell: AbstractCell, state: PyTree) -> PyTree:
+        """Zeros: nothing was sent."""
+        inner = inner_cell(cell)
+        if isinstance(cell, Filtered) or jax.tree.leaves(elementwise(inner)[0]):
+            raise ValueError(
+                f"ModProp(taps={self.steps}) streams on a LeakyCell whose tau does not train, not "
+                f"on this {type(cell).__name__}: make tau a float, leave taps at None, or learn "
+                "offline (from a bare state)."
+            )
+        batch = batch_shape(inner, state)
+
+        def zeros(features):
+            shape = (*batch, features)
+            dtype = inner.weight_rec.dtype
+            return jnp.zeros((self.steps, *shape), dtype), jnp.zeros(shape, dtype)
+
+        bias = None if inner.bias is None else zeros(1)
+        return zeros(inner.hidden_size), zeros(inner.in_size), bias
+
+    def contract(
+        self, rule: Any, cell: Any, prepared: PyTree, trace: PyTree, credit: Credit
+    ) -> PyTree:
+        """Credit goes S steps back through the window, then meets the older activity."""
+
+        def body(credit, _):
+            silent = jnp.zeros_like(credit.state)
+            back = rule.back(cell, prepared, Point(None, None, None), credit, silent)
+            return back.credit, back.total
+
+        credit, total = lax.scan(body, credit, length=self.steps, reverse=True)
+
+        def weight(window, older):
+            each = jnp.einsum("...j,...i->...ji", total, window)
+            rest = jnp.einsum("...j,...i->...ji", credit.state, older)
+            n, features = total.shape[-1], window.shape[-1]
+            both = (each.reshape(-1, n, features).sum(0), rest.reshape(-1, n, features).sum(0))
+            return cell.gain * (both[0] + both[1])
+
+        rec, into, bias = trace
+        bias = None if bias is None else weight(*bias)[:, 0]
+        return with_weights(cell, weight(*rec), weight(*into), bias)
+
+    def extend(
+        self, rule: Any, cell: AbstractCell, prepared: PyTree, record: Record, trace: PyTree
+    ) -> PyTree:
+        """The newest S vectors stay; what leaves the window joins the older activity."""
+        del rule, prepared
+        inner: Any = inner_cell(cell)
+        sent = inner.message(record.states)
+        sent = jnp.concatenate([inner.message(record.before)[None], sent[:-1]])
+        steps, dtype = len(record.xs), inner.weight_rec.dtype
+        powers = jnp.asarray(inner.leak, dtype) ** jnp.arange(steps, -1, -1, dtype=dtype)
+
+        def advance(past: tuple[Array, Array], pre: Array) -> tuple[Array, Array]:
+            window, older = past
+            together = jnp.concatenate([window, pre.astype(dtype)])
+            leaving = jnp.tensordot(powers[1:], together[:steps], 1)
+            return together[steps:], powers[0] * older + leaving
+
+        rec, into, bias = trace
+        if bias is not None:
+            bias = advance(bias, jnp.ones((*record.xs.shape[:-1], 1), dtype))
+        return advance(rec, sent), advance(into, record.xs), bias

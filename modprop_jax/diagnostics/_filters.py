@@ -1,0 +1,130 @@
+"""ModProp's filters: their taps, whether they are stable, and the μ that "auto" measures."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._cell import AbstractCell
+from .._reverse import inner_cell
+from .._rule import AbstractRule, ModProp
+from .._rule._filter import powers
+from .._rule._running_mean import RunningMean
+from .._segment import forward
+from .._tree import stop
+
+
+def filter_taps(
+    rule: ModProp, cell: AbstractCell, n: int
+) -> tuple[Float[Array, "n C C"], Float[Array, "n C"]]:
+    r"""ModProp's filter taps at the lags 0 ... n-1: `(F, D)`.
+
+    \[ \hat J^s = \mathrm{diag}(D^s) + U F_s U^T, \qquad F_0 = 0,\; D^0 = 1 \]
+
+    `F[s, a, b]` is the modulatory tap from neurons of type b to those of type a, s steps later, and
+    `D[s, a]` what stays in a neuron of type a; the direct credit at lag s reaches a synapse onto
+    type b through `F[s, :, b]`. C = n neurons if cell-specific. On cells whose own leak is not
+    one number, D̄ is the nominal leak. Cost: O(n C³).
+
+    **Errors:** ValueError for another rule, or a μ that is measured and changes along a run.
+    """
+    taps = powers(_given(rule, cell).filter(inner_cell(cell)), n - 1)
+    return taps.modulated, taps.local
+
+
+def spectral_radius(rule: AbstractRule, cell: AbstractCell) -> Float[Array, ""]:
+    r"""Spectral radius of ModProp's transport Ĵ: credit is stable at 1 or less.
+
+    \[ \rho(\hat J) = \max(\rho(\bar D - \kappa_{self} + \kappa N),\; |\bar D_a - \kappa_{aa}|) \]
+
+    over the types a of more than one neuron. Runs under `jit` and `vmap`. Cost: O(C³), or O(n³) if
+    cell-specific.
+
+    **Errors:** ValueError for a rule whose transport is not a matrix of the weights alone: another
+    rule than ModProp, a measured μ, or taps.
+    """
+    radius = None
+    if isinstance(rule, ModProp):
+        rule.check_fits(cell)
+        radius = rule.radius(inner_cell(cell))
+    if radius is None:
+        raise ValueError(
+            "spectral_radius needs a transport that the weights alone decide, as of ModProp(mu) "
+            f"with a given mu and no taps, but got {rule!r}."
+        )
+    return radius
+
+
+def running_mu(
+    cell: AbstractCell, xs: Float[Array, "T *batch m"], types: Sequence[int] | None = None
+) -> Float[Array, "T *batch C"]:
+    r"""The μ that `ModProp("auto", types)` uses: after each step, by example and type.
+
+    \[ \mu_t = \frac{1}{t}\sum_{u \le t}\mathrm{mean}_{type}\,h_u, \qquad
+       h_u = \partial message_u/\partial drive_u / gain \]
+
+    The run starts from the cell's initial state. To fix μ: `ModProp(mu[-1].mean(0), types)` with
+    a NumPy array. Cost: one forward pass.
+    """
+    rule = ModProp("auto", types)
+    rule.check(cell)
+    inner: Any = stop(inner_cell(cell).effective())
+    batch = xs.shape[1:-1]
+    _, _, record = forward(inner, inner.init(batch), xs, 1)
+    means, (_, last) = rule.observe(inner, None, record, rule.unobserved(inner, batch))
+    return jnp.concatenate([means[1:], last[None]])
+
+
+def plot_filter_taps(
+    rule: ModProp, cell: AbstractCell, n: int = 100, *, names: Sequence[str] | None = None
+) -> Any:
+    """A matplotlib figure of `filter_taps`: a panel for each pair of types, against the lag.
+
+    Rows are the type that receives the modulator's effect (whose synapses learn), columns the type
+    that secretes it; each panel shows the modulatory tap `F[s, secreting, receiving]`, and on the
+    diagonal also the local `D[s]`. `names`: of the types; by default their numbers.
+    """
+    # imported here: it takes a second, and only this function needs it
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    modulated, local = map(jax.device_get, filter_taps(rule, cell, n))
+    count = local.shape[-1]
+    names = [f"type {a}" for a in range(count)] if names is None else list(names)
+    if len(names) != count or count > 6:
+        raise ValueError(
+            f"plot_filter_taps draws at most 6 types with one name each, but has {count} types and "
+            f"{len(names)} names: group the neurons with types=."
+        )
+    figure = Figure(figsize=(2.6 * count + 0.6, 2.1 * count + 0.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(count, count, sharex=True, squeeze=False)
+    for b in range(count):
+        for a in range(count):
+            axes = panels[b, a]
+            axes.axhline(0, color="grey", lw=0.6)
+            axes.plot(modulated[:, a, b], color="#D55E00", label="modulatory F")
+            if a == b:
+                twin = axes.twinx()
+                twin.plot(local[:, a], color="#0072B2", lw=1, ls="--", label="local D")
+                twin.set_ylim(0, 1.05)
+                twin.tick_params(labelsize=7, colors="#0072B2")
+                twin.spines["top"].set_visible(False)
+            axes.set_title(f"{names[a]} → {names[b]}", fontsize=9)
+            axes.tick_params(labelsize=7)
+            axes.spines["top"].set_visible(False)
+    figure.supxlabel("lag s (steps)", fontsize=9)
+    figure.supylabel("tap F (orange); what stays in the neuron, D (blue)", fontsize=9)
+    return figure
+
+
+def _given(rule: Any, cell: AbstractCell) -> ModProp:
+    if not isinstance(rule, ModProp) or isinstance(rule.mu, RunningMean):
+        raise ValueError(
+            "filter_taps needs ModProp with a mu that does not change along a run, but got "
+            f"{rule!r}: measure it with running_mu and pass ModProp(mu, types)."
+        )
+    rule.check_fits(cell)
+    return rule
