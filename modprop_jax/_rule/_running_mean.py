@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from .._cell import NeuronCell
@@ -33,24 +34,23 @@ class RunningMean(eqx.Module):
         self, types: Types, cell: NeuronCell, record: Record, so_far: PyTree
     ) -> tuple[Float[Array, "T *batch C"], PyTree]:
         """μ before each step of the record, by which credit crosses it, and (steps, μ) after."""
-        count, mean = so_far
-        h = sum_by_type(stop(_derivative(cell, record)), types)
-        sizes = jnp.asarray(counts(types, cell.hidden_size), h.dtype)
-        h = h / jnp.broadcast_to(sizes, h.shape)
-        steps = count + jnp.arange(1, len(h) + 1, dtype=jnp.int32)
-        steps = steps.astype(h.dtype).reshape(-1, *(1,) * mean.ndim)
-        means = mean[None] + jnp.cumsum(h - mean[None], axis=0) / steps
-        return jnp.concatenate([mean[None], means[:-1]]), (count + len(h), means[-1])
+        sizes = jnp.asarray(counts(types, cell.hidden_size), cell.weight_rec.dtype)
+        before = jax.tree.map(
+            lambda s, b: jnp.concatenate([b[None], s[:-1]]), record.states, record.before
+        )
+
+        def step(carry, at):
+            count, mean = carry
+            h = sum_by_type(_derivative(cell, *at), types)
+            h = h / jnp.broadcast_to(sizes, h.shape)
+            count = count + 1
+            return (count, mean + (h - mean) / count.astype(mean.dtype)), mean
+
+        so_far, means = lax.scan(step, so_far, stop((before, record.drives)))
+        return means, so_far
 
 
-def _derivative(cell: NeuronCell, record: Record) -> Float[Array, "T *batch n"]:
-    """h at every step."""
-
-    def sent(drives):
-        return cell.message(cell.integrate(before, drives))
-
-    before = jax.tree.map(
-        lambda s, b: jnp.concatenate([b[None], s[:-1]]), record.states, record.before
-    )
-    (h,) = pullback(sent, record.drives)(jnp.ones_like(record.drives))
+def _derivative(cell: NeuronCell, before: PyTree, drive: Array) -> Float[Array, "*batch n"]:
+    """h of one step."""
+    (h,) = pullback(lambda d: cell.message(cell.integrate(before, d)), drive)(jnp.ones_like(drive))
     return h / jnp.broadcast_to(jnp.asarray(cell.gain, h.dtype), h.shape)

@@ -105,34 +105,42 @@ class Presynaptic(AbstractTrace):
         first = inner.message(record.before)
         sent = inner.message(record.states)
         sent = jnp.concatenate([first[None], sent[:-1]])
-        taps, move = self._taps(inner, prepared, record)
+        taps, start = self._taps(inner, prepared, record)
+        count = len(self._groups)
 
         def advance(past, pre):
-            if taps.ndim == 2:
-                return jnp.tensordot(taps, pre, 1) + jnp.tensordot(move, past, 1)
-            # each example has filters of its own
-            fresh = jnp.einsum("t...k,t...i->k...i", taps, pre)
-            return fresh + jnp.einsum("...kl,l...i->k...i", move, past)
+            axes = past.ndim - 1
+            local, modulated, summed = (_over(a, k, axes) for a, k in zip(start, (1, 2, 2)))
+            e, m = past[:count], past[count:].reshape(-1, count, *past.shape[1:])
+            moved = local * e
+            if self.types is not None:
+                # a static sum of products is one elementwise loop; a reduction or an einsum is slow
+                modulated = modulated * e[None]
+                for g in range(count):
+                    modulated += summed[:, g, None] * m[g, None]
+                moved = jnp.concatenate([moved, modulated.reshape(-1, *past.shape[1:])])
+            return moved + _filtered(taps, pre)
 
         if bias is not None:
             bias = advance(bias, jnp.ones((*record.xs.shape[:-1], 1), record.xs.dtype))
         return own, (advance(rec, sent), advance(into, record.xs), bias)
 
-    def _taps(self, cell: NeuronCell, prepared: Any, record: Record) -> tuple[Array, Array]:
-        """Taps (channels, T) for a segment's activity; (channels, channels) for the past.
+    def _taps(self, cell: NeuronCell, prepared: Any, record: Record) -> tuple[Array, tuple]:
+        """Taps (T, *batch, channels) for a segment's activity; and what unit credit at its end is
+        at its start: local (*batch, C), modulated and summed (*batch, C, C).
 
-        Where the rule observes an activity-dependent μ, (T, *batch, channels) and
-        (*batch, channels, channels).
+        `batch` is () unless the rule observes a μ of each example.
         """
         steps, dtype = len(record.xs), cell.weight_rec.dtype
         leak, gain = jnp.asarray(cell.leak, dtype), jnp.asarray(cell.gain, dtype)
+        count = len(self._groups)
         if self.types is None:
             powers = leak ** jnp.arange(steps, -1, -1, dtype=dtype)
-            return gain * powers[None, 1:], powers[:1, None]
+            nothing = jnp.zeros((1, 1), dtype)
+            return gain * powers[1:, None], (powers[:1], nothing, nothing)
         filters, _ = prepared
         observed = record.observed if isinstance(record.observed, jax.Array) else None
         batch = () if observed is None else observed.shape[1:-1]
-        count = len(self._groups)
         eye = jnp.broadcast_to(jnp.eye(count, dtype=dtype), (*batch, count, count))
 
         def older(carry, mu):
@@ -142,26 +150,27 @@ class Presynaptic(AbstractTrace):
             across = None if mu is None else jnp.broadcast_to(mu[..., None, :], eye.shape)
             decay = leak - filters.own(local, mu)
             crossed, summed = filters.back(summed, across)
-            modulated = modulated * decay[..., None, :] + crossed
-            return (local * decay, modulated, summed), here
+            decays = jnp.broadcast_to(decay[..., None, :], modulated.shape)
+            return (local * decay, modulated * decays + crossed, summed), here
 
         unit = jnp.ones((*batch, count), dtype), jnp.zeros_like(eye), eye
-        (local, modulated, summed), taps = lax.scan(older, unit, observed, steps, reverse=True)
-        into_modulated = modulated[..., :, :, None] * eye[..., None, :, :]
-        into_modulated = into_modulated.reshape(*batch, count**2, count)
-        # Σ_g summed[c, g] M[g, a], for each a: the Kronecker product with the identity
-        within = summed[..., :, None, :, None] * eye[..., None, :, None, :]
-        nothing = jnp.zeros((*batch, count, count**2), dtype)
-        move = jnp.concatenate(
-            [
-                jnp.concatenate([local[..., None, :] * eye, nothing], axis=-1),
-                jnp.concatenate(
-                    [into_modulated, within.reshape(*batch, count**2, count**2)], axis=-1
-                ),
-            ],
-            axis=-2,
-        )
-        return gain * (taps.T if observed is None else taps), move
+        start, taps = lax.scan(older, unit, observed, steps, reverse=True)
+        return gain * taps, start
+
+
+def _over(values: Array, kinds: int, axes: int) -> Array:
+    """(*batch, types ...) as (types ..., *batch, 1): to multiply channels with `axes` more axes."""
+    values = jnp.moveaxis(values, range(-kinds, 0), range(kinds))
+    return values.reshape(*values.shape, *(1,) * (kinds + axes - values.ndim))
+
+
+def _filtered(taps: Array, pre: Array) -> Array:
+    """Σ_t taps[t, *batch, channel] pre[t, *batch, i]."""
+    if taps.ndim == 2:
+        return jnp.tensordot(taps.T, pre, 1)
+    if len(taps) == 1:
+        return jnp.moveaxis(taps[0], -1, 0)[..., None] * pre[0][None]
+    return jnp.einsum("t...k,t...i->k...i", taps, pre)
 
 
 def _neurons(cell: AbstractCell) -> NeuronCell:

@@ -18,7 +18,8 @@ class Window(AbstractTrace):
 
     For filters of S taps on neurons of one leak: credit that enters the past crosses between
     neurons in the S steps of the window, of which each has a different lag, and only decays in
-    the steps before it. Per example (S + 1)(n + m) numbers; contracting takes S steps back.
+    the steps before it. Per example (S + 1)(n + m) numbers. Once a segment the gradient takes S
+    more steps back: choose segments of S steps or more.
     """
 
     steps: int = eqx.field(static=True)
@@ -55,11 +56,7 @@ class Window(AbstractTrace):
         credit, total = lax.scan(body, credit, length=self.steps, reverse=True)
 
         def weight(window, older):
-            each = jnp.einsum("...j,...i->...ji", total, window)
-            rest = jnp.einsum("...j,...i->...ji", credit.state, older)
-            n, features = total.shape[-1], window.shape[-1]
-            both = (each.reshape(-1, n, features).sum(0), rest.reshape(-1, n, features).sum(0))
-            return cell.gain * (both[0] + both[1])
+            return cell.gain * (_outer(total, window) + _outer(credit.state, older))
 
         rec, into, bias = trace
         bias = None if bias is None else weight(*bias)[:, 0]
@@ -86,3 +83,8 @@ class Window(AbstractTrace):
         if bias is not None:
             bias = advance(bias, jnp.ones((*record.xs.shape[:-1], 1), dtype))
         return advance(rec, sent), advance(into, record.xs), bias
+
+
+def _outer(credit: Array, pre: Array) -> Array:
+    """Σ credit ⊗ pre over all leading axes."""
+    return credit.reshape(-1, credit.shape[-1]).T @ pre.reshape(-1, pre.shape[-1])
