@@ -1,7 +1,7 @@
 """Gradients of models under a credit rule: offline, streamed and checkpointed."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import PyTree
 
+from ._budget import auto_checkpoint, auto_segment
 from ._rnn import RNN
 from ._rule import AbstractRule
 from ._sharding import loop_start
@@ -84,7 +85,11 @@ def value_and_grad(
 
 
 def online_value_and_grad(
-    segment_loss: Callable[..., tuple[Any, PyTree]], *, segment: int = 32, check: bool = False
+    segment_loss: Callable[..., tuple[Any, PyTree]],
+    *,
+    segment: int | Literal["auto"] = 32,
+    memory: int | None = None,
+    check: bool = False,
 ) -> Callable[..., tuple[tuple[Any, PyTree], PyTree]]:
     """Gradients of a stream, in memory O(segment) whatever its length.
 
@@ -97,7 +102,11 @@ def online_value_and_grad(
 
     - `segment_loss`: `(model, carry, xs, ys) -> (loss, carry)` over one segment. The carry holds
         the `Carry` of each recurrent layer (`rnn.init(batch_shape)`).
-    - `segment`: steps a segment; the last one is shorter if they do not divide T.
+    - `segment`: steps a segment; the last one is shorter if they do not divide T. "auto": as many
+        as `memory` holds, where the gradient does not depend on it: one recurrent layer, under a
+        rule with a trace.
+    - `memory`: bytes for the states of a segment, with "auto"; by default 4 MB on CPU and 64 MB
+        elsewhere.
     - `check`: raise at run time if the loss or a gradient is NaN or infinite.
 
     **Returns:** `(model, carry, xs, ys) -> ((loss, carry), gradients)`, summed over segments at
@@ -107,15 +116,19 @@ def online_value_and_grad(
 
     def wrapped(model, carry, xs, ys):
         _check_rules(model)
+        size = segment
+        if size == "auto":
+            _check_free_of_segments(model)
+            size = auto_segment(carry, (xs, ys), _length((xs, ys)), memory)
 
         def one(sums, seen):
             (loss, carry), gradients = sums
             (more, carry), fresh = gradient(model, carry, *seen)
             return (loss + more, carry), accumulate(gradients, fresh)
 
-        dtype = _loss_dtype(segment_loss, model, carry, xs, ys, segment)
+        dtype = _loss_dtype(segment_loss, model, carry, xs, ys, size)
         start = (jnp.zeros((), dtype), stop(carry)), accumulator(model)
-        value, sums = _over_segments(one, start, (xs, ys), segment)
+        value, sums = _over_segments(one, start, (xs, ys), size)
         gradients = as_dtypes(sums, model)
         return _checked(value, gradients) if check else (value, gradients)
 
@@ -123,13 +136,16 @@ def online_value_and_grad(
 
 
 def checkpointed_value_and_grad(
-    segment_loss: Callable[..., tuple[Any, PyTree]], *, segment: int = 32, check: bool = False
+    segment_loss: Callable[..., tuple[Any, PyTree]],
+    *,
+    segment: int | Literal["auto"] = "auto",
+    check: bool = False,
 ) -> Callable[..., tuple[tuple[Any, PyTree], PyTree]]:
     """Exact gradients with the states kept at segment boundaries only.
 
     As `online_value_and_grad`, but credit flows through the boundaries: each segment runs again
     in the reverse pass. The carry holds bare states (`cell.init(batch_shape)`). Memory
-    O(T / segment + segment), least near segment = √T; time one more forward pass.
+    O(T / segment + segment), least near √T steps ("auto"); time one more forward pass.
     """
 
     @eqx.filter_value_and_grad(has_aux=True)
@@ -139,9 +155,10 @@ def checkpointed_value_and_grad(
             more, carry = segment_loss(model, carry, *seen)
             return loss + more, carry
 
-        dtype = _loss_dtype(segment_loss, model, carry, xs, ys, segment)
+        size = auto_checkpoint(_length((xs, ys))) if segment == "auto" else segment
+        dtype = _loss_dtype(segment_loss, model, carry, xs, ys, size)
         start = jnp.zeros((), dtype), carry
-        return _over_segments(one, start, (xs, ys), segment, wrap=jax.checkpoint)
+        return _over_segments(one, start, (xs, ys), size, wrap=jax.checkpoint)
 
     def wrapped(model, carry, xs, ys):
         value, gradients = total(model, carry, xs, ys)
@@ -212,8 +229,22 @@ def _checked(value: PyTree, gradients: PyTree) -> tuple[PyTree, PyTree]:
 
 def _check_rules(model: PyTree, rule: AbstractRule | None = None) -> None:
     """Each layer's rule and cell, while the weights are still concrete if they ever are."""
-    for layer in filter(_is_layer, jax.tree.leaves(model, is_leaf=_is_layer)):
+    for layer in _layers(model):
         (rule or layer.rule).check(layer.cell)
+
+
+def _check_free_of_segments(model: PyTree) -> None:
+    layers = _layers(model)
+    if len(layers) != 1 or layers[0].rule.trace(layers[0].cell) is None:
+        rules = ", ".join(type(layer.rule).__name__ for layer in layers) or "no recurrent layer"
+        raise ValueError(
+            'segment="auto" needs one recurrent layer under a rule with a trace, whose gradient '
+            f"does not depend on the segment, but the model has {rules}: choose a number of steps."
+        )
+
+
+def _layers(model: PyTree) -> list[RNN]:
+    return list(filter(_is_layer, jax.tree.leaves(model, is_leaf=_is_layer)))
 
 
 def _is_layer(node: Any) -> bool:

@@ -1,28 +1,56 @@
+import functools
 import math
-from typing import Any, Literal
+from typing import Any, get_args, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 
-Feedback = Literal["symmetric", "random"]
+Feedback = Literal["symmetric", "random", "adaptive"]
 
 
 class Readout(eqx.Module):
     r"""A linear readout \(y = W z + b\), whose derivative is the feedback pathway.
 
     \[ \partial E/\partial z = B^T\,\partial E/\partial y, \qquad
-       \nabla_W = \partial E/\partial y \otimes z \]
+       \nabla_W = \partial E/\partial y \otimes z, \qquad
+       \nabla_B = \begin{cases} \nabla_W & \text{adaptive} \\ 0 & \text{random} \end{cases} \]
 
-    `feedback="symmetric"`: B = W, the exact derivative. `"random"`: B is a fixed random matrix
-    (feedback alignment): `feedback_weight` is a leaf with zero gradient, so gradient descent leaves
-    it alone (mask it out of weight decay). Any leading axes; composes with every rule.
+    - `feedback="symmetric"`: B = W, the exact derivative, and no leaf for B.
+    - `"random"`: `feedback_weight` B is random and fixed (feedback alignment).
+    - `"adaptive"`: B starts random and is stepped as W is. Weight decay on both makes it forget
+      where it began: under plain SGD or AdamW, B − W shrinks by exactly 1 − lr · decay a step
+      (Kolen & Pollack; the same random start, the same updates).
 
-    Source: Lillicrap, Cownden, Tweed & Akerman, Nature Communications 7 (2016).
+    The gradients of W and b are exact given `z`. Any leading axes. Composes with every rule,
+    offline and streamed. Time of a plain linear layer: ∇_B is ∇_W, computed once.
+
+    Weight decay is the optimizer's. Put it after the moments (decoupled), so that both leaves
+    take the same step but for the decay, and, here, keep it off the recurrent layer:
+
+    >>> import equinox as eqx, jax, modprop_jax as mpj, optax
+    >>> readout = mpj.Readout(8, 2, feedback="adaptive", key=jax.random.key(0))
+    >>> def decayed(params):
+    ...     off = jax.tree.map(lambda _: False, params)
+    ...     leaves = lambda model: (model.weight, model.feedback_weight)
+    ...     return eqx.tree_at(leaves, off, (True, True))
+    >>> optimizer = optax.chain(
+    ...     optax.scale_by_adam(),
+    ...     optax.add_decayed_weights(1e-2, mask=decayed),
+    ...     optax.scale_by_learning_rate(1e-3),
+    ... )
+    >>> state = optimizer.init(eqx.filter(readout, eqx.is_inexact_array))
+
+    With "random", leave `feedback_weight` out of such a mask: decay would shrink the fixed B. A
+    constraint that changes the step of W (`optim.dale`) has to change that of an adaptive B too.
+
+    Sources: random: Lillicrap, Cownden, Tweed & Akerman, Nature Communications 7 (2016).
+    Adaptive: Kolen & Pollack, IEEE International Conference on Neural Networks (1994); Akrout,
+    Wilson, Humphreys, Lillicrap & Tweed, NeurIPS 2019; in e-prop, Bellec et al., Nature
+    Communications 11 (2020).
     """
 
     weight: Float[Array, "out in"]
@@ -43,20 +71,22 @@ class Readout(eqx.Module):
         """**Arguments:**
 
         - `in_size`, `out_size`: features read and outputs.
-        - `feedback`: "symmetric" or "random".
+        - `feedback`: "symmetric", "random" or "adaptive".
         - `use_bias`: add a bias, initially zero.
         - `dtype`: of the parameters; the JAX default if None.
         - `key`: for `W, B ~ N(0, 1/in_size)`.
         """
-        if feedback not in ("symmetric", "random"):
-            raise ValueError(f'feedback must be "symmetric" or "random", but is {feedback!r}.')
+        if feedback not in get_args(Feedback):
+            raise ValueError(
+                f'feedback must be "symmetric", "random" or "adaptive", but is {feedback!r}.'
+            )
         key, feedback_key = jr.split(key)
         dtype = dtype or jnp.result_type(float)
         scale = 1 / math.sqrt(in_size)
         self.weight = scale * jr.normal(key, (out_size, in_size), dtype)
         self.bias = jnp.zeros(out_size, self.weight.dtype) if use_bias else None
         self.feedback_weight = None
-        if feedback == "random":
+        if feedback != "symmetric":
             self.feedback_weight = scale * jr.normal(feedback_key, (out_size, in_size), dtype)
         self.feedback = feedback
 
@@ -73,20 +103,21 @@ class Readout(eqx.Module):
         if self.feedback_weight is None:
             y = z @ self.weight.T
         else:
-            forward = lax.stop_gradient(z) @ self.weight.T
-            y = _with_feedback(forward, lax.stop_gradient(self.feedback_weight), z)
+            y = _with_feedback(self.feedback == "adaptive", z, self.weight, self.feedback_weight)
         return y if self.bias is None else y + jnp.broadcast_to(self.bias, y.shape)
 
 
-@jax.custom_jvp
-def _with_feedback(forward: Array, feedback: Array, z: Array) -> Array:
-    """`forward`, whose derivative by z is `feedback`."""
-    del feedback, z
-    return forward
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _with_feedback(adaptive: bool, z: Array, weight: Array, feedback: Array) -> Array:
+    """`z @ weight.T`, whose derivative by z is `feedback`."""
+    del adaptive, feedback
+    return z @ weight.T
 
 
 @_with_feedback.defjvp
-def _with_feedback_jvp(primals, tangents):
-    forward, feedback, _ = primals
-    d_forward, _, d_z = tangents
-    return forward, d_forward + d_z @ feedback.T
+def _with_feedback_jvp(adaptive, primals, tangents):
+    z, _, feedback = primals
+    d_z, d_weight, d_feedback = tangents
+    # One product for both weights: the gradient of B is the very array that W gets.
+    stepped = d_weight + d_feedback if adaptive else d_weight
+    return _with_feedback(adaptive, *primals), z @ stepped.T + d_z @ feedback.T

@@ -192,14 +192,5 @@ def inner_cell(cell: AbstractCell) -> AbstractCell:
     return cell.cell if isinstance(cell, Filtered) else cell
 
 
-def default_chunk(batch: int, width: int) -> int:
-    """Steps a chunk: at most half a megabyte per float32 operand, so that several stay in cache.
-
-    Measured on two CPU cores at n = 32, 128, 256: 8 to 32 steps take the same time, and beyond
-    that it grows by up to a third.
-    """
-    return min(max(2**17 // max(batch * width, 1), 8), 32)
-
-
 def _split(a: Array, groups: int) -> Array:
     return a.reshape(a.shape[0], groups, a.shape[1] // groups, *a.shape[2:])

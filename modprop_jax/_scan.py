@@ -7,10 +7,11 @@ from typing import Any
 from jax import lax
 from jaxtyping import Array, PyTree
 
+from ._budget import auto_chunk
 from ._cell import AbstractCell, Filtered, NeuronCell
 from ._check import check_scan
 from ._credit import Credit
-from ._reverse import default_chunk, inner_cell
+from ._reverse import inner_cell
 from ._rule import AbstractRule, BPTT, Carry
 from ._segment import forward, landing, observed, past, plain, segment
 from ._sharding import explicit_batch, with_auto_axes
@@ -45,8 +46,8 @@ def scan(
         Narrower floats than the state's dtype are cast up.
     - `rule`: the credit rule.
     - `context`: (T, *batch, k) signals that only the rule reads.
-    - `chunk`: steps whose weight gradient is one matmul; by default 8 to 32, half a
-        megabyte an operand.
+    - `chunk`: steps whose weight gradient is one matmul; by default 8 to 32 on CPU, half a
+        megabyte an operand, and more on accelerators.
     - `unroll`: as in `jax.lax.scan`, for the forward pass.
 
     **Returns:** `(carry, zs)`: a carry of the kind that came, and the emissions (T, *batch, k).
@@ -103,7 +104,7 @@ def _scan(
                 return _one_step((value, so_far), xs, cell, rule, start, prepared, trace)
         start = past((inner, start, value, trace, rule, prepared))
     if isinstance(inner, NeuronCell):
-        chunk = chunk or default_chunk(math.prod(batch), inner.hidden_size)
+        chunk = chunk or auto_chunk(math.prod(batch), inner.hidden_size)
         pack = inner, start.state, start.extra, xs, rule, prepared, so_far
         last, zs, record, so_far = segment(pack, chunk=chunk, unroll=unroll)
     else:

@@ -23,6 +23,8 @@ CASES = [
     (mpj.BPTT(), "leaky", AxisType.Explicit),
     (mpj.ModProp(0.3, TYPES), "leaky", AxisType.Auto),
     (mpj.ModProp(0.3, TYPES), "leaky", AxisType.Explicit),
+    (mpj.ModProp("auto", TYPES), "leaky", AxisType.Auto),
+    (mpj.ModProp("auto", TYPES), "leaky", AxisType.Explicit),
     (mpj.MDGL(TYPES), "rate", AxisType.Explicit),
 ]
 STEPS, BATCH = 150, 16

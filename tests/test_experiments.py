@@ -17,6 +17,7 @@ import optax
 import pytest
 
 from modprop_jax import EProp, LeakyCell, optim, Readout, RNN
+from modprop_jax._rule._running_mean import RunningMean
 from modprop_jax.experiments import (
     build_rule,
     compare,
@@ -251,6 +252,30 @@ def test_diverging_rule_is_stopped_and_the_others_go_on(comparison, tmp_path, ca
     assert [m["iteration"] for m in lines if m["rule"] != "bptt"] == [0, 2, 4]
 
 
+def test_a_rule_that_becomes_unstable_is_stopped_and_measured_mu_goes_on(tmp_path, capsys):
+    """Excitatory weights that grow: mu=.75 is stable at first, and the loop sees when it ends."""
+    result = compare(
+        "delayed_xor", ["modprop_cell:mu=0.75", "modprop:mu=auto"], seeds=2, out=tmp_path / "grows",
+        iterations=60, eval_every=4, learning_rate=0.03, l2=0.0, **TINY,
+    )  # fmt: skip
+    given, measured = result.rows
+    assert given.diverged and 0 < given.iteration < 60
+    assert f"iteration {given.iteration + 4}: ModProp is unstable" in given.diverged
+    assert "is safe" in given.diverged and 'mu="auto"' in given.diverged
+    assert "stopped: rule modprop_cell:mu=0.75, seed" in capsys.readouterr().out
+    assert (measured.iteration, measured.diverged) == (60, None)
+    radius = [line["radius"] for line in result.metrics if "radius" in line]
+    assert len(radius) == given.iteration // 4 + 1 and (np.array(radius) <= 1 + 1e-5).all()
+
+
+def test_a_rule_that_is_unstable_from_the_start_is_named(tmp_path):
+    [row] = compare(
+        "delayed_xor", ["modprop:mu=9"], seeds=1, out=tmp_path / "once", iterations=4, quiet=True,
+        **TINY,
+    ).rows  # fmt: skip
+    assert row.diverged and "iteration 0: ModProp is unstable" in row.diverged
+
+
 def test_iterations_to_criterion():
     at, good = range(0, 70, 10), [1.0, 0.5, 1.0, 1.0, 1.0, 0.9, 1.0]
     assert iterations_to_criterion(at, good, 1.0, 3) == 20
@@ -265,6 +290,9 @@ def test_rules_by_name():
     assert build_rule("modprop", types, mu=0.1).types == types
     assert build_rule("modprop_cell", types, mu=0.1).types is None
     assert build_rule("mdgl_diffuse", types, mu=0.1).diffuse
+    assert isinstance(build_rule("modprop:mu=auto", types, mu=0.1).mu, RunningMean)
+    assert isinstance(build_rule("modprop_cell", types, mu="auto").mu, RunningMean)
+    assert build_rule("modprop:mu=0.5,taps=20", types).taps == 20
 
 
 @pytest.mark.parametrize(
@@ -274,7 +302,9 @@ def test_rules_by_name():
         ("compare delayed_xr", "unknown task .* Did you mean 'delayed_xor'"),
         ("compare delayed_xor --rules modprp", "unknown rule .* mean 'modprop'"),
         ("compare delayed_xor --rules modprop:nu=1", "unknown modprop option 'nu'"),
-        ("compare delayed_xor --rules modprop:mu=x", "needs a number, but got 'x'"),
+        ("compare delayed_xor --rules modprop:mu=x", "needs a number or \"auto\", but got 'x'"),
+        ("compare delayed_xor --rules modprop:taps=x", "taps needs a number, but got 'x'"),
+        ("compare delayed_xor --rules modprop:mu=auto,taps=3", "taps must be a number of steps"),
         ("compare delayed_xor --rules bptt bptt", "'bptt' is given twice"),
         ("compare delayed_xor --preset big", "'big'; possible: small, published"),
         ("compare delayed_xor --seed 3", "unknown option '--seed'.*mean '--seeds'"),

@@ -15,7 +15,7 @@ _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 
 
 def learning_curves(config: Config, metrics: Sequence[dict[str, Any]]) -> bytes:
-    """Validation loss and accuracy against iterations, as a PNG.
+    """Validation loss and accuracy, or the task's score, against iterations, as a PNG.
 
     A line is the mean over seeds, its band reaches from the lowest to the highest seed.
     """
@@ -42,7 +42,11 @@ def learning_curves(config: Config, metrics: Sequence[dict[str, Any]]) -> bytes:
             )  # fmt: skip
             axes.fill_between(at, values.min(1), values.max(1), color=colour, alpha=0.15, lw=0)
     left.set(ylabel="validation loss", yscale="log")
-    right.set(ylabel="validation accuracy", ylim=(-0.02, 1.02))
+    # A score may start anywhere below 0; how far below, the loss says.
+    lowest = min((min(line["accuracy"]) for line in metrics), default=0)
+    right.set(
+        ylabel=f"validation {config.entry.score}", ylim=(max(min(lowest, 0), -1) - 0.02, 1.02)
+    )
     right.axhline(config.settings.criterion, color="grey", lw=0.8, ls=":")
     for axes in (left, right):
         axes.set_xlabel("iteration")

@@ -105,10 +105,12 @@ def iterations_to_criterion(
 
 def headers(config: Config) -> list[str]:
     """Titles of the columns, broken so that the table fits into 80 characters."""
-    level = f"{100 * config.settings.criterion:g} %"
+    score, criterion = config.entry.score, config.settings.criterion
+    # a share is said in per cent, another score by its name
+    level = f"{100 * criterion:g} %" if score == "accuracy" else f"{score} {criterion:g}"
     return [
         "rule",
-        "accuracy",
+        score,
         "loss",
         f"iterations\nto {level}",
         "ms /\niteration",
@@ -124,7 +126,7 @@ def cells(row: Row, seeds: int) -> list[str]:
 
     reached = row.criterion.count if row.criterion else 0
     to_criterion = f"{row.criterion.text(0)} " if row.criterion else ""
-    state = f" (diverged after {row.iteration})" if row.diverged else ""
+    state = f" (stopped after {row.iteration})" if row.diverged else ""
     return [
         row.rule + state,
         row.accuracy.text(3) if row.accuracy else "–",

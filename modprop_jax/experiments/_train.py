@@ -59,6 +59,10 @@ class TrainingDiverged(FloatingPointError):
         self.seed, self.iteration = seed, iteration
 
 
+class RuleUnstable(ValueError):
+    """The transport of a rule has a spectral radius above 1: credit would grow without bound."""
+
+
 def train(
     model: PyTree,
     data: Data,
@@ -99,7 +103,8 @@ def train(
     evaluation.
 
     **Raises:** `TrainingDiverged` as soon as an evaluation finds NaN or infinity in the
-    loss, or in any gradient or parameter since the last one.
+    loss, or in any gradient or parameter since the last one; `RuleUnstable` as soon as one finds
+    that the weights make ModProp's transport unstable.
 
     **Example:**
 
@@ -197,7 +202,9 @@ def iterate(
         )
         _check(label, ~np.isfinite(value), np.full(len(keys), iteration))
         radius = _radius(state.model, rule=rule)
-        radius = None if radius is None else np.asarray(radius)
+        if radius is not None:
+            radius = np.asarray(radius)
+            _check_stable(state.model, rule, label, iteration, radius)
         return Record(iteration, value, accuracy, seconds, radius)
 
     if iteration == 0:
@@ -311,9 +318,7 @@ def _radius(model: PyTree, *, rule: AbstractRule | None) -> Array | None:
     """The largest of the layers' radii, by seed; None if no rule has one."""
 
     def one_seed(model):
-        layers = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, RNN))
-        layers = [layer for layer in layers if isinstance(layer, RNN)]
-        found = [(rule or layer.rule).radius(inner_cell(layer.cell)) for layer in layers]
+        found = [(rule or layer.rule).radius(inner_cell(layer.cell)) for layer in _layers(model)]
         found = [radius for radius in found if radius is not None]
         return jnp.stack(found).max() if found else None
 
@@ -347,6 +352,24 @@ def _shard(state: State, mesh: Mesh) -> State:
 def _all_finite(tree: PyTree) -> Array:
     finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
     return functools.reduce(jnp.logical_and, finite)
+
+
+def _check_stable(
+    model: PyTree, rule: AbstractRule | None, label: str, iteration: int, radius: np.ndarray
+) -> None:
+    """The rule's own check, of the seed with the largest radius; its message names a safe mu."""
+    seed = int(np.argmax(radius))
+    for layer in _layers(jax.tree.map(lambda a: a[seed] if eqx.is_array(a) else a, model)):
+        try:
+            (rule or layer.rule).check(layer.cell)
+        except ValueError as error:
+            message = f"rule {label}, seed {seed}, iteration {iteration}: {error}"
+            raise RuleUnstable(message) from None
+
+
+def _layers(model: PyTree) -> list[RNN]:
+    layers = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, RNN))
+    return [layer for layer in layers if isinstance(layer, RNN)]
 
 
 def _check(label: str, bad: np.ndarray, iterations: np.ndarray) -> None:

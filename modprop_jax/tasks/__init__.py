@@ -6,8 +6,16 @@ from ._digits import (
     sequential_digits as sequential_digits,
     sequential_digits_split as sequential_digits_split,
 )
-from ._task import cross_entropy as cross_entropy, Preset as Preset, Task as Task
+from ._pattern_generation import PATTERN_GENERATION, pattern_generation as pattern_generation
+from ._task import (
+    cross_entropy as cross_entropy,
+    Preset as Preset,
+    squared_error as squared_error,
+    Task as Task,
+)
 
 
 # A new task is a file that ends in such a record, and its name here.
-TASKS: dict[str, Task] = {task.name: task for task in (DELAYED_XOR, SEQUENTIAL_DIGITS)}
+TASKS: dict[str, Task] = {
+    task.name: task for task in (DELAYED_XOR, PATTERN_GENERATION, SEQUENTIAL_DIGITS)
+}

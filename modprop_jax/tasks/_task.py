@@ -35,8 +35,12 @@ class Preset:
     decay: float = 1.0
     decay_every: int = 1
     l2: float = 0.0
-    mu: float = 0.25
-    """ModProp's stand-in for the activation's derivative."""
+    shrink: float = 0.0
+    """Dale's law: magnitudes also shrink by this times the learning rate in every step ..."""
+    connectivity: float = 0.0
+    """... and synapses at zero are revived until this share is not; see `optim.rewire`."""
+    mu: float | Literal["auto"] = 0.25
+    """ModProp's stand-in for the activation's derivative; "auto" measures it."""
     criterion: float = 0.95
     """Learnt means: accuracy at least this ..."""
     patience: int = 5
@@ -51,9 +55,10 @@ class Task:
       features)`.
     - `evaluation(key, **options) -> (xs, ys)`: held-out or fresh data to evaluate on.
     - `loss(outputs, ys) -> (loss, accuracy)`: both scalars. A task that has no accuracy
-      returns a score that grows with success (such as R²) in its place.
+      returns a score in its place, one that grows with success and is 1 at best (such as R²).
     - `readout`: whether `outputs` holds the `"last"` step only, `(size, out_size)`, or
       `"every"` step, `(T, size, out_size)`.
+    - `score`: what tables and figures call the second output of `loss`.
     """
 
     name: str
@@ -64,6 +69,7 @@ class Task:
     loss: Callable[[Array, Array], tuple[Array, Array]]
     readout: Literal["last", "every"]
     presets: Mapping[str, Preset]
+    score: str = "accuracy"
 
     def in_size(self, preset: Preset) -> int:
         """Number of input features under the preset's data options."""
@@ -79,3 +85,16 @@ def cross_entropy(
     picked = jnp.take_along_axis(log_p, labels[..., None], axis=-1)
     correct = jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels
     return -jnp.mean(picked), jnp.mean(correct, dtype=logits.dtype)
+
+
+def squared_error(
+    outputs: Float[Array, "T batch out"], ys: Float[Array, "T batch out"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """½ Σ (y − y*)² over steps and outputs, a mean over the batch; and R².
+
+    R² = 1 − Σ (y − y*)² / Σ (y* − ȳ*)², both over all entries, with the mean ȳ* of each output
+    over steps and batch: 1 is perfect, and the best constant has 0.
+    """
+    errors = jnp.sum((outputs - ys) ** 2)
+    spread = jnp.var(ys, axis=(0, 1)).sum() * (ys.shape[0] * ys.shape[1])
+    return 0.5 * errors / ys.shape[1], 1 - errors / spread

@@ -1,0 +1,59 @@
+"""How many steps to take at once, from sizes and a memory budget."""
+
+import math
+from typing import Any
+
+import jax
+from jaxtyping import PyTree
+
+from ._rule import Carry
+from ._tree import inexact
+
+
+# Numbers an operand of a chunk may have, and the fewest and most steps of a chunk. Measured on CPU:
+# half a megabyte of float32, so that several operands stay in cache; at n = 32, 128, 256, 8 to 32
+# steps take the same time, and beyond that it grows by up to a third. On accelerators a step is a
+# kernel launch and the weight gradient a matmul that wants to be large; not measured.
+_CHUNK = {"cpu": (2**17, 8, 32)}
+_CHUNK_ELSEWHERE = (2**22, 32, 256)
+
+# Bytes of a segment's states, drives, emissions and their cotangents. On CPU segments of 8 to 128 steps
+# take the same time within a tenth at n = 32, 128, 256, so the least memory that buys them.
+_MEMORY = {"cpu": 2**22}
+_MEMORY_ELSEWHERE = 2**26
+
+
+def auto_chunk(batch: int, width: int) -> int:
+    """Steps whose weight gradient is one matmul, for B examples of n neurons."""
+    numbers, fewest, most = _CHUNK.get(jax.default_backend(), _CHUNK_ELSEWHERE)
+    return min(max(numbers // max(batch * width, 1), fewest), most)
+
+
+def auto_segment(carry: PyTree, seen: PyTree, steps: int, memory: int | None) -> int:
+    """Steps of a streamed segment: as many as `memory` bytes hold, at most T.
+
+    A step keeps about four arrays of the size of the state (itself, the drive, the emission and
+    its cotangent), and its input and target.
+    """
+    memory = memory or _MEMORY.get(jax.default_backend(), _MEMORY_ELSEWHERE)
+    a_step = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), seen)
+    return min(max(memory // max(4 * _bytes(_states(carry)) + _bytes(a_step), 1), 1), steps)
+
+
+def auto_checkpoint(steps: int) -> int:
+    """Steps between two kept states: √T, where states and recomputed segment are alike in size."""
+    return math.ceil(math.sqrt(steps))
+
+
+def _states(carry: PyTree) -> PyTree:
+    """The states in a carry, without the traces of the past."""
+    nodes = jax.tree.leaves(carry, is_leaf=_is_carry)
+    return inexact([node.state if _is_carry(node) else node for node in nodes])
+
+
+def _is_carry(node: Any) -> bool:
+    return isinstance(node, Carry)
+
+
+def _bytes(tree: PyTree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

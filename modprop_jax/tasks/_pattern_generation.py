@@ -1,0 +1,123 @@
+"""Pattern generation: turn frozen noise into one frozen waveform."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ._task import Preset, squared_error, Task
+
+
+def pattern_generation(
+    key: PRNGKeyArray,
+    batch: int = 1,
+    *,
+    pattern: int = 0,
+    steps: int = 1000,
+    in_size: int = 100,
+    rate: float = 0.05,
+    periods: Sequence[int] = (1000, 500, 333, 200),
+    noise: float = 0.0,
+    dtype: Any = None,
+) -> tuple[Float[Array, "T batch in"], Float[Array, "T batch 1"]]:
+    r"""Always the same input spikes, and a sum of sinusoids to produce at every step.
+
+    Each input spikes with probability `rate` a step, independently, but not in the first step.
+    The target begins at 0, its largest magnitude is 1: for t = 0 ... T−1,
+
+    \[ s_t = \sum_i a_i \sin\left(\phi_i + \frac{2\pi k_i t}{T-1}\right), \qquad
+       y_t = \frac{s_t - s_0}{\max_u |s_u - s_0|}, \]
+
+    with amplitudes \(a_i \sim U(0.5, 2)\), phases \(\phi_i \sim U(0, 2\pi)\) and
+    \(k_i = \lfloor T / period_i \rfloor\) whole cycles. `pattern` alone fixes spikes and target:
+    all trials, all iterations and all seeds of a comparison share them, and seeds differ in their
+    networks. `key` draws nothing but input noise.
+
+    **Arguments:**
+
+    - `key`: PRNG key of the noise; without noise every key gives the same batch.
+    - `batch`: number of trials of the one pattern (published: 1).
+    - `pattern`: which pattern; any integer names one.
+    - `steps`, `in_size`, `rate`, `periods`: T, inputs, and as above (published by default).
+    - `noise`: standard deviation of what is added to each input at each step (published: none).
+    - `dtype`: of both; by default JAX's default float.
+
+    **Returns:** `xs` of shape `(steps, batch, in_size)`, `ys` of shape `(steps, batch, 1)`.
+
+    **Raises:** `ValueError` if `steps < 3`, or no period fits into `steps`.
+
+    Source: Bellec et al., Nature Communications 11 (2020), and its public program.
+    """
+    if steps < 3 or not periods or not 1 <= min(periods) <= steps:
+        raise ValueError(
+            "pattern_generation needs steps >= 3 and a shortest period of 1 ... steps, but got "
+            f"steps={steps}, periods={tuple(periods)}."
+        )
+    dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
+    spike_key, amplitude_key, phase_key = jr.split(jr.key(pattern), 3)
+    # Drawn in float32 whatever the dtype: a pattern is the same in every precision.
+    chance = jnp.asarray(rate, jnp.float32)
+    spikes = jr.bernoulli(spike_key, chance, (steps, in_size)).at[0].set(False)
+    sines = (len(periods),)
+    amplitudes = jr.uniform(amplitude_key, sines, jnp.float32, 0.5, 2.0)
+    phases = jr.uniform(phase_key, sines, jnp.float32, 0.0, 2 * jnp.pi)
+    target = _waveform(amplitudes, phases, periods, steps).astype(dtype)
+    xs = jnp.broadcast_to(spikes.astype(dtype)[:, None], (steps, batch, in_size))
+    ys = jnp.broadcast_to(target[:, None, None], (steps, batch, 1))
+    return (xs + noise * jr.normal(key, xs.shape, dtype) if noise else xs), ys
+
+
+def _waveform(
+    amplitudes: Float[Array, " k"], phases: Float[Array, " k"], periods: Sequence[int], steps: int
+) -> Float[Array, " steps"]:
+    """The sum of sinusoids, shifted to begin at 0 and scaled to a largest magnitude of 1."""
+    ends = jnp.asarray([2 * math.pi * (steps // period) for period in periods], phases.dtype)
+    angles = jnp.linspace(phases, phases + ends, steps)
+    total = jnp.sin(angles) @ amplitudes
+    total = total - total[0]
+    return total / jnp.max(jnp.abs(total))
+
+
+def _evaluation(key: PRNGKeyArray, **options: Any) -> tuple[Array, Array]:
+    # The pattern is all there is; with input noise, these are new trials of it.
+    return pattern_generation(key, 1, **options)
+
+
+# Published with spiking neurons, a leaky readout and plain gradient descent; here with leaky rate
+# neurons of the same number and time constant, an instantaneous readout and Adam.
+PATTERN_GENERATION = Task(
+    name="pattern_generation",
+    description="Frozen input spikes: produce one frozen waveform, at every step.",
+    out_size=1,
+    batch=pattern_generation,
+    evaluation=_evaluation,
+    loss=squared_error,
+    readout="every",
+    score="R²",
+    presets={
+        "small": Preset(
+            data={"steps": 200, "in_size": 20, "periods": (200, 100, 67, 40)},
+            hidden_size=48,
+            cell_options={"tau": 10.0},
+            batch=1,
+            iterations=600,
+            eval_every=10,
+            learning_rate=1e-3,
+            decay=0.7,
+            decay_every=200,
+            criterion=0.9,
+        ),
+        "published": Preset(
+            hidden_size=100,
+            cell_options={"tau": 30.0},
+            batch=1,
+            iterations=2000,
+            eval_every=20,
+            learning_rate=1e-3,
+            criterion=0.9,
+        ),
+    },
+)
