@@ -68,8 +68,8 @@ def scan(
     if spec is not None:
         run = functools.partial(with_auto_axes, run, spec)
     if isinstance(carry, Carry):
-        past = carry.trace, carry.observed
-        state, (trace, so_far), zs = run(carry.state, past, xs, cell, rule)
+        before = carry.trace, carry.observed
+        state, (trace, so_far), zs = run(carry.state, before, xs, cell, rule)
         return Carry(state, trace, so_far, carry.made_by, carry.types), zs
     state, _, zs = run(carry, None, xs, cell, rule)
     return state, zs
@@ -86,7 +86,7 @@ def _scan(
     chunk: int | None,
     unroll: int,
 ) -> tuple[PyTree, PyTree, Array]:
-    """`(state, (trace, so far observed), zs)` after the segment; `before`: these before it."""
+    """`(state, past, zs)` after the segment; the past is (trace, so far observed), or None."""
     trace = rule.trace(cell) if streaming else None
     prepared = rule.prepare(inner_cell(cell))
     cell = cell.effective()
@@ -119,7 +119,7 @@ def _scan(
         last = last, memory
     if trace is not None:
         value = stop(trace.extend(*stop((rule, cell, prepared, record, value))))
-    return last, (value, stop(so_far)), zs
+    return last, (value, stop(so_far)) if streaming else None, zs
 
 
 def _one_step(

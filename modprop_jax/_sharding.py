@@ -32,24 +32,28 @@ def explicit_batch(xs: Array) -> tuple | None:
 
 
 def with_auto_axes(
-    run: Callable[..., Any], spec: tuple, state: PyTree, trace: PyTree, *args: Any
+    run: Callable[..., Any], spec: tuple, state: PyTree, past: PyTree, *args: Any
 ) -> Any:
-    """`run(state, trace, *args)` with all mesh axes Auto inside; the batch stays partitioned.
+    """`run(state, past, *args)` with all mesh axes Auto inside; the batch stays partitioned.
 
-    `run` returns `(state, trace, zs)`, the first two shaped as they came. Leaves of a state are
-    (*batch, ...), those of traces and sequences (_, *batch, ...).
+    `run` returns `(state, past, zs)`, the first two shaped as they came; past = (trace, observed)
+    or None. Leaves of a state and of what was observed are (*batch, ...), or have no axes; those of
+    traces and sequences are (_, *batch, ...).
     """
-    arrays, static = eqx.partition((state, trace, *args), eqx.is_array)
+    arrays, static = eqx.partition((state, past, *args), eqx.is_array)
 
     def inside(arrays):
         return run(*eqx.combine(arrays, static))
 
     first, later = PartitionSpec(*spec), PartitionSpec(None, *spec)
-    out = (
-        jax.tree.map(lambda _: first, state),
-        jax.tree.map(lambda _: later, trace),
-        later,
-    )
+
+    def batched(tree):
+        return jax.tree.map(lambda a: first if a.ndim else PartitionSpec(), tree)
+
+    if past is not None:
+        trace, observed = past
+        past = jax.tree.map(lambda _: later, trace), batched(observed)
+    out = batched(state), past, later
     return jax.sharding.auto_axes(inside, out_sharding=out)(arrays)
 
 

@@ -25,6 +25,7 @@ CASES = [
     (mpj.ModProp(0.3, TYPES), "leaky", AxisType.Explicit),
     (mpj.ModProp("auto", TYPES), "leaky", AxisType.Auto),
     (mpj.ModProp("auto", TYPES), "leaky", AxisType.Explicit),
+    (mpj.ModProp(0.3, TYPES, taps=2), "leaky, no tau to train", AxisType.Explicit),
     (mpj.MDGL(TYPES), "rate", AxisType.Explicit),
 ]
 STEPS, BATCH = 150, 16
@@ -43,6 +44,8 @@ def _problem(rule, name):
     cell = mpj.RateCell(3, 8, alpha=0.5, key=jr.key(0))
     if name == "leaky":
         cell = mpj.LeakyCell(3, 8, tau=jnp.asarray(5.0), use_bias=True, key=jr.key(0))
+    elif name != "rate":
+        cell = mpj.LeakyCell(3, 8, tau=5.0, use_bias=True, key=jr.key(0))
     xs, ys = jr.normal(jr.key(1), (STEPS, BATCH, 3)), jr.normal(jr.key(2), (STEPS, BATCH, 8))
     return mpj.RNN(cell, rule=rule), xs, ys
 

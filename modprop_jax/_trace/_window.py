@@ -18,8 +18,8 @@ class Window(AbstractTrace):
 
     For filters of S taps on neurons of one leak: credit that enters the past crosses between
     neurons in the S steps of the window, of which each has a different lag, and only decays in
-    the steps before it. Per example (S + 1)(n + m) numbers. Once a segment the gradient takes S
-    more steps back: choose segments of S steps or more.
+    the steps before it. Leaves (1 + S, *batch, pre), the older activity first. Once a segment the
+    gradient takes S more steps back: choose segments of S steps or more.
     """
 
     steps: int = eqx.field(static=True)
@@ -36,9 +36,7 @@ class Window(AbstractTrace):
         batch = batch_shape(inner, state)
 
         def zeros(features):
-            shape = (*batch, features)
-            dtype = inner.weight_rec.dtype
-            return jnp.zeros((self.steps, *shape), dtype), jnp.zeros(shape, dtype)
+            return jnp.zeros((1 + self.steps, *batch, features), inner.weight_rec.dtype)
 
         bias = None if inner.bias is None else zeros(1)
         return zeros(inner.hidden_size), zeros(inner.in_size), bias
@@ -55,12 +53,16 @@ class Window(AbstractTrace):
 
         credit, total = lax.scan(body, credit, length=self.steps, reverse=True)
 
-        def weight(window, older):
-            return cell.gain * (_outer(total, window) + _outer(credit.state, older))
+        total = jnp.concatenate([credit.state[None], total])
+
+        def weight(pre):
+            # one matmul over (steps x batch)
+            flat = total.reshape(-1, total.shape[-1])
+            return cell.gain * (flat.T @ pre.reshape(-1, pre.shape[-1]))
 
         rec, into, bias = trace
-        bias = None if bias is None else weight(*bias)[:, 0]
-        return with_weights(cell, weight(*rec), weight(*into), bias)
+        bias = None if bias is None else weight(bias)[:, 0]
+        return with_weights(cell, weight(rec), weight(into), bias)
 
     def extend(
         self, rule: Any, cell: AbstractCell, prepared: PyTree, record: Record, trace: PyTree
@@ -73,18 +75,12 @@ class Window(AbstractTrace):
         steps, dtype = len(record.xs), inner.weight_rec.dtype
         powers = jnp.asarray(inner.leak, dtype) ** jnp.arange(steps, -1, -1, dtype=dtype)
 
-        def advance(past: tuple[Array, Array], pre: Array) -> tuple[Array, Array]:
-            window, older = past
-            together = jnp.concatenate([window, pre.astype(dtype)])
-            leaving = jnp.tensordot(powers[1:], together[:steps], 1)
-            return together[steps:], powers[0] * older + leaving
+        def advance(past: Array, pre: Array) -> Array:
+            together = jnp.concatenate([past[1:], pre.astype(dtype)])
+            older = powers[0] * past[0] + jnp.tensordot(powers[1:], together[:steps], 1)
+            return jnp.concatenate([older[None], together[steps:]])
 
         rec, into, bias = trace
         if bias is not None:
             bias = advance(bias, jnp.ones((*record.xs.shape[:-1], 1), dtype))
         return advance(rec, sent), advance(into, record.xs), bias
-
-
-def _outer(credit: Array, pre: Array) -> Array:
-    """Σ credit ⊗ pre over all leading axes."""
-    return credit.reshape(-1, credit.shape[-1]).T @ pre.reshape(-1, pre.shape[-1])
