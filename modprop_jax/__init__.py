@@ -32,7 +32,25 @@ from ._rule import (
     ThreeFactor as ThreeFactor,
 )
 from ._scan import scan as scan
-from .diagnostics import Alignment as Alignment, alignment as alignment
+from .diagnostics import (
+    Alignment as Alignment,
+    alignment as alignment,
+    alignment_matrix as alignment_matrix,
+    AlignmentMatrix as AlignmentMatrix,
+    credit_profile as credit_profile,
+    CreditProfile as CreditProfile,
+    curvature_bound as curvature_bound,
+    filter_taps as filter_taps,
+    generalisation_gap as generalisation_gap,
+    GeneralisationGap as GeneralisationGap,
+    hessian_top as hessian_top,
+    HessianTop as HessianTop,
+    input_noise as input_noise,
+    matched_rates as matched_rates,
+    plot_filter_taps as plot_filter_taps,
+    running_mu as running_mu,
+    spectral_radius as spectral_radius,
+)
 
 
 __version__ = _version("modprop_jax")

@@ -27,7 +27,8 @@ def responses(rule, c, credits):
     dense = c.effective()
     dense = dense.cell if isinstance(c, mpj.Filtered) else dense
     trace = rule.trace(c)
-    return [trace.contract(dense, carry.trace, credit) for credit in credits]
+    known = rule, dense, rule.prepare(c.cell if isinstance(c, mpj.Filtered) else c)
+    return [trace.contract(*known, carry.trace, credit) for credit in credits]
 
 
 def random_credits(rule, c, count=3):

@@ -1,0 +1,22 @@
+"""What a credit rule's gradient is worth: its angle, its reach, and the minima that it finds."""
+
+from ._alignment import (
+    Alignment as Alignment,
+    alignment as alignment,
+    alignment_matrix as alignment_matrix,
+    AlignmentMatrix as AlignmentMatrix,
+)
+from ._credit import credit_profile as credit_profile, CreditProfile as CreditProfile
+from ._filters import (
+    filter_taps as filter_taps,
+    plot_filter_taps as plot_filter_taps,
+    running_mu as running_mu,
+    spectral_radius as spectral_radius,
+)
+from ._gap import (
+    generalisation_gap as generalisation_gap,
+    GeneralisationGap as GeneralisationGap,
+    input_noise as input_noise,
+)
+from ._hessian import hessian_top as hessian_top, HessianTop as HessianTop
+from ._rates import curvature_bound as curvature_bound, matched_rates as matched_rates

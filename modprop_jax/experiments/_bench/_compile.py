@@ -1,0 +1,73 @@
+"""Compiled programs, with what XLA says of them, and a chain of matmuls to compare them with."""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jax import lax
+
+from . import _peers
+from ._problem import Problem, Program
+
+
+# Flops of the chain of matmuls that measures the machine: milliseconds.
+_CHAIN = 2e8
+
+
+class Skipped(Exception):
+    """A program that is not run, and why."""
+
+
+class Compiled(NamedTuple):
+    """A program with its arrays, what its compilation took, and its memory in bytes."""
+
+    run: Callable[[], Any]
+    seconds: float
+    temporary: int
+    total: int
+
+
+def compile_program(program: Program, problem: Problem) -> Compiled:
+    """Traced, lowered and compiled, with its memory by XLA's own account."""
+    began = time.perf_counter()
+    try:
+        function = program.build(problem)
+        arrays, static = eqx.partition((problem.model, problem.xs, problem.ys), eqx.is_array)
+        lowered = jax.jit(lambda arrays: function(*eqx.combine(arrays, static))).lower(arrays)
+    except Exception as error:
+        if program.name not in _peers.ALGORITHMS:
+            raise
+        # another package's limits are its own: they are shown, and the others go on
+        raise Skipped(f"failed: {str(error).partition('. ')[0]}") from error
+    compiled = lowered.compile()
+    seconds = time.perf_counter() - began
+    memory = compiled.memory_analysis()
+    assert memory is not None
+    total = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return Compiled(lambda: compiled(arrays), seconds, memory.temp_size_in_bytes, total)
+
+
+def matmuls(n: int, batch: int) -> tuple[Callable[[], Any], float]:
+    """A chain of (batch, n) by (n, n) products, as in a recurrence and no more; and its flops."""
+    keys = jr.split(jr.key(1))
+    weight = jr.normal(keys[0], (n, n), jnp.float32) / n**0.5
+    start = jr.normal(keys[1], (batch, n), jnp.float32)
+    flops = 2 * batch * n**2
+    length = max(64, round(_CHAIN / flops))
+
+    @jax.jit
+    def chain(weight, start):
+        return lax.fori_loop(0, length, lambda _, h: h @ weight, start)
+
+    return lambda: chain(weight, start), float(length * flops)
+
+
+def timed(run: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds of a run, and what it returns."""
+    began = time.perf_counter()
+    value = jax.block_until_ready(run())
+    return time.perf_counter() - began, value
