@@ -1,5 +1,6 @@
 """Experiments: networks under several credit rules, from Python or the shell."""
 
+from ._align import align as align, Alignments as Alignments, resume_align as resume_align
 from ._catalogue import (
     build_rule as build_rule,
     CELLS as CELLS,
@@ -22,6 +23,7 @@ from ._network import (
 from ._summary import Row as Row, Spread as Spread
 from ._train import (
     Record as Record,
+    RuleUnstable as RuleUnstable,
     train as train,
     TrainingDiverged as TrainingDiverged,
 )

@@ -4,12 +4,14 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
 
 from ..tasks import TASKS
+from ._align_cli import align
+from ._bench import bench
 from ._catalogue import CELLS, DEFAULT_RULES, known, RULES, summary
 from ._compare import execute, reopen
 from ._config import Config
@@ -24,6 +26,9 @@ _Task = Annotated[
 _Folder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")]
 _PRESETS = "(default: the preset's)"
 _Int = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=_PRESETS)]
+_Mu = Annotated[
+    float | Literal["auto"] | None, tyro.conf.arg(metavar="FLOAT|auto", help_behavior_hint=_PRESETS)
+]
 _Float = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint=_PRESETS)]
 
 
@@ -40,7 +45,7 @@ def compare(
     batch: _Int = None,
     hidden_size: _Int = None,
     learning_rate: _Float = None,
-    mu: _Float = None,
+    mu: _Mu = None,
 ) -> Callable[[], int]:
     """Train one network under several credit rules and compare what it learns.
 
@@ -68,7 +73,7 @@ def compare(
         batch: Trials in a training batch.
         hidden_size: Neurons.
         learning_rate: Adam's.
-        mu: ModProp's stand-in for the activation's derivative.
+        mu: ModProp's stand-in for the activation's derivative; auto measures it.
     """
     if (resume is None) == (task is None):
         raise ValueError(
@@ -124,6 +129,8 @@ def list_names() -> Callable[[], int]:
 # traceback.
 _COMMANDS: dict[str, Callable[..., Callable[[], int]]] = {
     "compare": compare,
+    "align": align,
+    "bench": bench,
     "list": list_names,
 }
 

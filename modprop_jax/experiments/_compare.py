@@ -19,7 +19,7 @@ from ._progress import Reporter
 from ._setup import seed_keys, Setup, setup
 from ._storage import RunFolder
 from ._summary import markdown, Row, SECONDS, summarise
-from ._train import cosines, iterate, State, TrainingDiverged
+from ._train import cosines, iterate, RuleUnstable, State, TrainingDiverged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +54,8 @@ def compare(
     - `settings`: fields of `modprop_jax.tasks.Preset` to replace, such as
       `iterations=200`.
 
-    **Returns:** a `Comparison`. A rule whose run met NaN or infinity stops there, and
-    its row's `diverged` says where.
+    **Returns:** a `Comparison`. A rule whose run met NaN or infinity, or whose transport became
+    unstable, stops there, and its row's `diverged` says where.
 
     **Raises:** `ValueError` for an unknown name or an impossible setting.
     """
@@ -121,7 +121,7 @@ def execute(config: Config, folder: RunFolder, console: Console) -> Comparison:
                         folder.save_state(rule, state)
                         metrics.append(line)
                         reporter.record(line)
-                except TrainingDiverged as error:
+                except (TrainingDiverged, RuleUnstable) as error:
                     diverged[rule] = str(error)
                     reporter.say(f"stopped: {error}")
         except KeyboardInterrupt:

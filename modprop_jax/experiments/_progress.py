@@ -64,7 +64,7 @@ class Reporter:
             self._seconds.append(line[SECONDS])
         loss, accuracy = map(statistics.fmean, (line["loss"], line["accuracy"]))
         left = self._time_left(rule, iteration)
-        status = f"loss {loss:.3f}  accuracy {accuracy:.3f}{left}"
+        status = f"loss {loss:.3f}  {self._config.entry.score} {accuracy:.3f}{left}"
         if self._live is not None:
             self._live.update(self._bars[rule], completed=iteration, status=status)
             return
@@ -77,10 +77,15 @@ class Reporter:
 
     def table(self, rows: list[Row]) -> None:
         config = self._config
+        lines = [cells(row, config.seeds) for row in rows]
+        self.grid(headers(config), lines, caption(config))
+
+    def grid(self, titles: list[str], lines: list[list[str]], text: str) -> None:
+        """A table of text with a caption; the first column is the rule."""
         if not self._console.is_terminal:
             self._console.width = max(self._console.width, 110)  # rich assumes 80
         table = Table(
-            caption=caption(config),
+            caption=text,
             caption_justify="left",
             box=box.SIMPLE_HEAD,
             # So that four default rules fit into 80 columns.
@@ -88,10 +93,10 @@ class Reporter:
             pad_edge=False,
             show_edge=False,
         )
-        for index, header in enumerate(headers(config)):
-            table.add_column(header, justify="right" if index else "left")
-        for row in rows:
-            table.add_row(*cells(row, config.seeds))
+        for index, title in enumerate(titles):
+            table.add_column(title, justify="right" if index else "left")
+        for line in lines:
+            table.add_row(*line)
         self._console.print(table)
 
     def _time_left(self, rule: str, iteration: int) -> str:

@@ -27,8 +27,13 @@ class RunFolder:
         self.path = path
 
     @classmethod
-    def create(cls, config: Config, out: str | os.PathLike | None) -> "RunFolder":
-        """A new folder: `out`, or one under `runs/` named after task and time."""
+    def create(
+        cls, config: Config, out: str | os.PathLike | None, **more: dict[str, Any]
+    ) -> "RunFolder":
+        """A new folder: `out`, or one under `runs/` named after task and time.
+
+        `more` goes into `config.json` too, under the name of the command that it belongs to.
+        """
         if out is None:
             now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
             path = base = Path("runs", f"{config.task}-{config.preset}-{now}")
@@ -44,12 +49,22 @@ class RunFolder:
             )
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         folder = cls(path)
-        folder.write("config.json", json.dumps(config.to_dict(), indent=2) + "\n")
+        folder.write("config.json", json.dumps(config.to_dict() | more, indent=2) + "\n")
         return folder
 
     def load_config(self) -> Config:
+        data = self.read_config()
+        if "align" in data:
+            raise ValueError(
+                f"{self.path} holds a run of align: continue it with "
+                f"`modprop-jax align --resume {self.path}`."
+            )
+        return Config.from_dict(data)
+
+    def read_config(self) -> dict[str, Any]:
+        """What `create` wrote."""
         try:
-            return Config.from_dict(json.loads((self.path / "config.json").read_text()))
+            return json.loads((self.path / "config.json").read_text())
         except FileNotFoundError:
             raise ValueError(f"{self.path} holds no run: there is no config.json in it.") from None
 

@@ -1,0 +1,102 @@
+"""What a run of `align` is: the training that `compare` knows, and what to measure on its way."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ..tasks import Preset
+from ._catalogue import known
+from ._config import Config
+
+
+# The presets' learning rates are Adam's; those of plain SGD are so many times larger.
+SGD_FACTOR = 20
+# The sweep trains at these multiples of the learning rate.
+FACTORS = (0.5, 1.0, 2.0)
+OPTIMIZERS = ("sgd", "adam")
+
+
+@dataclasses.dataclass(frozen=True)
+class AlignConfig:
+    """All that the results depend on; `run` is what `compare` would keep."""
+
+    run: Config
+    optimizer: str
+    checkpoints: int
+    measure: int
+    noise: float
+    sweep: bool
+
+    @classmethod
+    def make(
+        cls,
+        task: str,
+        preset: str,
+        rules: Sequence[str],
+        seeds: int,
+        *,
+        optimizer: str,
+        checkpoints: int,
+        measure: int,
+        noise: float,
+        sweep: bool,
+        **overrides: Any,
+    ) -> "AlignConfig":
+        """A checked configuration; overrides that are None keep the preset's value."""
+        known("optimizer", optimizer, OPTIMIZERS)
+        if checkpoints < 2:
+            raise ValueError(f"checkpoints must be at least 2 (start, end), but got {checkpoints}.")
+        if measure < 1 or not noise > 0:
+            raise ValueError(
+                "measure and noise must be greater than 0, but got "
+                f"measure={measure}, noise={noise}."
+            )
+        if sweep and optimizer != "sgd":
+            raise ValueError(
+                "--sweep matches learning rates by ρη, which is about plain SGD: use it with "
+                "--optimizer sgd."
+            )
+        run = Config.make(task, preset, rules, seeds, **overrides)
+        changes: dict[str, Any] = {
+            "eval_every": math.ceil(run.settings.iterations / (checkpoints - 1))
+        }
+        if optimizer == "sgd":
+            changes["decay"] = 1.0  # a constant rate, so that its bound is one line
+            if overrides.get("learning_rate") is None:
+                changes["learning_rate"] = SGD_FACTOR * run.settings.learning_rate
+        run = dataclasses.replace(run, settings=dataclasses.replace(run.settings, **changes))
+        return cls(run, optimizer, checkpoints, measure, noise, sweep)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "AlignConfig":
+        """From `config.json`."""
+        rest = {name: value for name, value in data.items() if name != "align"}
+        return cls(Config.from_dict(rest), **data["align"])
+
+    def options(self) -> dict[str, Any]:
+        """Everything but `run`."""
+        fields = [field.name for field in dataclasses.fields(self) if field.name != "run"]
+        return {name: getattr(self, name) for name in fields}
+
+    @property
+    def settings(self) -> Preset:
+        """Sizes and schedule, with overrides."""
+        return self.run.settings
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The rules whose gradients are compared on every network: the run's, and BPTT."""
+        rules = self.run.rules
+        return rules if "bptt" in rules else (*rules, "bptt")
+
+    @property
+    def swept(self) -> tuple[tuple[str, float], ...]:
+        """Rule and multiple of the learning rate of each comparison of the sweep."""
+        rules = [rule for rule in self.run.rules if rule != "bptt"]
+        return tuple((rule, f) for rule in rules for f in FACTORS) if self.sweep else ()
+
+
+def sweep_labels(rule: str, factor: float) -> tuple[str, str]:
+    """Names of a comparison's two runs: the rule's, and BPTT's at the matched rate."""
+    return f"{rule} x{factor:g}", f"bptt for {rule} x{factor:g}"

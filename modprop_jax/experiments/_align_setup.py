@@ -1,0 +1,64 @@
+"""From a configuration of `align` to the functions that train its networks."""
+
+import functools
+import json
+
+import equinox as eqx
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Key
+
+from .. import optim
+from ..tasks import Preset
+from ._align_config import AlignConfig
+from ._network import _signed, _weights, signs
+from ._setup import Setup, setup
+from ._train import initial_state, State
+
+
+def align_setup(config: AlignConfig) -> Setup:
+    """As `compare`'s, with the optimizer that `align` was asked for."""
+    parts = setup(config.run)
+    if config.optimizer == "adam":
+        return parts
+    settings = config.run.to_dict()["settings"]
+    return _with_sgd(parts, json.dumps(settings, sort_keys=True))
+
+
+def at_rate(state: State, rate: float) -> State:
+    """The state of plain SGD at another learning rate, which compiles nothing anew."""
+    return eqx.tree_at(
+        lambda s: s.opt_state.hyperparams["learning_rate"],
+        state,
+        replace_fn=lambda old: jnp.full_like(old, rate),
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def _with_sgd(parts: Setup, settings: str) -> Setup:
+    optimizer = plain_sgd(Preset(**json.loads(settings)))
+
+    @eqx.filter_jit
+    def start(keys: Key[Array, " seeds"]) -> State:
+        return initial_state(parts.start(keys).model, optimizer)
+
+    return parts._replace(start=start, optimizer=optimizer)
+
+
+def plain_sgd(preset: Preset) -> optax.GradientTransformation:
+    """SGD without momentum, the L2 term of the objective, and Dale's law.
+
+    The learning rate is part of the optimizer's state.
+    """
+    dale = signs(preset)
+
+    def descend(learning_rate):
+        steps = [
+            optax.add_decayed_weights(preset.l2, mask=_weights),
+            optax.sgd(learning_rate),
+        ]
+        if dale is not None:
+            steps.append(optax.masked(optim.dale(dale), _signed))
+        return optax.chain(*steps)
+
+    return optax.inject_hyperparams(descend)(learning_rate=preset.learning_rate)

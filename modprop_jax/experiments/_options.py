@@ -1,0 +1,20 @@
+"""Options that several commands share, as the command line shows them."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+TaskName = Annotated[
+    str | None,
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="TASK", help_behavior_hint=""),
+]
+Folder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")]
+_PRESETS = "(default: the preset's)"
+PresetInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=_PRESETS)]
+PresetFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint=_PRESETS)]
+Mu = Annotated[
+    float | Literal["auto"] | None, tyro.conf.arg(metavar="FLOAT|auto", help_behavior_hint=_PRESETS)
+]

@@ -1,0 +1,61 @@
+"""Training runs of one folder, one after the other, so that a kill loses nothing."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ._config import Config, environment
+from ._progress import Reporter
+from ._storage import RunFolder
+from ._train import RuleUnstable, State, TrainingDiverged
+
+
+class Run(NamedTuple):
+    """One network (several seeds) to train: `lines` goes on from a state, `start` is the first."""
+
+    label: str
+    start: State
+    lines: Callable[[State], Iterator[tuple[State, dict[str, Any]]]]
+
+
+def saved(
+    folder: RunFolder, labels: Sequence[str], like: State
+) -> tuple[dict[str, State], list[dict[str, Any]]]:
+    """The states and metrics that the folder holds of these runs."""
+    found = {label: folder.load_state(label, like) for label in labels}
+    # A checkpoint of iteration 0 saves nothing: that run starts over.
+    states = {label: s for label, s in found.items() if s is not None and s.iteration > 0}
+    return states, folder.load_metrics({label: int(s.iteration) for label, s in states.items()})
+
+
+def drive(
+    runs: Iterable[Run],
+    folder: RunFolder,
+    states: Mapping[str, State],
+    metrics: list[dict[str, Any]],
+    reporter: Reporter,
+) -> dict[str, str]:
+    """Do what is left of each run, adding to `metrics`; returns why which of them diverged."""
+    diverged = {}
+    for run in runs:
+        state = states.get(run.label, run.start)
+        reporter.start(run.label, int(state.iteration))
+        try:
+            for state, line in run.lines(state):
+                folder.append_metrics(line)
+                folder.save_state(run.label, state)
+                metrics.append(line)
+                reporter.record(line)
+        except (TrainingDiverged, RuleUnstable) as error:
+            diverged[run.label] = str(error)
+            reporter.say(f"stopped: {error}")
+    return diverged
+
+
+def check_precision(config: Config, folder: RunFolder) -> None:
+    """Raise a ValueError if a run began in another precision than JAX is set to."""
+    was, now = config.environment["precision"], environment()["precision"]
+    if was != now:
+        raise ValueError(
+            f"{folder.path} was computed in {was}, but JAX is set to {now}: "
+            f"set JAX_ENABLE_X64={int(was == 'float64')}."
+        )
