@@ -17,8 +17,8 @@ from ._tree import inexact
 _CHUNK = {"cpu": (2**17, 8, 32)}
 _CHUNK_ELSEWHERE = (2**22, 32, 256)
 
-# Bytes of a segment's states, drives, emissions and their cotangents. On CPU segments of 8 to 128 steps
-# take the same time within a tenth at n = 32, 128, 256, so the least memory that buys them.
+# Bytes of a segment's states, drives, emissions and their cotangents. On CPU segments of 8 to 128
+# steps take the same time within a tenth at n = 32, 128, 256: so the least memory that buys them.
 _MEMORY = {"cpu": 2**22}
 _MEMORY_ELSEWHERE = 2**26
 

@@ -50,7 +50,7 @@ def dale(signs: Sequence[int] | np.ndarray) -> optax.GradientTransformation:
 class RewireState(NamedTuple):
     """Steps taken, and the data of the key that draws synapses to revive."""
 
-    count: Int[Array, ""]
+    steps: Int[Array, ""]
     key_data: Array
 
 
@@ -105,9 +105,9 @@ def rewire(
 
     def update(updates, state, params=None):
         params = _needed(params, "rewire")
-        amount = shrink(state.count) if callable(shrink) else shrink
+        amount = shrink(state.steps) if callable(shrink) else shrink
         leaves, structure = jax.tree.flatten(params)
-        key = jr.fold_in(jr.wrap_key_data(state.key_data), state.count)
+        key = jr.fold_in(jr.wrap_key_data(state.key_data), state.steps)
         keys = jax.tree.unflatten(structure, list(jr.split(key, len(leaves))))
 
         def step(u, w, key):
@@ -119,7 +119,7 @@ def rewire(
             return sign * jnp.where(drawn, jnp.asarray(revive, w.dtype), magnitude) - w
 
         updates = jax.tree.map(step, updates, params, keys)
-        return updates, RewireState(state.count + 1, state.key_data)
+        return updates, RewireState(state.steps + 1, state.key_data)
 
     return optax.GradientTransformation(init, update)
 

@@ -278,7 +278,7 @@ def test_diverging_rule_is_stopped_and_the_others_go_on(
     assert "stopped: rule eprop, seed 1: NaN or infinity" in capsys.readouterr().out
     table = (folder / "table.md").read_text()
     assert (
-        f"| eprop (diverged after {max(reached, default=0)}) |" in table
+        f"| eprop (stopped after {max(reached, default=0)}) |" in table
         and "- rule eprop, seed 1" in table
     )
     lines = list(map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()))

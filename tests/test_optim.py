@@ -1,5 +1,7 @@
 """Constraints on weights: rewiring after each step (`dale` is in test_experiments.py)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -18,7 +20,7 @@ def weights(seed=0):
     return jnp.abs(jr.normal(jr.key(seed), SIZE)) * jnp.asarray(SIGNS, float)[None]
 
 
-def stepped(rewire, w, u, state=None):
+def stepped(rewire, w, u, state=None) -> Any:
     state = rewire.init(w) if state is None else state
     updates, state = jax.jit(rewire.update)(u, state, w)
     return optax.apply_updates(w, updates), state
@@ -35,7 +37,9 @@ def test_floor_then_shrink():
 
 
 def test_shrinkage_follows_a_schedule():
-    rewire = optim.rewire(SIGNS, shrink=lambda i: 0.01 * (i.astype(float) + 1), connectivity=0.0)
+    rewire = optim.rewire(
+        SIGNS, shrink=lambda i: 0.01 * (jnp.asarray(i, float) + 1), connectivity=0.0
+    )
     w, state, still = 1.0 + jnp.abs(weights()), None, jnp.zeros(SIZE)
     w = w * jnp.asarray(SIGNS, float)[None]
     for i in range(3):
@@ -72,7 +76,7 @@ def test_over_many_steps_signs_and_the_share_of_synapses_hold():
     def step(carry, key):
         w, state = carry
         updates, state = rewire.update(jr.normal(key, SIZE), state, w)
-        w = optax.apply_updates(w, updates)
+        w = w + updates
         return (w, state), ((w == 0).sum(), (w * jnp.asarray(SIGNS, float)[None]).min())
 
     def run(w):

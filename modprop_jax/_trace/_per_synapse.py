@@ -1,3 +1,4 @@
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -183,7 +184,8 @@ def _moved(carry: Array, m: Array) -> Array:
     """
     if len(m) > 8:
         return jnp.einsum("qrbj,rbji->qbji", carry, m)
-    return sum(carry[:, r, :, :, None] * m[r][None] for r in range(len(m)))
+    each = [carry[:, r, :, :, None] * m[r][None] for r in range(len(m))]
+    return functools.reduce(jnp.add, each)
 
 
 def _reduce(value: Array, like: Array) -> Array:

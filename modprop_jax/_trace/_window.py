@@ -26,7 +26,7 @@ class Window(AbstractTrace):
 
     def init(self, rule: Any, cell: AbstractCell, state: PyTree) -> PyTree:
         """Zeros: nothing was sent."""
-        inner = inner_cell(cell)
+        inner: Any = inner_cell(cell)
         if isinstance(cell, Filtered) or jax.tree.leaves(elementwise(inner)[0]):
             raise ValueError(
                 f"ModProp(taps={self.steps}) streams on a LeakyCell whose tau does not train, not "
@@ -45,10 +45,12 @@ class Window(AbstractTrace):
         self, rule: Any, cell: Any, prepared: PyTree, trace: PyTree, credit: Credit
     ) -> PyTree:
         """Credit goes S steps back through the window, then meets the older activity."""
+        nothing: Any = None
+        anywhere = Point(nothing, nothing, nothing)  # the filter does not change in time
 
         def body(credit, _):
             silent = jnp.zeros_like(credit.state)
-            back = rule.back(cell, prepared, Point(None, None, None), credit, silent)
+            back = rule.back(cell, prepared, anywhere, credit, silent)
             return back.credit, back.total
 
         credit, total = lax.scan(body, credit, length=self.steps, reverse=True)

@@ -30,7 +30,8 @@ def filter_taps(
 
     **Errors:** ValueError for another rule, or a μ that is measured and changes along a run.
     """
-    taps = powers(_given(rule, cell).filter(inner_cell(cell)), n - 1)
+    inner: Any = inner_cell(cell)
+    taps = powers(_given(rule, cell).filter(inner), n - 1)
     return taps.modulated, taps.local
 
 
@@ -48,7 +49,8 @@ def spectral_radius(rule: AbstractRule, cell: AbstractCell) -> Float[Array, ""]:
     radius = None
     if isinstance(rule, ModProp):
         rule.check_fits(cell)
-        radius = rule.radius(inner_cell(cell))
+        inner: Any = inner_cell(cell)
+        radius = rule.radius(inner)
     if radius is None:
         raise ValueError(
             "spectral_radius needs a transport that the weights alone decide, as of ModProp(mu) "

@@ -30,10 +30,9 @@ from ._align_summary import (
     SweepRow,
 )
 from ._catalogue import build_rule, DEFAULT_RULES
-from ._compare import _introduce
 from ._network import cell_types
 from ._progress import Reporter
-from ._runs import check_precision, drive, Run, saved
+from ._runs import check_precision, drive, introduce, Run, saved
 from ._setup import seed_keys, Setup
 from ._storage import RunFolder
 from ._summary import SECONDS
@@ -156,7 +155,7 @@ def execute_align(config: AlignConfig, folder: RunFolder, console: Console) -> A
                 yield Run(exact, at_rate(fresh, matched), functools.partial(lines, "bptt", exact))
 
     with Reporter(dataclasses.replace(config.run, rules=labels), console) as reporter:
-        _introduce(config.run, folder, reporter)
+        introduce(config.run, folder, reporter)
         try:
             diverged = drive(trainings(), folder, states, metrics, reporter)
             diverged |= drive(sweep(), folder, states, metrics, reporter)

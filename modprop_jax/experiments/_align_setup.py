@@ -11,7 +11,7 @@ from jaxtyping import Array, Key
 from .. import optim
 from ..tasks import Preset
 from ._align_config import AlignConfig
-from ._network import _signed, _weights, signs
+from ._network import signed_weights, signs, weights
 from ._setup import Setup, setup
 from ._train import initial_state, State
 
@@ -54,11 +54,11 @@ def plain_sgd(preset: Preset) -> optax.GradientTransformation:
 
     def descend(learning_rate):
         steps = [
-            optax.add_decayed_weights(preset.l2, mask=_weights),
+            optax.add_decayed_weights(preset.l2, mask=weights),
             optax.sgd(learning_rate),
         ]
         if dale is not None:
-            steps.append(optax.masked(optim.dale(dale), _signed))
+            steps.append(optax.masked(optim.dale(dale), signed_weights))
         return optax.chain(*steps)
 
     return optax.inject_hyperparams(descend)(learning_rate=preset.learning_rate)

@@ -154,7 +154,7 @@ def cells(row: AlignRow) -> list[str]:
         return " → ".join("–" if each is None else f"{each.mean:.2f}" for each in (start, end))
 
     return [
-        row.rule + (f" (diverged after {row.iteration})" if row.diverged else ""),
+        row.rule + (f" (stopped after {row.iteration})" if row.diverged else ""),
         "–" if row.test_accuracy is None else f"{row.test_accuracy.mean:.3f}",
         change(row.cosine_start, row.cosine_end),
         change(row.projection_start, row.projection_end),

@@ -3,8 +3,6 @@
 import inspect
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -15,37 +13,24 @@ from ._bench import bench
 from ._catalogue import CELLS, DEFAULT_RULES, known, RULES, summary
 from ._compare import execute, reopen
 from ._config import Config
+from ._options import Folder, Mu, PresetFloat, PresetInt, TaskName
 from ._storage import RunFolder
 
 
-_Task = Annotated[
-    str | None,
-    tyro.conf.Positional,
-    tyro.conf.arg(metavar="TASK", help_behavior_hint=""),
-]
-_Folder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")]
-_PRESETS = "(default: the preset's)"
-_Int = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=_PRESETS)]
-_Mu = Annotated[
-    float | Literal["auto"] | None, tyro.conf.arg(metavar="FLOAT|auto", help_behavior_hint=_PRESETS)
-]
-_Float = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint=_PRESETS)]
-
-
 def compare(
-    task: _Task = None,
+    task: TaskName = None,
     *,
     rules: tuple[str, ...] = DEFAULT_RULES,
     seeds: int = 5,
     preset: str = "small",
-    out: _Folder = None,
-    resume: _Folder = None,
-    iterations: _Int = None,
-    eval_every: _Int = None,
-    batch: _Int = None,
-    hidden_size: _Int = None,
-    learning_rate: _Float = None,
-    mu: _Mu = None,
+    out: Folder = None,
+    resume: Folder = None,
+    iterations: PresetInt = None,
+    eval_every: PresetInt = None,
+    batch: PresetInt = None,
+    hidden_size: PresetInt = None,
+    learning_rate: PresetFloat = None,
+    mu: Mu = None,
 ) -> Callable[[], int]:
     """Train one network under several credit rules and compare what it learns.
 

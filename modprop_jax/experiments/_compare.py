@@ -1,6 +1,7 @@
 """Train the same networks on the same data under several credit rules."""
 
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -12,14 +13,15 @@ from jaxtyping import Array, Key
 from rich.console import Console
 
 from ._catalogue import build_rule, DEFAULT_RULES
-from ._config import Config, environment
+from ._config import Config
 from ._network import cell_types, Network
 from ._plots import learning_curves
 from ._progress import Reporter
+from ._runs import check_precision, drive, introduce, Run, saved
 from ._setup import seed_keys, Setup, setup
 from ._storage import RunFolder
 from ._summary import markdown, Row, SECONDS, summarise
-from ._train import cosines, iterate, RuleUnstable, State, TrainingDiverged
+from ._train import cosines, iterate, State
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,12 +93,7 @@ def trained(folder: str | os.PathLike, rule: str) -> Network:
 def reopen(folder: RunFolder) -> Config:
     """A run's configuration, if it can go on here."""
     config = folder.load_config()
-    was, now = config.environment["precision"], environment()["precision"]
-    if was != now:
-        raise ValueError(
-            f"{folder.path} was computed in {was}, but JAX is set to {now}: "
-            f"set JAX_ENABLE_X64={int(was == 'float64')}."
-        )
+    check_precision(config, folder)
     return config
 
 
@@ -104,26 +101,13 @@ def execute(config: Config, folder: RunFolder, console: Console) -> Comparison:
     """Do what is left to do of a run; all of it, if the folder is new."""
     parts, (weight_keys, keys) = setup(config), seed_keys(config)
     fresh = parts.start(weight_keys)
-    saved = {rule: folder.load_state(rule, fresh) for rule in config.rules}
-    # A checkpoint of iteration 0 saves nothing: that rule starts over.
-    states = {rule: s for rule, s in saved.items() if s is not None and s.iteration > 0}
-    metrics = folder.load_metrics({r: int(s.iteration) for r, s in states.items()})
-    diverged = {}
+    states, metrics = saved(folder, config.rules, fresh)
+    lines = functools.partial(_lines, config, keys, parts)
+    runs = [Run(rule, fresh, functools.partial(lines, rule)) for rule in config.rules]
     with Reporter(config, console) as reporter:
-        _introduce(config, folder, reporter)
+        introduce(config, folder, reporter)
         try:
-            for rule in config.rules:
-                state = states.get(rule, fresh)
-                reporter.start(rule, int(state.iteration))
-                try:
-                    for state, line in _lines(config, rule, state, keys, parts):
-                        folder.append_metrics(line)
-                        folder.save_state(rule, state)
-                        metrics.append(line)
-                        reporter.record(line)
-                except (TrainingDiverged, RuleUnstable) as error:
-                    diverged[rule] = str(error)
-                    reporter.say(f"stopped: {error}")
+            diverged = drive(runs, folder, states, metrics, reporter)
         except KeyboardInterrupt:
             reporter.say(f"interrupted; continue with: modprop-jax compare --resume {folder.path}")
             raise
@@ -136,7 +120,7 @@ def execute(config: Config, folder: RunFolder, console: Console) -> Comparison:
 
 
 def _lines(
-    config: Config, label: str, state: State, keys: Key[Array, " seeds"], parts: Setup
+    config: Config, keys: Key[Array, " seeds"], parts: Setup, label: str, state: State
 ) -> Iterator[tuple[State, dict[str, Any]]]:
     """Train under one rule from `state` on; yields at each evaluation."""
     settings = config.settings
@@ -174,16 +158,3 @@ def _lines(
             )
             line["cosine"] = angle.tolist()
         yield state, line
-
-
-def _introduce(config: Config, folder: RunFolder, reporter: Reporter) -> None:
-    was, now = config.environment, environment()
-    reporter.say(f"device: {now['devices']} x {now['device']} ({now['backend']})")
-    reporter.say(f"precision: {now['precision']}")
-    reporter.say(f"run folder: {folder.path}")
-    changed = [name for name in was if was[name] != now.get(name)]
-    if changed:
-        reporter.say(
-            f"note: {', '.join(changed)} changed since this run began; results may "
-            "differ in the last digits from an uninterrupted run."
-        )

@@ -73,7 +73,7 @@ def build_optimizer(preset: Preset) -> optax.GradientTransformation:
     rate = optax.exponential_decay(
         preset.learning_rate, preset.decay_every, preset.decay, staircase=True
     )
-    steps = [optax.add_decayed_weights(preset.l2, mask=_weights), optax.adam(rate)]
+    steps = [optax.add_decayed_weights(preset.l2, mask=weights), optax.adam(rate)]
     dale = signs(preset)
     if dale is not None:
         keep = optim.dale(dale)
@@ -81,15 +81,17 @@ def build_optimizer(preset: Preset) -> optax.GradientTransformation:
             keep = optim.rewire(
                 dale, shrink=lambda i: preset.shrink * rate(i), connectivity=preset.connectivity
             )
-        steps.append(optax.masked(keep, _signed))
+        steps.append(optax.masked(keep, signed_weights))
     return optax.chain(*steps)
 
 
-def _weights(params: PyTree) -> PyTree:
+def weights(params: PyTree) -> PyTree:
+    """Which parameters the L2 term is of."""
     return jax.tree.map(lambda p: p.ndim >= 2, params)
 
 
-def _signed(params: Any) -> PyTree:
+def signed_weights(params: Any) -> PyTree:
+    """Which parameters have presynaptic signs."""
     nothing = jax.tree.map(lambda p: False, params)
     return eqx.tree_at(
         lambda net: (net.rnn.cell.weight_rec, net.readout.weight),

@@ -59,3 +59,17 @@ def check_precision(config: Config, folder: RunFolder) -> None:
             f"{folder.path} was computed in {was}, but JAX is set to {now}: "
             f"set JAX_ENABLE_X64={int(was == 'float64')}."
         )
+
+
+def introduce(config: Config, folder: RunFolder, reporter: Reporter) -> None:
+    """Say where a run computes, and what has changed since it began."""
+    was, now = config.environment, environment()
+    reporter.say(f"device: {now['devices']} x {now['device']} ({now['backend']})")
+    reporter.say(f"precision: {now['precision']}")
+    reporter.say(f"run folder: {folder.path}")
+    changed = [name for name in was if was[name] != now.get(name)]
+    if changed:
+        reporter.say(
+            f"note: {', '.join(changed)} changed since this run began; results may "
+            "differ in the last digits from an uninterrupted run."
+        )
