@@ -121,7 +121,8 @@ def deep(lower, upper):
     return Deep(layers, mpj.Readout(N, OUT, key=jr.key(7)))
 
 
-@pytest.mark.parametrize("name", RULES)
+# taps end on cells with one leak, and the upper layer is none
+@pytest.mark.parametrize("name", [name for name in RULES if "taps" not in name])
 def test_every_rule_trains_both_layers_of_a_stack(name):
     model = deep(mpj.BPTT(), mpj.BPTT())
     _, gradients = jit(mpj.value_and_grad(offline_loss, rule(name)))(model, *data())

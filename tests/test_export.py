@@ -29,9 +29,11 @@ def _loss(rnn, carry, xs, ys):
         ("leaky", mpj.BPTT()),
         ("leaky", mpj.RTRL()),
         ("leaky", mpj.ModProp(0.25, TYPES)),
+        ("leaky", mpj.ModProp("auto", TYPES)),
+        ("leaky", mpj.ModProp(0.25, TYPES, taps=2)),
         ("rate", mpj.EProp()),
     ],
-    ids=["no-trace", "dense", "presynaptic", "per-synapse"],
+    ids=["no-trace", "dense", "presynaptic", "measured", "window", "per-synapse"],
 )
 def test_streaming_gradient_exports_for_every_platform(name, rule):
     rnn = mpj.RNN(_cell(name), rule=rule)

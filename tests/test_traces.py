@@ -58,6 +58,9 @@ FAST = [
     ("modprop_types", "rate", PerSynapse(filter_is_local=False)),
     ("modprop_types", "refractory", PerSynapse(filter_is_local=False)),
     ("modprop_types", "filtered_adaptive", PerSynapse(filter_is_local=False)),
+    ("modprop_auto_types", "leaky", Presynaptic(TYPES)),
+    ("modprop_auto_types", "adaptive", PerSynapse(filter_is_local=False)),
+    ("modprop_auto", "leaky", PerSynapse(filter_is_local=False)),
 ]
 
 
@@ -96,6 +99,9 @@ def floats(tree):
         ("eprop", "leaky", 10),
         # ... in C + C^2 = 12 channels
         ("modprop_types", "leaky", 12 * 10),
+        ("modprop_auto_types", "leaky", 12 * 10),
+        # ... in a window of S = 3 steps, and what is older
+        ("modprop_taps", "leaky", (3 + 1) * 10),
         # ... for each of n neurons
         ("eprop", "rate", 6 * 10),
         # ... of two variables, with three parameters of their own besides
