@@ -271,8 +271,8 @@ class ModProp(AbstractRule):
         safe = f"mu={share * float(mu):.3g}" if mu.ndim == 0 else f"{share:.3g} times this mu"
         raise ValueError(
             "ModProp is unstable on these weights: its transport has the spectral radius "
-            f"{radius:.4f} > 1, so credit grows without bound. {safe} is safe; so are "
-            'mu="auto", which is measured, and taps=, which ends the transport.'
+            f"{radius:.4f} > 1, so credit grows without bound. {safe} is safe; or let "
+            'mu="auto" measure it, or end the transport with taps=.'
         )
 
 
