@@ -1,7 +1,6 @@
 """μ measured: ModProp's stand-in for the activation derivative, from the run itself."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PyTree
@@ -35,18 +34,18 @@ class RunningMean(eqx.Module):
     ) -> tuple[Float[Array, "T *batch C"], PyTree]:
         """μ before each step of the record, by which credit crosses it, and (steps, μ) after."""
         sizes = jnp.asarray(counts(types, cell.hidden_size), cell.weight_rec.dtype)
-        before = jax.tree.map(
-            lambda s, b: jnp.concatenate([b[None], s[:-1]]), record.states, record.before
-        )
 
         def step(carry, at):
-            count, mean = carry
-            h = sum_by_type(_derivative(cell, *at), types)
+            (count, mean), before = carry
+            state, drive = at
+            h = sum_by_type(_derivative(cell, before, drive), types)
             h = h / jnp.broadcast_to(sizes, h.shape)
             count = count + 1
-            return (count, mean + (h - mean) / count.astype(mean.dtype)), mean
+            so_far = count, mean + (h - mean) / count.astype(mean.dtype)
+            return (so_far, state), mean
 
-        so_far, means = lax.scan(step, so_far, stop((before, record.drives)))
+        states, drives, before = stop((record.states, record.drives, record.before))
+        (so_far, _), means = lax.scan(step, (so_far, before), (states, drives))
         return means, so_far
 
 
