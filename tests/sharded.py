@@ -21,8 +21,6 @@ TYPES = (0, 1, 1, 0, 1, 0, 0, 1)
 CASES = [
     (mpj.BPTT(), "leaky", AxisType.Auto),
     (mpj.BPTT(), "leaky", AxisType.Explicit),
-    (mpj.ModProp(0.3, TYPES), "leaky", AxisType.Auto),
-    (mpj.ModProp(0.3, TYPES), "leaky", AxisType.Explicit),
     (mpj.ModProp("auto", TYPES), "leaky", AxisType.Auto),
     (mpj.ModProp("auto", TYPES), "leaky", AxisType.Explicit),
     (mpj.ModProp(0.3, TYPES, taps=2), "leaky, no tau to train", AxisType.Explicit),
