@@ -5,12 +5,15 @@ from importlib.metadata import version as _version
 from . import optim as optim, tasks as tasks
 from ._cell import (
     AbstractCell as AbstractCell,
+    ALIFCell as ALIFCell,
     balanced_dale as balanced_dale,
     Filtered as Filtered,
     FunctionCell as FunctionCell,
     LeakyCell as LeakyCell,
+    LIFCell as LIFCell,
     NeuronCell as NeuronCell,
     RateCell as RateCell,
+    triangular as triangular,
 )
 from ._grad import (
     checkpointed_value_and_grad as checkpointed_value_and_grad,

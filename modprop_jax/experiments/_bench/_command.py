@@ -87,7 +87,9 @@ def bench(
     def work() -> int:
         console = Console()
         total = len(listed) * len(chosen) * processes
-        with Progress(console, total, results.rows) as progress:
+        asked = {(*program.key, *size) for program in listed for size in chosen}
+        known = [r for r in results.rows if (r["program"], r["mode"], r["n"], r["T"]) in asked]
+        with Progress(console, total, known) as progress:
             for process in range(processes):
                 for size in chosen:
                     done = results.of_process(process)
