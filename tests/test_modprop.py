@@ -125,7 +125,8 @@ def test_measured_mu_is_the_running_mean_by_type(types):
     np.testing.assert_allclose(seen[..., groups], mu, rtol=1e-12)
 
 
-@pytest.mark.parametrize("cell_name", ["leaky", "rate", "adaptive"])
+# the other cells' segments are in test_segments.py
+@pytest.mark.parametrize("cell_name", ["leaky"])
 def test_measured_mu_in_parts(cell_name):
     """Segments, the order of a batch and its division leave the gradient as it is."""
     model = under(mpj.ModProp("auto", TYPES), cell(cell_name))
