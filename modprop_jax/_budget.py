@@ -35,7 +35,8 @@ def auto_segment(carry: PyTree, seen: PyTree, steps: int, memory: int | None) ->
     A step keeps about four arrays of the size of the state (itself, the drive, the emission and
     its cotangent), and its input and target.
     """
-    memory = memory or _MEMORY.get(jax.default_backend(), _MEMORY_ELSEWHERE)
+    if memory is None:
+        memory = _MEMORY.get(jax.default_backend(), _MEMORY_ELSEWHERE)
     a_step = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), seen)
     return min(max(memory // max(4 * _bytes(_states(carry)) + _bytes(a_step), 1), 1), steps)
 

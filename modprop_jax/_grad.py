@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import PyTree
 
 from ._budget import auto_checkpoint, auto_segment
-from ._rnn import RNN
+from ._rnn import is_layer, layers, RNN
 from ._rule import AbstractRule
 from ._sharding import loop_start
 from ._tree import accumulate, accumulator, as_dtypes, inexact, slice_time, stop
@@ -29,10 +29,10 @@ def with_rule(
     if not isinstance(rule, AbstractRule):
         raise ValueError(f"rule must be a credit rule such as EProp(), but is {rule!r}.")
     chosen = model if where is None else where(model)
-    selected = jax.tree.leaves(chosen, is_leaf=_is_layer)
+    selected = jax.tree.leaves(chosen, is_leaf=is_layer)
     if where is None:
-        selected = list(filter(_is_layer, selected))
-    if not selected or not all(map(_is_layer, selected)):
+        selected = list(filter(is_layer, selected))
+    if not selected or not all(map(is_layer, selected)):
         raise ValueError(
             f"with_rule needs RNN layers to set {type(rule).__name__} on, but found "
             f"{len(selected)} in {type(model).__name__}: wrap a cell as RNN(cell), or select "
@@ -42,11 +42,11 @@ def with_rule(
         rule.check(layer.cell)
 
     def swap(node):
-        return RNN(node.cell, rule=rule) if _is_layer(node) else node
+        return RNN(node.cell, rule=rule) if is_layer(node) else node
 
     if where is None:
-        return jax.tree.map(swap, model, is_leaf=_is_layer)
-    return eqx.tree_at(where, model, replace_fn=swap, is_leaf=_is_layer)
+        return jax.tree.map(swap, model, is_leaf=is_layer)
+    return eqx.tree_at(where, model, replace_fn=swap, is_leaf=is_layer)
 
 
 def value_and_grad(
@@ -117,6 +117,11 @@ def online_value_and_grad(
     def wrapped(model, carry, xs, ys):
         _check_rules(model)
         size = segment
+        if memory is not None and (segment != "auto" or memory < 1):
+            raise ValueError(
+                f'memory is a number of bytes, to be used with segment="auto", but memory={memory} '
+                f"came with segment={segment!r}."
+            )
         if size == "auto":
             _check_free_of_segments(model)
             size = auto_segment(carry, (xs, ys), _length((xs, ys)), memory)
@@ -161,6 +166,7 @@ def checkpointed_value_and_grad(
         return _over_segments(one, start, (xs, ys), size, wrap=jax.checkpoint)
 
     def wrapped(model, carry, xs, ys):
+        _check_rules(model)
         value, gradients = total(model, carry, xs, ys)
         return _checked(value, gradients) if check else (value, gradients)
 
@@ -209,8 +215,8 @@ def _length(sequences: PyTree) -> int:
 
 
 def _loss_dtype(segment_loss, model, carry, xs, ys, segment: int) -> Any:
-    if segment < 1:
-        raise ValueError(f"segment must be at least 1 step, but is {segment}.")
+    if isinstance(segment, str) or segment < 1:
+        raise ValueError(f'segment must be at least 1 step, but is {segment!r}; or pass "auto".')
     size = min(segment, _length((xs, ys)))
     seen = jax.tree.map(lambda a: a[:size], (xs, ys))
     loss, _ = eqx.filter_eval_shape(segment_loss, model, carry, *seen)
@@ -229,23 +235,15 @@ def _checked(value: PyTree, gradients: PyTree) -> tuple[PyTree, PyTree]:
 
 def _check_rules(model: PyTree, rule: AbstractRule | None = None) -> None:
     """Each layer's rule and cell, while the weights are still concrete if they ever are."""
-    for layer in _layers(model):
+    for layer in layers(model):
         (rule or layer.rule).check(layer.cell)
 
 
 def _check_free_of_segments(model: PyTree) -> None:
-    layers = _layers(model)
-    if len(layers) != 1 or layers[0].rule.trace(layers[0].cell) is None:
-        rules = ", ".join(type(layer.rule).__name__ for layer in layers) or "no recurrent layer"
+    found = layers(model)
+    if len(found) != 1 or found[0].rule.trace(found[0].cell) is None:
+        rules = ", ".join(type(layer.rule).__name__ for layer in found) or "no recurrent layer"
         raise ValueError(
             'segment="auto" needs one recurrent layer under a rule with a trace, whose gradient '
             f"does not depend on the segment, but the model has {rules}: choose a number of steps."
         )
-
-
-def _layers(model: PyTree) -> list[RNN]:
-    return list(filter(_is_layer, jax.tree.leaves(model, is_leaf=_is_layer)))
-
-
-def _is_layer(node: Any) -> bool:
-    return isinstance(node, RNN)

@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 from ._cell import AbstractCell, Filtered, NeuronCell
 from ._credit import Credit, Point, Record
 from ._sharding import batch_groups
-from ._tree import accumulate, accumulator, as_dtypes, inexact, pullback, slice_time
+from ._tree import accumulate, accumulator, as_dtypes, inexact, pullback, shifted, slice_time
 
 
 def transport(
@@ -167,9 +167,7 @@ def respond(
     credit on the state, the credit on the message, and that on the emission (None: it has none).
     """
     steps = record.xs.shape[0]
-    before = jax.tree.map(
-        lambda s, b: jnp.concatenate([b[None], s[:-1]]), record.states, record.before
-    )
+    before = shifted(record.before, record.states)
     points = Point(before, record.xs, record.drives, record.observed)
     if not isinstance(cell, Filtered):
         direct = jax.tree.map(jnp.zeros_like, inexact(record.states))

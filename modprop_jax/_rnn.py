@@ -1,11 +1,22 @@
 from typing import Any
 
 import equinox as eqx
+import jax
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from ._cell import AbstractCell
 from ._rule import AbstractRule, BPTT
 from ._scan import Carry, scan
+
+
+def layers(model: PyTree) -> list["RNN"]:
+    """The recurrent layers of a model."""
+    return list(filter(is_layer, jax.tree.leaves(model, is_leaf=is_layer)))
+
+
+def is_layer(node: Any) -> bool:
+    """Whether a node of a model is a recurrent layer."""
+    return isinstance(node, RNN)
 
 
 class RNN(eqx.Module):

@@ -70,6 +70,11 @@ def slice_time(tree: PyTree, start: Any, size: int) -> PyTree:
     return jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, start, size), tree)
 
 
+def shifted(before: PyTree, states: PyTree) -> PyTree:
+    """The state before each step, of the one before the first and those after each."""
+    return jax.tree.map(lambda b, s: jnp.concatenate([b[None], s[:-1]]), before, states)
+
+
 def stop(tree: PyTree) -> PyTree:
     """`stop_gradient` on every array leaf."""
     return jax.tree.map(lambda a: lax.stop_gradient(a) if eqx.is_array(a) else a, tree)

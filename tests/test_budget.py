@@ -60,6 +60,14 @@ def test_a_chunk_is_at_most_half_a_megabyte_within_its_bounds():
             assert chunk == 32 or (chunk + 1) * batch * n > 2**17
 
 
+@pytest.mark.usefixtures("without_type_checks")
+def test_memory_is_for_automatic_segments():
+    for segment, memory in ((32, 1000), ("auto", 0), ("all", None)):
+        online = mpj.online_value_and_grad(segment_loss, segment=segment, memory=memory)  # pyright: ignore
+        with pytest.raises(ValueError, match='"auto"'):
+            online(net("eprop", "leaky"), net("eprop", "leaky").rnn.init(BATCH), *data())
+
+
 @pytest.mark.parametrize("layers", ["bptt", "two"])
 def test_where_the_segment_decides_what_is_cut_it_has_to_be_said(layers):
     rnn = mpj.RNN(net("eprop", "leaky").rnn.cell, rule=mpj.EProp())

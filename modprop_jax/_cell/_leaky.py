@@ -1,4 +1,3 @@
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -6,11 +5,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._static import Constant, constant, numeric
+from .._static import Constant
 from ._base import NeuronCell
+from ._constants import decay, time_constant
 
 
 class LeakyCell(NeuronCell):
@@ -62,23 +61,14 @@ class LeakyCell(NeuronCell):
             signs=signs,
             dtype=dtype,
         )
-        if np.shape(tau) not in ((), (hidden_size,)):
-            raise ValueError(
-                f"tau must be one value or one for each of the {hidden_size} neurons, "
-                f"but has shape {np.shape(tau)}."
-            )
-        if not isinstance(tau, Tracer) and not np.all(np.asarray(tau) > 0):
-            raise ValueError(f"tau must be positive, but holds {np.min(tau)}.")
-        self.tau = constant(tau)
+        self.tau = time_constant("tau", tau, hidden_size)
         self.dt = float(dt)
         self.activation = activation
 
     @property
     def leak(self) -> Any:
         """η = exp(-dt/τ)."""
-        if isinstance(self.tau, Constant) and isinstance(self.tau.value, float):
-            return math.exp(-self.dt / self.tau.value)
-        return jnp.exp(-self.dt / numeric(self.tau, self.weight_rec.dtype))
+        return decay(self.tau, self.dt, self.weight_rec.dtype)
 
     @property
     def gain(self) -> Any:

@@ -1,17 +1,15 @@
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from .._static import Constant, constant, numeric
 from ._base import NeuronCell
+from ._constants import decay, one_or_each, time_constant
 
 
 def triangular(u: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -44,31 +42,16 @@ class AbstractLIF(NeuronCell):
         surrogate: Callable[[Array], Array] = triangular,
         scale_input: bool = False,
         reset_gradient: bool = False,
-        use_bias: bool = False,
-        autapses: bool = False,
-        mask: Any = None,
-        signs: Any = None,
-        dtype: Any = None,
-        key: PRNGKeyArray,
+        **options: Any,
     ):
         """See `LIFCell`."""
-        NeuronCell.__init__(
-            self,
-            in_size,
-            hidden_size,
-            key=key,
-            use_bias=use_bias,
-            autapses=autapses,
-            mask=mask,
-            signs=signs,
-            dtype=dtype,
-        )
+        NeuronCell.__init__(self, in_size, hidden_size, **options)
         if not threshold > 0 or refractory < 0:
             raise ValueError(
                 f"{type(self).__name__} needs threshold > 0 and refractory >= 0, but got "
                 f"threshold={threshold}, refractory={refractory}."
             )
-        self.tau = _time_constant("tau", tau, hidden_size)
+        self.tau = time_constant("tau", tau, hidden_size)
         self.threshold = float(threshold)
         self.dampening = float(dampening)
         self.dt = float(dt)
@@ -80,7 +63,7 @@ class AbstractLIF(NeuronCell):
     @property
     def leak(self) -> Any:
         """α = exp(-dt/τ)."""
-        return _decay(self.tau, self.dt, self.weight_rec.dtype)
+        return decay(self.tau, self.dt, self.weight_rec.dtype)
 
     @property
     def gain(self) -> Any:
@@ -192,8 +175,8 @@ class ALIFCell(AbstractLIF):
         - `scale_adaptation`: s_a = 1 - ρ, else 1.
         """
         AbstractLIF.__init__(self, in_size, hidden_size, tau=tau, **options)
-        self.tau_adaptation = _time_constant("tau_adaptation", tau_adaptation, hidden_size)
-        self.beta = constant(_one_or_each("beta", beta, hidden_size))
+        self.tau_adaptation = time_constant("tau_adaptation", tau_adaptation, hidden_size)
+        self.beta = constant(one_or_each("beta", beta, hidden_size))
         self.scale_adaptation = scale_adaptation
 
     def init(self, batch_shape: tuple[int, ...] = ()) -> tuple[Array, Array, Array]:
@@ -208,7 +191,7 @@ class ALIFCell(AbstractLIF):
         """Leak, drive and reset; the adaptation follows the spikes."""
         v, b, blocked = state
         z = self.emit(state)
-        rho = _like(_decay(self.tau_adaptation, self.dt, b.dtype), b)
+        rho = _like(decay(self.tau_adaptation, self.dt, b.dtype), b)
         scale = 1 - rho if self.scale_adaptation else jnp.ones_like(rho)
         return self.next_membrane(v, z, drive), rho * b + scale * z, self.next_blocked(blocked, z)
 
@@ -235,25 +218,3 @@ def _spike_jvp(surrogate, dampening, primals, tangents):
 
 def _like(value: Any, array: Array) -> Array:
     return jnp.broadcast_to(jnp.asarray(value, array.dtype), array.shape)
-
-
-def _decay(tau: Array | Constant, dt: float, dtype: Any) -> Any:
-    if isinstance(tau, Constant) and isinstance(tau.value, float):
-        return math.exp(-dt / tau.value)
-    return jnp.exp(-dt / numeric(tau, dtype))
-
-
-def _time_constant(name: str, tau: Any, n: int) -> Array | Constant:
-    _one_or_each(name, tau, n)
-    if not isinstance(tau, Tracer) and not np.all(np.asarray(tau) > 0):
-        raise ValueError(f"{name} must be positive, but holds {np.min(tau)}.")
-    return constant(tau)
-
-
-def _one_or_each(name: str, value: Any, n: int) -> Any:
-    if np.shape(value) not in ((), (n,)):
-        raise ValueError(
-            f"{name} must be one value or one for each of the {n} neurons, but has shape "
-            f"{np.shape(value)}."
-        )
-    return value

@@ -24,11 +24,6 @@ class Filter(eqx.Module):
     leak: Float[Array, " C"]
     count: Float[Array, " C"]
 
-    def cross(self, summed: Float[Array, "*batch C"], mu: Array | None) -> Array:
-        """κᵀ G: what each neuron of a type receives from all others (and itself)."""
-        crossed = summed @ self.kappa
-        return crossed if mu is None else crossed * mu
-
     def own(self, summed: Float[Array, "*batch C"], mu: Array | None) -> Array:
         """κ_self, shaped as `summed`."""
         own = jnp.broadcast_to(self.self_kappa, summed.shape)
@@ -36,7 +31,9 @@ class Filter(eqx.Module):
 
     def back(self, summed: Float[Array, "*batch C"], mu: Array | None) -> tuple[Array, Array]:
         """`(κᵀ G, (D̄ - κ_self + κN)ᵀ G)`: what is received, and G one step earlier."""
-        crossed = self.cross(summed, mu)
+        crossed = summed @ self.kappa
+        if mu is not None:
+            crossed = crossed * mu
         leak, count = (jnp.broadcast_to(a, summed.shape) for a in (self.leak, self.count))
         return crossed, summed * (leak - self.own(summed, mu)) + crossed * count
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, PyTree
 from .._cell import AbstractCell, NeuronCell
 from .._credit import Credit, Record
 from .._reverse import charge_neurons, elementwise, inner_cell, respond
-from .._tree import inexact
+from .._tree import inexact, shifted
 from ._base import AbstractTrace, batch_shape, boundary, units
 
 
@@ -107,9 +107,7 @@ class PerSynapse(AbstractTrace):
 
         start, fresh_own, drive = jax.vmap(response)(rows)
         carry = self._rows(start, 1)
-        before = jax.tree.map(
-            lambda s, b: jnp.concatenate([b[None], s[:-1]]), record.states, record.before
-        )
+        before = shifted(record.before, record.states)
         pre = flat(inner.message(before)), flat(record.xs)
 
         def neuron(m, fresh):

@@ -10,6 +10,7 @@ from jaxtyping import Array, PyTree
 from .._cell import AbstractCell, Filtered, NeuronCell
 from .._credit import Credit, Record
 from .._reverse import inner_cell
+from .._tree import shifted
 from ._base import AbstractTrace, batch_shape
 from ._per_synapse import PerSynapse, with_weights
 
@@ -102,9 +103,7 @@ class Presynaptic(AbstractTrace):
         own, (rec, into, bias) = trace
         empty = (None, None, None)
         own, _ = self._neuron.extend(rule, cell, prepared, record, (own, empty))
-        first = inner.message(record.before)
-        sent = inner.message(record.states)
-        sent = jnp.concatenate([first[None], sent[:-1]])
+        sent = shifted(inner.message(record.before), inner.message(record.states))
         taps, start = self._taps(inner, prepared, record)
         count = len(self._groups)
 

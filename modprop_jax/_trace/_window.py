@@ -9,6 +9,7 @@ from jaxtyping import Array, PyTree
 from .._cell import AbstractCell, Filtered
 from .._credit import Credit, Point, Record
 from .._reverse import elementwise, inner_cell
+from .._tree import shifted
 from ._base import AbstractTrace, batch_shape
 from ._per_synapse import with_weights
 
@@ -54,7 +55,6 @@ class Window(AbstractTrace):
             return back.credit, back.total
 
         credit, total = lax.scan(body, credit, length=self.steps, reverse=True)
-
         total = jnp.concatenate([credit.state[None], total])
 
         def weight(pre):
@@ -72,8 +72,7 @@ class Window(AbstractTrace):
         """The newest S vectors stay; what leaves the window joins the older activity."""
         del rule, prepared
         inner: Any = inner_cell(cell)
-        sent = inner.message(record.states)
-        sent = jnp.concatenate([inner.message(record.before)[None], sent[:-1]])
+        sent = shifted(inner.message(record.before), inner.message(record.states))
         steps, dtype = len(record.xs), inner.weight_rec.dtype
         powers = jnp.asarray(inner.leak, dtype) ** jnp.arange(steps, -1, -1, dtype=dtype)
 

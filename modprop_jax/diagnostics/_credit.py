@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from .._cell import AbstractCell, NeuronCell
 from .._grad import with_rule
 from .._reverse import inner_cell
-from .._rnn import RNN
+from .._rnn import is_layer, layers, RNN
 from .._rule import AbstractRule, BPTT, Carry
 from ._pairs import cosine, named, norm, norm_ratio, Rules
 
@@ -151,26 +151,22 @@ def _probed(model: PyTree, probe: Array) -> PyTree:
 
 def _replace(model: PyTree, make: Callable[[RNN], Any]) -> PyTree:
     return jax.tree.map(
-        lambda node: make(node) if _is_layer(node) else node, model, is_leaf=_is_layer
+        lambda node: make(node) if is_layer(node) else node, model, is_leaf=is_layer
     )
 
 
 def _layer(model: PyTree) -> tuple[RNN, NeuronCell]:
     """The only recurrent layer, and its neuron cell."""
-    layers = list(filter(_is_layer, jax.tree.leaves(model, is_leaf=_is_layer)))
-    if len(layers) != 1:
+    found = layers(model)
+    if len(found) != 1:
         raise ValueError(
             f"credit_profile needs a model with one RNN layer, but {type(model).__name__} has "
-            f"{len(layers)}."
+            f"{len(found)}."
         )
-    cell = inner_cell(layers[0].cell)
+    cell = inner_cell(found[0].cell)
     if not isinstance(cell, NeuronCell):
         raise ValueError(
             "credit_profile needs a NeuronCell, whose neurons have a drive, but the cell is a "
             f"{type(cell).__name__}."
         )
-    return layers[0], cell
-
-
-def _is_layer(node: Any) -> bool:
-    return isinstance(node, RNN)
+    return found[0], cell

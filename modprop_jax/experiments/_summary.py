@@ -138,6 +138,7 @@ def cells(row: Row, seeds: int) -> list[str]:
 
 
 def caption(config: Config) -> str:
+    """What the table's columns are, in a sentence."""
     settings = config.settings
     return (
         f"{config.task}, preset {config.preset}: mean ± sd over {config.seeds} "

@@ -17,7 +17,7 @@ from jaxtyping import Array, Int, Key, PRNGKeyArray, PyTree
 
 from .._grad import value_and_grad
 from .._reverse import inner_cell
-from .._rnn import RNN
+from .._rnn import layers
 from .._rule import AbstractRule
 from ..diagnostics import alignment
 
@@ -318,7 +318,7 @@ def _radius(model: PyTree, *, rule: AbstractRule | None) -> Array | None:
     """The largest of the layers' radii, by seed; None if no rule has one."""
 
     def one_seed(model):
-        found = [(rule or layer.rule).radius(inner_cell(layer.cell)) for layer in _layers(model)]
+        found = [(rule or layer.rule).radius(inner_cell(layer.cell)) for layer in layers(model)]
         found = [radius for radius in found if radius is not None]
         return jnp.stack(found).max() if found else None
 
@@ -359,17 +359,12 @@ def _check_stable(
 ) -> None:
     """The rule's own check, of the seed with the largest radius; its message names a safe mu."""
     seed = int(np.argmax(radius))
-    for layer in _layers(jax.tree.map(lambda a: a[seed] if eqx.is_array(a) else a, model)):
+    for layer in layers(jax.tree.map(lambda a: a[seed] if eqx.is_array(a) else a, model)):
         try:
             (rule or layer.rule).check(layer.cell)
         except ValueError as error:
             message = f"rule {label}, seed {seed}, iteration {iteration}: {error}"
             raise RuleUnstable(message) from None
-
-
-def _layers(model: PyTree) -> list[RNN]:
-    layers = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, RNN))
-    return [layer for layer in layers if isinstance(layer, RNN)]
 
 
 def _check(label: str, bad: np.ndarray, iterations: np.ndarray) -> None:

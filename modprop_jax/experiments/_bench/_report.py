@@ -42,6 +42,7 @@ EXPLAINED = (
 
 
 def heading(lines: Sequence[Line], batch: int) -> str:
+    """A size, and the rate at which this machine multiplied at it."""
     rates = [line.gigaflops for line in lines if line.gigaflops is not None]
     rate = f", {sorted(rates)[len(rates) // 2]:.0f} GFLOP/s" if rates else ""
     return f"n = {lines[0].n}, T = {lines[0].steps}, batch {batch}{rate}"

@@ -1,0 +1,36 @@
+"""Time constants and other constants of neurons."""
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array
+
+from .._static import Constant, constant, numeric
+
+
+def decay(tau: Array | Constant, dt: float, dtype: Any) -> Any:
+    """exp(-dt/τ): a Python float if τ is one."""
+    if isinstance(tau, Constant) and isinstance(tau.value, float):
+        return math.exp(-dt / tau.value)
+    return jnp.exp(-dt / numeric(tau, dtype))
+
+
+def time_constant(name: str, tau: Any, n: int) -> Array | Constant:
+    """τ, positive, one value or one a neuron; a `jax.Array` trains."""
+    one_or_each(name, tau, n)
+    if not isinstance(tau, Tracer) and not np.all(np.asarray(tau) > 0):
+        raise ValueError(f"{name} must be positive, but holds {np.min(tau)}.")
+    return constant(tau)
+
+
+def one_or_each(name: str, value: Any, n: int) -> Any:
+    """The value, if it is one or one a neuron."""
+    if np.shape(value) not in ((), (n,)):
+        raise ValueError(
+            f"{name} must be one value or one for each of the {n} neurons, but has shape "
+            f"{np.shape(value)}."
+        )
+    return value
