@@ -173,12 +173,9 @@ def respond(
         direct = jax.tree.map(jnp.zeros_like, inexact(record.states))
         credit, total, message = transport(rule, cell, prepared, points, direct, credit)
         return credit, points, total, message, None
-    leak, gain = cell.coefficients(credit.filter)
-
-    def filter_back(memory, _):
-        return leak * memory, gain * memory
-
-    memory, ct_z = lax.scan(filter_back, credit.filter, length=steps, reverse=True)
+    memory, ct_z = lax.scan(
+        lambda memory, _: cell.back(memory), credit.filter, length=steps, reverse=True
+    )
     (direct,) = pullback(cell.cell.emit, record.states)(ct_z)
     inner = Credit(credit.state, credit.extra)
     inner, total, message = transport(rule, cell.cell, prepared, points, direct, inner)

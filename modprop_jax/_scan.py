@@ -113,7 +113,7 @@ def _scan(
 
         def body(memory, z):
             memory = cell.filter(memory, z)
-            return memory, memory
+            return memory, cell.read(memory)
 
         memory, zs = lax.scan(body, start.filter, zs, unroll=unroll)
         last = last, memory
@@ -137,5 +137,5 @@ def _one_step(
         end = Credit(last, start.extra, cell.filter(start.filter, z[0]))
     end = landing((inner, end, xs, (cell, record, value, trace, rule, prepared)))
     if isinstance(cell, Filtered):
-        return (end.state, end.filter), (value, so_far), end.filter[None]
+        return (end.state, end.filter), (value, so_far), cell.read(end.filter)[None]
     return end.state, (value, so_far), inner.emit(end.state)[None]

@@ -106,8 +106,8 @@ def landing(pack: tuple) -> Credit:
         gradient = trace.contract(rule, cell, prepared, value, arrived)
         total = credit.state
         if isinstance(whole, Filtered):
-            _, gain = whole.coefficients(credit.filter)
-            (emitted,) = pullback(cell.emit, end.state)(gain * credit.filter)
+            _, emitted = whole.back(credit.filter)
+            (emitted,) = pullback(cell.emit, end.state)(emitted)
             total = add(total, emitted)
         (drive,) = pullback(lambda d: cell.integrate(record.before, d), record.drives[0])(total)
         return gradient, _nothing(end), (drive @ cell.weight_in)[None], _nothing(rest)

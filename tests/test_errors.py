@@ -380,9 +380,9 @@ def test_rate_cell_alpha(alpha):
         mpj.RateCell(M, N, alpha=alpha, key=jr.key(0))
 
 
-@pytest.mark.parametrize("leak", [1.0, -0.1, np.array([0.5, 1.2]), np.nan])
+@pytest.mark.parametrize("leak", [1.1, -0.1, np.array([0.5, 1.2]), np.nan, (0.5, -1.0)])
 def test_filtered_leak(leak):
-    with pytest.raises(ValueError, match=r"leak must be in \[0, 1\), but is"):
+    with pytest.raises(ValueError, match=r"leak must be in \[0, 1\], but is"):
         mpj.Filtered(cell("leaky"), leak)
 
 

@@ -27,6 +27,7 @@ from helpers import (
     pairs,
     plain_loss,
     plain_scan,
+    rule,
     segment_loss,
     streamed,
     streamed_gradient,
@@ -293,6 +294,37 @@ def test_a_filtered_emission_of_several_features_a_neuron():
     expected = gradient(model, *data())[1]
     actual = streamed_gradient(5)(model, *data())[1]
     assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("name", ["eprop", "mdgl_types"])
+def test_what_several_filters_remember_streams_exactly(name):
+    """A leak of 1 sums emissions since the start, for a cost of their mean in the last step."""
+    c = mpj.Filtered(cell("adaptive"), (np.linspace(0.3, 0.8, N), 1.0), scale=True)
+    readout = mpj.Readout(N, OUT, key=jr.key(1))
+    model = Net(mpj.RNN(c, rule=rule(name)), readout)
+    xs, ys = data()
+    last = jnp.zeros(T).at[-1].set(1.0)
+
+    def segment_loss(model, carry, xs, ys):
+        carry, both = model.rnn(xs, carry)
+        costs = jnp.sum((both[..., N:].mean(1) / T - 0.1) ** 2, axis=-1)
+        return error(model.readout(both[..., :N]), ys[0]) + 30 * costs @ ys[1], carry
+
+    def whole(model):
+        return segment_loss(model, model.rnn.cell.init(BATCH), xs, (ys, last))[0]
+
+    def without(model):
+        return error(model.readout(model.rnn(xs)[..., :N]), ys)
+
+    expected = jit(mpj.value_and_grad(whole))(model)
+    assert distance(jit(mpj.value_and_grad(without))(model)[1], expected[1]) > 1e-2
+    for segment in (1, 4):
+        stream = mpj.online_value_and_grad(segment_loss, segment=segment)
+        (loss, _), actual = jit(stream)(model, model.rnn.init(BATCH), xs, (ys, last))
+        assert_close((loss, actual), expected)
+    zs = jit(lambda: mpj.scan(cell("adaptive"), cell("adaptive").init(BATCH), xs)[1])()
+    _, both = mpj.scan(c, c.init(BATCH), xs)
+    assert_close(both[-1, ..., N:], zs.sum(0), 1e-13)
 
 
 def test_bare_states_with_integers_chain():

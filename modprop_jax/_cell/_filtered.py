@@ -1,3 +1,5 @@
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -17,62 +19,76 @@ class Filtered(AbstractCell):
     recurrent drive still sees z. The memory is the emission's: every rule transports it exactly,
     and what MDGL and ModProp call direct credit has passed through it. State: `(state, z̄)`.
 
-    Streaming costs: e-prop keeps one more trace a synapse; MDGL and ModProp keep n more, since
-    one past emission reaches all neurons. `leak` is a constant, scalar or one a neuron.
+    A tuple of leaks makes one filtered copy of z after the other: the emission has their features
+    side by side, and the state holds a tuple of memories. A leak of 1 is the plain sum of z since
+    the start, never scaled: with `(k, 1.0)` the last half of the last emission counts each
+    neuron's spikes, from which `rate_cost` makes a firing-rate regulariser that streams exactly.
+
+    Streaming costs, for each leak: e-prop keeps one more trace a synapse; MDGL and ModProp keep n
+    more, since one past emission reaches all neurons. A leak is a constant, scalar or one a neuron.
     """
 
     cell: AbstractCell
-    leak: Constant
+    leak: Constant | tuple[Constant, ...]
     scale: bool = eqx.field(static=True)
 
     def __init__(self, cell: AbstractCell, leak: Any, *, scale: bool = False):
         """**Arguments:**
 
         - `cell`: the cell whose emission is filtered.
-        - `leak`: k in [0, 1); scalar or one value for each emitted feature.
-        - `scale`: multiply z by 1 - k.
+        - `leak`: k in [0, 1]; scalar or one value for each emitted feature; or a tuple of these.
+        - `scale`: multiply z by 1 - k, where k < 1.
         """
         if isinstance(cell, Filtered):
             raise ValueError("Filtered(Filtered(cell)) is not served: filter the emission once.")
-        if isinstance(leak, jax.Array):
-            raise ValueError(
-                "Filtered's leak is a constant, but a jax.Array came, which would train: "
-                "pass a float or a NumPy array."
-            )
-        if not np.all((0 <= np.asarray(leak)) & (np.asarray(leak) < 1)):
-            raise ValueError(f"leak must be in [0, 1), but is {leak}.")
         self.cell = cell
-        frozen = constant(leak)
-        assert isinstance(frozen, Constant)
-        self.leak = frozen
+        self.leak = tuple(map(_frozen, leak)) if isinstance(leak, tuple) else _frozen(leak)
         self.scale = scale
 
-    def init(self, batch_shape: tuple[int, ...] = ()) -> tuple[PyTree, Array]:
+    def init(self, batch_shape: tuple[int, ...] = ()) -> tuple[PyTree, PyTree]:
         """The cell's initial state and a silent filter."""
         state = self.cell.init(batch_shape)
-        return state, jnp.zeros_like(self.cell.emit(state))
+        return state, self.silent(self.cell.emit(state))
 
-    def step(self, state: tuple[PyTree, Array], x: Array) -> tuple[PyTree, Array]:
+    def step(self, state: tuple[PyTree, PyTree], x: Array) -> tuple[PyTree, PyTree]:
         """One time step."""
-        inner, trace = state
+        inner, memory = state
         inner = self.cell.step(inner, x)
-        return inner, self.filter(trace, self.cell.emit(inner))
+        return inner, self.filter(memory, self.cell.emit(inner))
 
-    def emit(self, state: tuple[PyTree, Array]) -> Array:
+    def emit(self, state: tuple[PyTree, PyTree]) -> Array:
         """The filtered emission."""
-        return state[1]
+        return self.read(state[1])
 
-    def filter(
-        self, trace: Float[Array, "*batch n"], z: Float[Array, "*batch n"]
-    ) -> Float[Array, "*batch n"]:
-        """One step of the leaky filter."""
-        leak, gain = self.coefficients(z)
-        return leak * trace + gain * z
+    def silent(self, z: Float[Array, "..."]) -> PyTree:
+        """The memory before the first step, for emissions shaped as z."""
+        return self._each(lambda k: jnp.zeros_like(z))
 
-    def coefficients(self, z: Float[Array, "..."]) -> tuple[Array, Array]:
-        """`(k, s_out)`, each shaped as z."""
-        leak = jnp.broadcast_to(jnp.asarray(numeric(self.leak, z.dtype), z.dtype), z.shape)
-        return leak, 1 - leak if self.scale else jnp.ones_like(leak)
+    def filter(self, memory: PyTree, z: Float[Array, "*batch n"]) -> PyTree:
+        """The memory after one more emission."""
+
+        def one(k, memory):
+            leak, gain = self._coefficients(k, z)
+            return leak * memory + gain * z
+
+        return self._each(one, memory)
+
+    def read(self, memory: PyTree) -> Array:
+        """The memory as an emission: the features of all filters side by side."""
+        return jnp.concatenate(memory, axis=-1) if isinstance(memory, tuple) else memory
+
+    def back(self, credit: PyTree) -> tuple[PyTree, Array]:
+        """Credit on the memory after a step, as credit on the memory before it and on z."""
+
+        def one(k, credit):
+            leak, gain = self._coefficients(k, credit)
+            return leak * credit, gain * credit
+
+        both = self._each(one, credit)
+        if not isinstance(self.leak, tuple):
+            return both
+        memory, emitted = zip(*both)
+        return memory, functools.reduce(jnp.add, emitted)
 
     def effective(self) -> "Filtered":
         """The same cell with masked weights."""
@@ -81,3 +97,29 @@ class Filtered(AbstractCell):
     def check_input(self, features: int) -> None:
         """Raise a ValueError if inputs of this many features do not fit."""
         self.cell.check_input(features)
+
+    def _each(self, function: Callable, *trees: PyTree) -> Any:
+        """`function(leak, ...)` of each filter, one or a tuple of them."""
+        if not isinstance(self.leak, tuple):
+            return function(self.leak, *trees)
+        return tuple(function(k, *leaves) for k, *leaves in zip(self.leak, *trees, strict=True))
+
+    def _coefficients(self, k: Constant, z: Array) -> tuple[Array, Array]:
+        """`(k, s_out)`, each shaped as z."""
+        leak = jnp.broadcast_to(jnp.asarray(numeric(k, z.dtype), z.dtype), z.shape)
+        if not self.scale:
+            return leak, jnp.ones_like(leak)
+        return leak, jnp.where(leak < 1, 1 - leak, 1)
+
+
+def _frozen(leak: Any) -> Constant:
+    if isinstance(leak, jax.Array):
+        raise ValueError(
+            "Filtered's leak is a constant, but a jax.Array came, which would train: "
+            "pass a float or a NumPy array."
+        )
+    if not np.all((0 <= np.asarray(leak)) & (np.asarray(leak) <= 1)):
+        raise ValueError(f"leak must be in [0, 1], but is {leak}.")
+    frozen = constant(leak)
+    assert isinstance(frozen, Constant)
+    return frozen

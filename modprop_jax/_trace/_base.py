@@ -54,7 +54,7 @@ def boundary(rule: Any, cell: AbstractCell, state: PyTree, batch: tuple[int, ...
     extra = rule.extra(inner_cell(cell), batch)
     filtered = ()
     if isinstance(cell, Filtered):
-        filtered = jnp.zeros_like(cell.cell.emit(state))
+        filtered = cell.silent(cell.cell.emit(state))
     return Credit(zeros, extra, filtered)
 
 
