@@ -2,17 +2,23 @@
 
 from importlib.metadata import version as _version
 
-from . import optim as optim, tasks as tasks
+from . import optim as optim, surrogate as surrogate, tasks as tasks
 from ._cell import (
     AbstractCell as AbstractCell,
     ALIFCell as ALIFCell,
     balanced_dale as balanced_dale,
     Filtered as Filtered,
     FunctionCell as FunctionCell,
+    GRUCell as GRUCell,
     LeakyCell as LeakyCell,
     LIFCell as LIFCell,
+    LRUCell as LRUCell,
+    LSTMCell as LSTMCell,
     NeuronCell as NeuronCell,
     RateCell as RateCell,
+    SeparableCell as SeparableCell,
+    spike as spike,
+    spiking_preset as spiking_preset,
     triangular as triangular,
 )
 from ._grad import (
@@ -21,12 +27,14 @@ from ._grad import (
     value_and_grad as value_and_grad,
     with_rule as with_rule,
 )
+from ._rate_cost import rate_cost as rate_cost
 from ._readout import Readout as Readout
 from ._rnn import RNN as RNN
 from ._rule import (
     AbstractRule as AbstractRule,
     BPTT as BPTT,
     Carry as Carry,
+    DiagonalRTRL as DiagonalRTRL,
     EProp as EProp,
     MDGL as MDGL,
     ModProp as ModProp,

@@ -34,6 +34,18 @@ def check_scan(cell: Any, carry: PyTree, xs: Any, rule: Any, chunk: int | None) 
     return dtype
 
 
+def check_flags(xs: Any, done: Any, mask: Any) -> None:
+    """A ValueError unless flags are boolean, one for each step and example."""
+    for name, flag in (("done", done), ("mask", mask)):
+        if flag is None:
+            continue
+        if jnp.shape(flag) != xs.shape[:-1] or jnp.result_type(flag) != jnp.bool_:
+            raise ValueError(
+                f"{name} must be boolean of shape (T, *batch) = {xs.shape[:-1]}, but is "
+                f"{jnp.result_type(flag)} of shape {jnp.shape(flag)}."
+            )
+
+
 def _check_shapes(cell: AbstractCell, state: PyTree, xs: Any) -> Any:
     if jnp.ndim(xs) < 2:
         raise ValueError(

@@ -18,6 +18,17 @@ class Credit(NamedTuple):
     filter: PyTree = ()
 
 
+class Flags(NamedTuple):
+    """What is not the rule at a step, a boolean an example: (*batch), or (T, *batch) of all steps.
+
+    `fresh`: a sequence begins, the step starts from the initial state. `keep`: the step takes
+    place; else the state stays as it is.
+    """
+
+    fresh: Array
+    keep: Array
+
+
 class Point(NamedTuple):
     """Where a step is linearised: the state before it, its input and its drive (else None).
 
@@ -28,6 +39,7 @@ class Point(NamedTuple):
     x: Array
     drive: Any
     observed: PyTree = ()
+    flags: Flags | None = None
 
 
 class Back(NamedTuple):
@@ -53,3 +65,4 @@ class Record(NamedTuple):
     drives: Any
     xs: Array
     observed: PyTree = ()
+    flags: Flags | None = None

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, PyTree
 
-from ._cell import AbstractCell, Filtered, NeuronCell
-from ._credit import Credit, Point, Record
+from ._cell import AbstractCell, Filtered, SeparableCell
+from ._credit import Back, Credit, Flags, Point, Record
+from ._flags import back_to_steps, entering, erase, select, settled
 from ._sharding import batch_groups
-from ._tree import accumulate, accumulator, as_dtypes, inexact, pullback, shifted, slice_time
+from ._tree import accumulate, accumulator, add, as_dtypes, inexact, pullback, shifted, slice_time
 
 
 def transport(
@@ -27,28 +28,24 @@ def transport(
     def body(credit, at):
         point, direct = at
         back = rule.back(cell, prepared, point, credit, direct)
+        if point.flags is not None:
+            back = _flagged(back, credit, point.flags)
         return back.credit, (back.total, back.message)
 
     credit, (total, message) = lax.scan(body, credit, (points, direct), reverse=True)
     return credit, total, message
 
 
-def elementwise(cell: NeuronCell) -> tuple[PyTree, PyTree]:
-    """Split a neuron cell: parameters that act neuron by neuron, and all the rest."""
-    where = jax.tree.map(eqx.is_inexact_array, cell)
-    where = eqx.tree_at(
-        lambda c: (c.weight_rec, c.weight_in, c.bias),
-        where,
-        (False, False, False),
-        is_leaf=lambda x: x is None,
-    )
-    return eqx.partition(cell, where)
+def points_of(cell: AbstractCell, record: Record) -> Point:
+    """Where all steps of a segment are linearised."""
+    before = entering(cell, record.flags, shifted(record.before, record.states))
+    return Point(before, record.xs, record.drives, record.observed, record.flags)
 
 
 def charge_neurons(
     own: PyTree, rest: PyTree, points: Point, states: PyTree, total: Any, message: Any, ct_z: Any
 ) -> tuple[PyTree, Array]:
-    """Charge a neuron cell's elementwise parameters; return their gradient and the drive's.
+    """Charge a separable cell's elementwise parameters; return their gradient and the drive's.
 
     The message is held fixed in the drive: what a parameter does through a neuron's own sent
     activity is transport, charged with the credit on the message where the rule has one.
@@ -70,14 +67,14 @@ def charge(
     cell: AbstractCell, points: Point, states: PyTree, total: PyTree, message: Any, ct_z: Any
 ) -> tuple[PyTree, PyTree]:
     """Gradient of all of the cell's parameters, and of the inputs, summed over all leading axes."""
-    if not isinstance(cell, NeuronCell):
+    if not isinstance(cell, SeparableCell):
 
         def run(cell, x):
             after = cell.step(points.before, x)
             return after, None if ct_z is None else cell.emit(states)
 
         return pullback(run, cell, points.x)((total, ct_z))
-    own, rest = elementwise(cell)
+    own, rest = cell.split()
     own, drive = charge_neurons(own, rest, points, states, total, message, ct_z)
     sent = cell.message(points.before)
     weights, xs = pullback(lambda c, x: c.drive(sent, x), rest, points.x)(drive)
@@ -103,14 +100,16 @@ def reverse(
     loops = math.ceil(steps / chunk) - 1
     first = steps - loops * chunk
     groups = batch_groups(batch)
+    at_steps = record.xs, record.drives, record.observed, record.flags
 
     def piece(credit, pending, points, states, ct_z):
+        points = points._replace(before=entering(cell, points.flags, points.before))
         (direct,) = pullback(cell.emit, states)(ct_z)
         if pending is not None:
-            direct = jax.tree.map(lambda d, p: d.at[-1].add(p), direct, pending)
+            direct, pending = _with_pending(points.flags, direct, pending)
         credit, total, message = transport(rule, cell, prepared, points, direct, credit)
         gradient, xs = by_group(points, states, total, message, ct_z)
-        return credit, gradient, xs
+        return credit, pending, gradient, xs
 
     def by_group(*terms):
         if groups == 1:
@@ -123,14 +122,10 @@ def reverse(
         credit, pending, sums = carry
         start = first + index * chunk
         both = slice_time(record.states, start - 1, chunk + 1)
-        xs, drives, observed, ct_z = slice_time(
-            (record.xs, record.drives, record.observed, ct_zs), start, chunk
-        )
-        points = Point(jax.tree.map(lambda s: s[:-1], both), xs, drives, observed)
+        seen, ct_z = slice_time((at_steps, ct_zs), start, chunk)
+        points = Point(jax.tree.map(lambda s: s[:-1], both), *seen)
         states = jax.tree.map(lambda s: s[1:], both)
-        credit, gradient, ct_xs = piece(credit, pending, points, states, ct_z)
-        if pending is not None:
-            pending = jax.tree.map(jnp.zeros_like, pending)
+        credit, pending, gradient, ct_xs = piece(credit, pending, points, states, ct_z)
         return (credit, pending, accumulate(sums, gradient)), ct_xs
 
     def start(leaf, before):
@@ -145,11 +140,11 @@ def reverse(
         credit, direct_last, sums = carry
         ct_xs = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), ct_xs)
     before = jax.tree.map(start, record.states, record.before)
-    xs, drives, observed, ct_z, states = jax.tree.map(
-        lambda a: a[:first], (record.xs, record.drives, record.observed, ct_zs, record.states)
-    )
-    points = Point(before, xs, drives, observed)
-    credit, gradient, head = piece(credit, direct_last, points, states, ct_z)
+    seen, ct_z, states = jax.tree.map(lambda a: a[:first], (at_steps, ct_zs, record.states))
+    points = Point(before, *seen)
+    credit, direct_last, gradient, head = piece(credit, direct_last, points, states, ct_z)
+    if direct_last is not None:
+        credit = credit._replace(state=add(credit.state, direct_last))
     if ct_xs is not None:
         head = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), head, ct_xs)
     sums = accumulate(sums, gradient)
@@ -166,16 +161,20 @@ def respond(
     Returns the credit at the start, the points of the segment and, for each step, the total
     credit on the state, the credit on the message, and that on the emission (None: it has none).
     """
-    steps = record.xs.shape[0]
-    before = shifted(record.before, record.states)
-    points = Point(before, record.xs, record.drives, record.observed)
+    points = points_of(inner_cell(cell), record)
     if not isinstance(cell, Filtered):
         direct = jax.tree.map(jnp.zeros_like, inexact(record.states))
         credit, total, message = transport(rule, cell, prepared, points, direct, credit)
         return credit, points, total, message, None
-    memory, ct_z = lax.scan(
-        lambda memory, _: cell.back(memory), credit.filter, length=steps, reverse=True
-    )
+
+    def filter_back(memory, flags):
+        earlier, ct_z = cell.back(memory)
+        if flags is not None:
+            earlier = erase(flags.fresh, select(flags.keep, earlier, memory))
+            ct_z = erase(~flags.keep, ct_z)
+        return earlier, ct_z
+
+    memory, ct_z = lax.scan(filter_back, credit.filter, record.flags, len(record.xs), reverse=True)
     (direct,) = pullback(cell.cell.emit, record.states)(ct_z)
     inner = Credit(credit.state, credit.extra)
     inner, total, message = transport(rule, cell.cell, prepared, points, direct, inner)
@@ -185,6 +184,35 @@ def respond(
 def inner_cell(cell: AbstractCell) -> AbstractCell:
     """The cell under a `Filtered`, or the cell itself."""
     return cell.cell if isinstance(cell, Filtered) else cell
+
+
+def instantaneous(
+    cell: AbstractCell, record: Record, ct_zs: Array, direct_last: PyTree | None
+) -> Array:
+    """Credit on the inputs from the emission of their own step alone."""
+    points = points_of(cell, record)
+
+    def run(xs):
+        after = settled(record.flags, jax.vmap(cell.step)(points.before, xs), points.before)
+        return cell.emit(after), jax.tree.map(lambda a: a[-1], after)
+
+    return pullback(run, record.xs)((ct_zs, direct_last))[0]
+
+
+def _flagged(back: Back, credit: Credit, flags: Flags) -> Back:
+    """A step that does not take place passes credit as it came; nothing passes a beginning."""
+    passed = erase(flags.fresh, select(flags.keep, back.credit, credit))
+    total, message = erase(~flags.keep, (back.total, back.message))
+    return Back(total, passed, message)
+
+
+def _with_pending(flags: Flags | None, direct: PyTree, pending: PyTree) -> tuple[PyTree, PyTree]:
+    """Direct credit of steps and on the state after them; and what is left for earlier steps."""
+    if flags is None:
+        direct = jax.tree.map(lambda d, p: d.at[-1].add(p), direct, pending)
+        return direct, jax.tree.map(jnp.zeros_like, pending)
+    each, left = back_to_steps(flags, pending)
+    return add(direct, each), left
 
 
 def _split(a: Array, groups: int) -> Array:

@@ -53,11 +53,15 @@ class RNN(eqx.Module):
         carry: PyTree = None,
         *,
         context: Array | None = None,
+        done: Array | None = None,
+        mask: Array | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Any:
-        """The emissions, and, where a carry or a bare state came, the one to go on from."""
+        """The emissions, and, where a carry or a bare state came, the one to go on from.
+
+        `done` and `mask` (T, *batch): sequences that end inside, and padding; see `scan`.
+        """
         del key
-        if carry is not None:
-            return scan(self.cell, carry, xs, rule=self.rule, context=context)
-        state = self.cell.init(xs.shape[1:-1])
-        return scan(self.cell, state, xs, rule=self.rule, context=context)[1]
+        start = self.cell.init(xs.shape[1:-1]) if carry is None else carry
+        out = scan(self.cell, start, xs, rule=self.rule, context=context, done=done, mask=mask)
+        return out[1] if carry is None else out

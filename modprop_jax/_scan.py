@@ -4,13 +4,15 @@ import functools
 import math
 from typing import Any
 
+import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, PyTree
 
 from ._budget import auto_chunk
-from ._cell import AbstractCell, Filtered, NeuronCell
-from ._check import check_scan
-from ._credit import Credit
+from ._cell import AbstractCell, Filtered, NeuronCell, SeparableCell
+from ._check import check_flags, check_scan
+from ._credit import Credit, Flags
+from ._flags import as_flags, erase, erase_trace, select, settled
 from ._reverse import inner_cell
 from ._rule import AbstractRule, BPTT, Carry
 from ._segment import forward, landing, observed, past, plain, segment
@@ -25,6 +27,8 @@ def scan(
     *,
     rule: AbstractRule = BPTT(),
     context: Array | None = None,
+    done: Array | None = None,
+    mask: Array | None = None,
     chunk: int | None = None,
     unroll: int = 1,
 ) -> tuple[PyTree, Array]:
@@ -46,6 +50,10 @@ def scan(
         Narrower floats than the state's dtype are cast up.
     - `rule`: the credit rule.
     - `context`: (T, *batch, k) signals that only the rule reads.
+    - `done`: boolean (T, *batch): a sequence ends with this step. Its emission is still the old
+        sequence's; then state, trace and what the rule has observed are those of no past.
+    - `mask`: boolean (T, *batch), False for padding: the step does not take place. State and trace
+        stay as they are, the emission is 0 and carries no credit; the input may be anything.
     - `chunk`: steps whose weight gradient is one matmul; by default 8 to 32 on CPU, half a
         megabyte an operand, and more on accelerators.
     - `unroll`: as in `jax.lax.scan`, for the forward pass.
@@ -62,6 +70,10 @@ def scan(
     """
     del context
     xs = xs.astype(check_scan(cell, carry, xs, rule, chunk))
+    check_flags(xs, done, mask)
+    if mask is not None:
+        xs = select(mask, xs, jnp.zeros_like(xs))  # NaN in padding would reach the weights
+    flags, ended = as_flags(done, mask, xs)
     spec = explicit_batch(xs)
     streaming = isinstance(carry, Carry)
     run = functools.partial(_scan, streaming=streaming, chunk=chunk, unroll=unroll)
@@ -69,9 +81,14 @@ def scan(
         run = functools.partial(with_auto_axes, run, spec)
     if isinstance(carry, Carry):
         before = carry.trace, carry.observed
-        state, (trace, so_far), zs = run(carry.state, before, xs, cell, rule)
+        state, (trace, so_far), zs = run(carry.state, before, xs, cell, rule, flags)
+        if ended is not None:
+            state = select(ended, cell.init(ended.shape), state)
+            trace, so_far = erase_trace(ended, trace), erase(ended, so_far)
         return Carry(state, trace, so_far, carry.made_by, carry.types), zs
-    state, _, zs = run(carry, None, xs, cell, rule)
+    state, _, zs = run(carry, None, xs, cell, rule, flags)
+    if ended is not None:
+        state = select(ended, cell.init(ended.shape), state)
     return state, zs
 
 
@@ -81,6 +98,7 @@ def _scan(
     xs: Array,
     cell: AbstractCell,
     rule: AbstractRule,
+    flags: Flags | None,
     *,
     streaming: bool,
     chunk: int | None,
@@ -99,24 +117,30 @@ def _scan(
     if isinstance(cell, Filtered):
         start = Credit(state[0], start.extra, state[1])
     if trace is not None:
-        if len(xs) == 1 and isinstance(inner, NeuronCell):
+        if len(xs) == 1 and flags is None and isinstance(inner, NeuronCell):
             if rule.arrive(inner, prepared, start) is not None:
                 return _one_step((value, so_far), xs, cell, rule, start, prepared, trace)
         start = past((inner, start, value, trace, rule, prepared))
-    if isinstance(inner, NeuronCell):
+    if isinstance(inner, SeparableCell):
         chunk = chunk or auto_chunk(math.prod(batch), inner.hidden_size)
-        pack = inner, start.state, start.extra, xs, rule, prepared, so_far
+        pack = inner, start.state, start.extra, xs, rule, prepared, so_far, flags
         last, zs, record, so_far = segment(pack, chunk=chunk, unroll=unroll)
     else:
-        last, zs, record = plain(rule, inner, start.state, xs, unroll)
+        last, zs, record = plain(rule, inner, start.state, xs, flags, unroll)
     if isinstance(cell, Filtered):
 
-        def body(memory, z):
-            memory = cell.filter(memory, z)
-            return memory, cell.read(memory)
+        def body(memory, at):
+            z, flags = at
+            if flags is not None:
+                memory = erase(flags.fresh, memory)
+            memory = settled(flags, cell.filter(memory, z), memory)
+            return memory, memory
 
-        memory, zs = lax.scan(body, start.filter, zs, unroll=unroll)
-        last = last, memory
+        memory, memories = lax.scan(body, start.filter, (zs, flags), unroll=unroll)
+        memories, so_far = rule.broadcast(cell, prepared, record, start.filter, memories, so_far)
+        last, zs = (last, memory), cell.read(memories)
+    if flags is not None:
+        zs = erase(~flags.keep, zs)
     if trace is not None:
         value = stop(trace.extend(*stop((rule, cell, prepared, record, value))))
     return last, (value, stop(so_far)) if streaming else None, zs
@@ -129,7 +153,7 @@ def _one_step(
     inner = inner_cell(cell)
     assert isinstance(inner, NeuronCell)
     value, so_far = before
-    last, z, record = stop(forward(inner, start.state, xs, 1))
+    last, z, record = stop(forward(inner, start.state, xs, None, 1))
     record, so_far = stop(observed(rule, inner, prepared, record, so_far))
     value = stop(trace.extend(*stop((rule, cell, prepared, record, value))))
     end = Credit(last, start.extra)

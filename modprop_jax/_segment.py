@@ -7,42 +7,47 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, PyTree
 
-from ._cell import AbstractCell, Filtered, NeuronCell
-from ._credit import Credit, Record
-from ._reverse import reverse
+from ._cell import AbstractCell, Filtered, SeparableCell
+from ._credit import Credit, Flags, Record
+from ._flags import entering, settled
+from ._reverse import instantaneous, reverse
 from ._tree import add, inexact, materialise, pullback
 from ._vjp import with_derivative
 
 
 def forward(
-    cell: NeuronCell, before: PyTree, xs: Array, unroll: int
+    cell: SeparableCell, before: PyTree, xs: Array, flags: Flags | None, unroll: int
 ) -> tuple[PyTree, Array, Record]:
-    """Last state, emissions and record of a segment of a neuron cell."""
+    """Last state, emissions and record of a segment of a separable cell."""
 
-    def body(state, x):
+    def body(state, at):
+        x, flags = at
+        state = entering(cell, flags, state)
         drive = cell.drive(cell.message(state), x)
-        state = cell.integrate(state, drive)
+        state = settled(flags, cell.integrate(state, drive), state)
         return state, (state, drive)
 
-    last, (states, drives) = lax.scan(body, before, xs, unroll=unroll)
-    return last, cell.emit(states), Record(before, states, drives, xs)
+    last, (states, drives) = lax.scan(body, before, (xs, flags), unroll=unroll)
+    return last, cell.emit(states), Record(before, states, drives, xs, flags=flags)
 
 
 def plain(
-    rule: Any, cell: AbstractCell, before: PyTree, xs: Array, unroll: int
+    rule: Any, cell: AbstractCell, before: PyTree, xs: Array, flags: Flags | None, unroll: int
 ) -> tuple[PyTree, Array, Record]:
     """As `forward`, for any cell: the derivative is JAX's own, of the rule's step."""
 
-    def body(state, x):
-        state = rule.step(cell, state, x)
+    def body(state, at):
+        x, flags = at
+        state = entering(cell, flags, state)
+        state = settled(flags, rule.step(cell, state, x), state)
         return state, (state, cell.emit(state))
 
-    last, (states, zs) = lax.scan(body, before, xs, unroll=unroll)
-    return last, zs, Record(before, states, None, xs)
+    last, (states, zs) = lax.scan(body, before, (xs, flags), unroll=unroll)
+    return last, zs, Record(before, states, None, xs, flags=flags)
 
 
 def observed(
-    rule: Any, cell: NeuronCell, prepared: PyTree, record: Record, so_far: PyTree
+    rule: Any, cell: SeparableCell, prepared: PyTree, record: Record, so_far: PyTree
 ) -> tuple[Record, PyTree]:
     """The record with what the rule observes in it, and what it has observed so far."""
     seen, so_far = rule.observe(cell, prepared, record, so_far)
@@ -52,18 +57,18 @@ def observed(
 def segment(pack: tuple, *, chunk: int, unroll: int) -> tuple[PyTree, Array, Record, PyTree]:
     """`forward`, whose derivative is the rule's.
 
-    pack = (cell, before, extra, xs, rule, prepared, so_far). `extra` is zeros; its cotangent is
-    the rule's extra credit at the start. `so_far`, what the rule has observed, has none.
+    pack = (cell, before, extra, xs, rule, prepared, so_far, flags). `extra` is zeros; its cotangent
+    is the rule's extra credit at the start. `so_far`, what the rule has observed, has none.
     """
 
     def run(pack):
-        cell, before, _, xs, rule, prepared, so_far = pack
-        last, zs, record = forward(cell, before, xs, unroll)
+        cell, before, _, xs, rule, prepared, so_far, flags = pack
+        last, zs, record = forward(cell, before, xs, flags, unroll)
         record, so_far = observed(rule, cell, prepared, record, so_far)
         return (last, zs, record, so_far), record
 
     def backward(pack, record, cotangents):
-        cell, before, extra, _, rule, prepared, so_far = pack
+        cell, before, extra, _, rule, prepared, *rest = pack
         ct_last, ct_zs, _, _ = cotangents
         if ct_zs is None:
             zs = jax.eval_shape(cell.emit, record.states)
@@ -71,7 +76,9 @@ def segment(pack: tuple, *, chunk: int, unroll: int) -> tuple[PyTree, Array, Rec
         ct_last = materialise(ct_last, before) if jax.tree.leaves(ct_last) else None
         zero = Credit(jax.tree.map(jnp.zeros_like, inexact(before)), extra)
         gradient, credit, ct_xs = reverse(rule, cell, prepared, record, ct_zs, ct_last, zero, chunk)
-        return gradient, credit.state, credit.extra, ct_xs, *_nothing((rule, prepared, so_far))
+        if rule.instantaneous:
+            ct_xs = instantaneous(cell, record, ct_zs, ct_last)
+        return gradient, credit.state, credit.extra, ct_xs, *_nothing((rule, prepared, *rest))
 
     return with_derivative(run, backward)(pack)
 

@@ -54,6 +54,7 @@ RULES = {
     "mdgl": RuleRow(mpj.MDGL),
     "mdgl_types": RuleRow(mpj.MDGL, (TYPES,)),
     "mdgl_diffuse": RuleRow(mpj.MDGL, (TYPES,), {"diffuse": True}, cells=FEW),
+    "mdgl_online": RuleRow(mpj.MDGL, (TYPES,), {"online": True}, cells=("filtered_adaptive",)),
     "modprop": RuleRow(mpj.ModProp, (0.5,)),
     "modprop_types": RuleRow(mpj.ModProp, (0.5, TYPES)),
     "modprop_mu_by_type": RuleRow(mpj.ModProp, (MU_BY_TYPE, TYPES), cells=FEW),

@@ -56,7 +56,8 @@ def trainable(tree):
 def test_gradients_have_the_models_structure(name):
     """Also where the rule given is not the layer's: optax needs equal trees."""
     for own in ("bptt", name):
-        model = net(own, "leaky_taus" if serves(name, "leaky_taus") else "leaky")
+        fits = [c for c in ("leaky_taus", "leaky", "filtered_adaptive") if serves(name, c)]
+        model = net(own, fits[0])
         take = mpj.value_and_grad(offline_loss, rule(name))
         _, gradients = eqx.filter_eval_shape(take, model, *data())
         chex.assert_trees_all_equal_structs(gradients, trainable(model))
@@ -121,8 +122,8 @@ def deep(lower, upper):
     return Deep(layers, mpj.Readout(N, OUT, key=jr.key(7)))
 
 
-# taps end on cells with one leak, and the upper layer is none
-@pytest.mark.parametrize("name", [name for name in RULES if "taps" not in name])
+# on bare cells, of which the upper layer has a leak a neuron
+@pytest.mark.parametrize("name", [n for n in RULES if "taps" not in n and "online" not in n])
 def test_every_rule_trains_both_layers_of_a_stack(name):
     model = deep(mpj.BPTT(), mpj.BPTT())
     _, gradients = jit(mpj.value_and_grad(offline_loss, rule(name)))(model, *data())

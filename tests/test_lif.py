@@ -23,7 +23,7 @@ SPIKING = ["lif/resetgrad0", "lif/resetgrad1", "alif/resetgrad0", "alif/resetgra
 SPIKING += ["alif/resetgrad0/ref2"]
 CASES = [key.removesuffix("/dW_in") for key in FIGURES if key.endswith("/dW_in")]
 EPROP = [case for case in CASES if case.startswith(("eprop/", "bptt/"))]
-MDGL = [case for case in CASES if case.startswith("mdgl/") and "online" not in case]
+MDGL = [case for case in CASES if case.startswith("mdgl/")]
 
 
 def tau(decay):
@@ -188,6 +188,7 @@ MDGL_RULES = {
     "cell": mpj.MDGL(),
     "type": mpj.MDGL(FIGURES["mdgl/types"]),
     "nl": mpj.MDGL(FIGURES["mdgl/types"], diffuse=True),
+    "online": mpj.MDGL(FIGURES["mdgl/types"], online=True),
 }
 
 
@@ -206,7 +207,7 @@ def test_bptt_of_the_mdgl_network():
 
 
 def test_the_figures_are_those_of_different_rules():
-    names = ("eprop", "cell", "type", "nl", "bptt")
+    names = ("eprop", "cell", "type", "nl", "online", "bptt")
     all_of = [FIGURES[f"mdgl/mse/{name}/dW_rec"] for name in names]
     scale = np.linalg.norm(all_of[-1])
     for i, one in enumerate(all_of):
@@ -263,6 +264,58 @@ def test_trainable_constants_get_gradients_that_stream():
     assert_close(streamed.rnn.cell, offline.rnn.cell, 1e-9)
 
 
+SMOOTH = {
+    "triangular": lambda u: u - u * jnp.abs(u) / 2 if abs(u) < 1 else 0 * u,
+    "fast_sigmoid": lambda u: u / (1 + jnp.abs(u)),
+    "gaussian": lambda u: jnp.sqrt(jnp.pi / 2) * jax.scipy.special.erf(u / jnp.sqrt(2.0)),
+    "exponential": lambda u: jnp.sign(u) * (1 - jnp.exp(-jnp.abs(u))),
+    "arctan": lambda u: jnp.arctan(jnp.pi * u) / jnp.pi,
+    "boxcar": lambda u: jnp.clip(u, -0.5, 0.5),
+}
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_a_surrogate_is_the_derivative_of_a_smooth_step(name):
+    surrogate = getattr(mpj.surrogate, name)
+    us = [-1.7, -0.9, -0.3, 0.2, 0.6, 2.5]
+    expected = [float(jax.grad(SMOOTH[name])(u)) for u in us]
+    np.testing.assert_allclose(surrogate(jnp.array(us)), expected, rtol=1e-14)
+    assert surrogate(jnp.zeros(())) == 1
+
+
+def test_a_bad_input_does_not_fall_silent():
+    """NaN is not above threshold: a network must not take it for rest."""
+    cell, xs = spiking_cell("lif/resetgrad0"), time_first(FIGURES["spk/x"])
+    _, zs = mpj.scan(cell, cell.init((2,)), xs.at[3, 1, 0].set(np.nan))
+    assert np.isfinite(zs[:3]).all() and np.isfinite(zs[:, 0]).all()
+    assert np.isnan(zs[3:, 1]).all()
+
+
+@pytest.mark.parametrize("surrogate", ["triangular", "boxcar"])
+def test_check_reports_a_bad_input(surrogate):
+    cell = mpj.LIFCell(3, 6, tau=5.0, surrogate=getattr(mpj.surrogate, surrogate), key=jr.key(0))
+    model = Net(mpj.RNN(mpj.Filtered(cell, 0.7)), mpj.Readout(6, 2, key=jr.key(0)))
+    xs = time_first(FIGURES["spk/x"])
+    take = jit(mpj.value_and_grad(lambda m, xs: jnp.sum(m(xs) ** 2), mpj.EProp(), check=True))
+    take(model, xs)
+    for value in (np.nan, np.inf):
+        with pytest.raises(RuntimeError, match="NaN or infinite"):
+            jax.block_until_ready(take(model, xs.at[3, 1, 0].set(value)))
+
+
+@pytest.mark.parametrize("rule", [mpj.MDGL((0, 1, 0)), mpj.ModProp(0.5, (0, 1, 0))])
+def test_types_of_another_length(rule):
+    cell = spiking_net("alif/resetgrad0", "sym").rnn.cell
+    with pytest.raises(ValueError, match="types for 3 neurons, but the cell has 6"):
+        mpj.scan(cell, cell.init((2,)), time_first(FIGURES["spk/x"]), rule=rule)
+
+
+@pytest.mark.usefixtures("without_type_checks")
+def test_options_of_a_wrong_type():
+    with pytest.raises(ValueError, match="surrogate must be a function of u.*is 'triangular'"):
+        mpj.LIFCell(3, 6, tau=5.0, surrogate="triangular", key=jr.key(0))
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -272,6 +325,7 @@ def test_trainable_constants_get_gradients_that_stream():
         ({"tau": np.ones(3)}, "tau must be one value or one for each of the 6 neurons"),
         ({"beta": np.ones((6, 1))}, r"beta must be one value .* has shape \(6, 1\)"),
         ({"tau_adaptation": 0.0}, "tau_adaptation must be positive"),
+        ({"beta": -0.1, "divide_by_adaptive": True}, "needs beta >= 0.*holds -0.1"),
         ({"mask": np.ones((6, 5), bool)}, r"mask must be boolean of shape \(6, 6\)"),
     ],
 )

@@ -136,7 +136,7 @@ def test_measured_mu_in_parts(cell_name):
         (_, carry), found = streamed_gradient(segment)(model, xs, ys)
         assert_close(found, expected, what=f"segment={segment} ")
         steps, mu = carry.observed
-        assert steps == T
+        np.testing.assert_array_equal(steps, T)
         np.testing.assert_allclose(mu, mpj.running_mu(cell(cell_name), xs, TYPES)[-1], rtol=1e-12)
     assert_close(gradient(model, xs[:, ::-1], ys[:, ::-1])[1], expected)
     halves = [gradient(model, xs[:, b : b + 1], ys[:, b : b + 1])[1] for b in range(BATCH[0])]

@@ -362,9 +362,9 @@ def test_values_do_not_depend_on_rule_carry_chunk_or_unroll(name):
 
     def run():
         state = c.init(BATCH)
-        for rule in rules:
-            yield mpj.scan(c, state, xs, rule=rule, chunk=4, unroll=3)
-            carry, zs = mpj.scan(c, rule.init(c, state), xs, rule=rule)
+        for each in rules:
+            yield mpj.scan(c, state, xs, rule=each, chunk=4, unroll=3)
+            carry, zs = mpj.scan(c, each.init(c, state), xs, rule=each)
             yield carry.state, zs
 
     expected = plain_scan(c, c.init(BATCH), xs)

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._static import Constant
-from ._base import NeuronCell
 from ._constants import decay, time_constant
+from ._neuron import NeuronCell
 
 
 class LeakyCell(NeuronCell):

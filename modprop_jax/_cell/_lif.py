@@ -1,20 +1,17 @@
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PyTree
 
 from .._static import Constant, constant, numeric
-from ._base import NeuronCell
 from ._constants import decay, one_or_each, time_constant
-
-
-def triangular(u: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The pseudo-derivative ψ(u) = max(0, 1 - |u|) of a spike."""
-    return jnp.maximum(1 - jnp.abs(u), 0)
+from ._neuron import NeuronCell
+from ._surrogate import spike, triangular
 
 
 class AbstractLIF(NeuronCell):
@@ -51,6 +48,11 @@ class AbstractLIF(NeuronCell):
                 f"{type(self).__name__} needs threshold > 0 and refractory >= 0, but got "
                 f"threshold={threshold}, refractory={refractory}."
             )
+        if not callable(surrogate):
+            raise ValueError(
+                "surrogate must be a function of u, such as surrogate.triangular, but is "
+                f"{surrogate!r}."
+            )
         self.tau = time_constant("tau", tau, hidden_size)
         self.threshold = float(threshold)
         self.dampening = float(dampening)
@@ -86,9 +88,10 @@ class AbstractLIF(NeuronCell):
         silent = jnp.full_like(blocked, max(self.refractory - 1, 0))
         return jnp.where(spikes > 0, silent, jnp.maximum(blocked - 1, 0))
 
-    def spikes(self, above: Array, blocked: Array) -> Float[Array, "*batch n"]:
-        """z of how far the membrane is above its threshold."""
-        return _spike(self.surrogate, self.dampening, above / self.threshold, blocked)
+    def spikes(self, u: Array, blocked: Array) -> Float[Array, "*batch n"]:
+        """z of u, 0 while refractory."""
+        z = spike(u, dampening=self.dampening, surrogate=self.surrogate)
+        return jnp.where(blocked == 0, z, 0)
 
 
 class LIFCell(AbstractLIF):
@@ -109,7 +112,8 @@ class LIFCell(AbstractLIF):
         """**Arguments:** those of `NeuronCell`, and
 
         - `tau`: membrane time constant in the unit of `dt`; scalar or (n,); a `jax.Array` trains.
-        - `threshold`: v_th (1.0). `dampening`: γ (0.3). `surrogate`: ψ of u (`triangular`).
+        - `threshold`: v_th (1.0). `dampening`: γ (0.3).
+        - `surrogate`: ψ of u, as in `modprop_jax.surrogate` (`triangular`).
         - `dt`: length of a step (1.0).
         - `refractory`: n_ref: a spike at t blocks t+1 ... t+n_ref-1; 0 (default) and 1 block
             nothing.
@@ -134,7 +138,7 @@ class LIFCell(AbstractLIF):
     def emit(self, state: tuple[Array, Array]) -> Float[Array, "*batch n"]:
         """Spikes, 0 or 1."""
         v, blocked = state
-        return self.spikes(v - self.threshold, blocked)
+        return self.spikes((v - self.threshold) / self.threshold, blocked)
 
 
 class ALIFCell(AbstractLIF):
@@ -149,12 +153,19 @@ class ALIFCell(AbstractLIF):
     or not it passes through the reset. Only the emission reads β: its gradient, if it is a
     `jax.Array`, is exact.
 
+    With `divide_by_adaptive`, \(u_t = v_t / A_t - 1\) with the threshold
+    \(A_t = v_{th} + \beta b_t\), as in one public program, and credit passes through both places
+    where A stands: \(\partial z/\partial v = \gamma\psi/A\) and
+    \(\partial z/\partial b = -\beta\gamma\psi\,v/A^2\), instead of \(\gamma\psi/v_{th}\) and
+    \(-\beta\gamma\psi/v_{th}\).
+
     Source: Bellec et al., Nature Communications 11 (2020), whose conventions are the defaults.
     """
 
     tau_adaptation: Array | Constant
     beta: Array | Constant
     scale_adaptation: bool = eqx.field(static=True)
+    divide_by_adaptive: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -165,6 +176,7 @@ class ALIFCell(AbstractLIF):
         tau_adaptation: Any,
         beta: Any,
         scale_adaptation: bool = False,
+        divide_by_adaptive: bool = False,
         **options: Any,
     ):
         """**Arguments:** those of `LIFCell`, and
@@ -173,11 +185,20 @@ class ALIFCell(AbstractLIF):
         - `beta`: β, how much b raises the threshold; scalar or (n,), 0 for neurons that do not
             adapt; a `jax.Array` trains.
         - `scale_adaptation`: s_a = 1 - ρ, else 1.
+        - `divide_by_adaptive`: u in units of the adaptive threshold, which needs β >= 0, else of
+            v_th.
         """
         AbstractLIF.__init__(self, in_size, hidden_size, tau=tau, **options)
         self.tau_adaptation = time_constant("tau_adaptation", tau_adaptation, hidden_size)
         self.beta = constant(one_or_each("beta", beta, hidden_size))
         self.scale_adaptation = scale_adaptation
+        self.divide_by_adaptive = divide_by_adaptive
+        known = not isinstance(beta, Tracer)
+        if divide_by_adaptive and known and not np.all(np.asarray(beta) >= 0):
+            raise ValueError(
+                "divide_by_adaptive needs beta >= 0, for a threshold that stays positive, but "
+                f"beta holds {np.min(np.asarray(beta))}."
+            )
 
     def init(self, batch_shape: tuple[int, ...] = ()) -> tuple[Array, Array, Array]:
         """Zero membrane and adaptation, not refractory."""
@@ -198,22 +219,9 @@ class ALIFCell(AbstractLIF):
     def emit(self, state: tuple[Array, Array, Array]) -> Float[Array, "*batch n"]:
         """Spikes, 0 or 1."""
         v, b, blocked = state
-        beta = _like(numeric(self.beta, b.dtype), b)
-        return self.spikes(v - self.threshold - beta * b, blocked)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _spike(surrogate: Callable, dampening: float, u: Array, blocked: Array) -> Array:
-    """1 where u > 0 and not refractory, else 0; the derivative by u is γ ψ(u)."""
-    del surrogate, dampening
-    return jnp.where((u > 0) & (blocked == 0), jnp.ones_like(u), 0)
-
-
-@_spike.defjvp
-def _spike_jvp(surrogate, dampening, primals, tangents):
-    (u, blocked), (d_u, _) = primals, tangents
-    slope = jnp.where(blocked == 0, dampening * surrogate(u), 0)
-    return _spike(surrogate, dampening, u, blocked), slope * d_u
+        threshold = self.threshold + _like(numeric(self.beta, b.dtype), b) * b
+        divisor = threshold if self.divide_by_adaptive else self.threshold
+        return self.spikes((v - threshold) / divisor, blocked)
 
 
 def _like(value: Any, array: Array) -> Array:

@@ -5,7 +5,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._base import NeuronCell
+from ._neuron import NeuronCell
 
 
 class RateCell(NeuronCell):

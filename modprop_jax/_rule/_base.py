@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from .._cell import AbstractCell, Filtered, NeuronCell
+from .._cell import AbstractCell, Filtered, NeuronCell, SeparableCell
 from .._credit import Back, Credit, Point, Record
 from .._reverse import inner_cell
 from .._trace import AbstractTrace, batch_shape
@@ -86,6 +86,22 @@ class AbstractRule(eqx.Module):
         del cell, prepared, record
         return (), so_far
 
+    def broadcast(
+        self,
+        cell: Filtered,
+        prepared: PyTree,
+        record: Record,
+        before: PyTree,
+        memories: PyTree,
+        so_far: PyTree,
+    ) -> tuple[PyTree, PyTree]:
+        """What the rule makes of the error on a filtered emission, step by step: the memories
+        after each step, their value unchanged and their derivative the rule's; and what was
+        observed so far. `before`: the memory before the first step.
+        """
+        del cell, prepared, record, before
+        return memories, so_far
+
     def trace(self, cell: AbstractCell) -> AbstractTrace | None:
         """The trace that carries the past between segments; None: the past is cut."""
         del cell
@@ -100,6 +116,11 @@ class AbstractRule(eqx.Module):
         """Spectral radius of the transport, where the weights alone decide it; else None."""
         del cell
         return None
+
+    @property
+    def instantaneous(self) -> bool:
+        """Whether inputs get credit from the emission of their own step alone."""
+        return False
 
     @abc.abstractmethod
     def back(
@@ -120,6 +141,19 @@ def require_neurons(rule: AbstractRule, cell: AbstractCell) -> NeuronCell:
             f"{type(rule).__name__} needs a NeuronCell, whose neurons are coupled only through "
             f"a linear drive, but the cell is a {type(inner).__name__}. Use BPTT or RTRL, or "
             "write the dynamics as a NeuronCell (init, integrate, emit)."
+        )
+    return inner
+
+
+def require_separable(rule: AbstractRule, cell: AbstractCell) -> SeparableCell:
+    """The separable cell that a local rule needs, or a ValueError."""
+    inner = inner_cell(cell)
+    if not isinstance(inner, SeparableCell):
+        raise ValueError(
+            f"{type(rule).__name__} needs a cell whose units are coupled only through drives (a "
+            f"NeuronCell, or a SeparableCell such as GRUCell), but the cell is a "
+            f"{type(inner).__name__}. Use BPTT or RTRL, or write the dynamics as one (init, "
+            "integrate, emit)."
         )
     return inner
 

@@ -1,6 +1,6 @@
 from jaxtyping import Array, PyTree
 
-from .._cell import AbstractCell, NeuronCell
+from .._cell import AbstractCell, SeparableCell
 from .._credit import Back, Credit, Point
 from .._trace import AbstractTrace, Dense
 from .._tree import add, pullback
@@ -28,11 +28,14 @@ class BPTT(AbstractRule):
         """`λ = credit + direct`, then through the cell's own Jacobian."""
         del prepared
         total = add(credit.state, direct)
-        if not isinstance(cell, NeuronCell):
+        if not isinstance(cell, SeparableCell):
             (before,) = pullback(lambda s: cell.step(s, point.x), point.before)(total)
             return Back(total, Credit(before), None)
         before, drive = pullback(cell.integrate, point.before, point.drive)(total)
-        message = drive @ cell.weight_rec
+        like = cell.message(point.before)
+        if like is None:
+            return Back(total, Credit(before), None)
+        message = cell.received(drive, like)
         (sent,) = pullback(cell.message, point.before)(message)
         return Back(total, Credit(add(before, sent)), message)
 

@@ -1,11 +1,12 @@
 from jaxtyping import Array, PyTree
 
-from .._cell import AbstractCell, NeuronCell
-from .._cell._base import stopped_message
+from .._cell import AbstractCell, NeuronCell, SeparableCell
+from .._cell._separable import stopped_message
 from .._credit import Back, Credit, Point
-from .._trace import AbstractTrace, PerSynapse, Presynaptic
+from .._reverse import inner_cell
+from .._trace import AbstractTrace, PerSynapse, PerUnit, Presynaptic
 from .._tree import add, pullback
-from ._base import AbstractRule, require_neurons
+from ._base import AbstractRule, require_separable
 
 
 class EProp(AbstractRule):
@@ -28,22 +29,24 @@ class EProp(AbstractRule):
     """
 
     def check(self, cell: AbstractCell) -> None:
-        """Needs a neuron cell."""
-        require_neurons(self, cell)
+        """Needs a separable cell."""
+        require_separable(self, cell)
 
     def trace(self, cell: AbstractCell) -> AbstractTrace:
         """One eligibility trace a synapse and state variable."""
         if Presynaptic.serves(cell):
             return Presynaptic()
-        return PerSynapse(filter_is_local=True)
+        if isinstance(inner_cell(cell), NeuronCell):
+            return PerSynapse(filter_is_local=True)
+        return PerUnit()
 
-    def arrive(self, cell: NeuronCell, prepared: PyTree, direct: Credit) -> Credit:
+    def arrive(self, cell: SeparableCell, prepared: PyTree, direct: Credit) -> Credit:
         """All credit is alike."""
         del cell, prepared
         return direct
 
     def back(
-        self, cell: NeuronCell, prepared: PyTree, point: Point, credit: Credit, direct: PyTree
+        self, cell: SeparableCell, prepared: PyTree, point: Point, credit: Credit, direct: PyTree
     ) -> Back:
         """`λ = credit + direct`, then through the neuron's own dynamics."""
         del prepared
@@ -51,12 +54,12 @@ class EProp(AbstractRule):
         (before,) = pullback(lambda s: cell.integrate(s, point.drive), point.before)(total)
         return Back(total, Credit(before), None)
 
-    def step(self, cell: NeuronCell, state: PyTree, x: Array) -> PyTree:
+    def step(self, cell: SeparableCell, state: PyTree, x: Array) -> PyTree:
         """The cell's step, with the message stopped."""
-        if not isinstance(cell, NeuronCell):
+        if not isinstance(cell, SeparableCell):
             raise ValueError(
-                "EProp needs a NeuronCell for its one-step derivative, but the cell is a "
-                f"{type(cell).__name__}. Use scan."
+                "EProp needs a NeuronCell or another SeparableCell for its one-step derivative, "
+                f"but the cell is a {type(cell).__name__}. Use scan."
             )
         return cell.integrate(state, cell.drive(stopped_message(cell, state), x))
 

@@ -4,11 +4,12 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .._cell import AbstractCell, NeuronCell
-from .._credit import Back, Credit, Point
+from .._cell import AbstractCell, Filtered, NeuronCell
+from .._credit import Back, Credit, Point, Record
 from .._trace import AbstractTrace, PerSynapse, Presynaptic
 from .._tree import add, pullback, stop
 from ._base import AbstractRule, require_neurons, require_types
+from ._broadcast import broadcast, filtered_derivative, silent
 from ._types import as_types, expand, mean_over_all, mean_over_synapses, Types
 
 
@@ -24,6 +25,16 @@ class MDGL(AbstractRule):
     all entries, with every neuron broadcasting to all others (`diffuse`). Means are recomputed from
     the current weights at every call; no gradient passes through them.
 
+    `online=True` is the published causal variant, on a `Filtered` cell: the error L of the next
+    step, unfiltered, meets two filtered factors in place of one filtered product,
+
+    \[ \nabla_{W_{pq}} = \sum_t \Big( L_{p,t} + \sum_j \hat W_{jp}\, L_{j,t+1}\,
+        F_k(s_{in}\psi_j)_{t+1} \Big)\, F_k(e_{pq})_t \]
+
+    with \(F_k\) the emission's filter and \(s_{in}\psi_j\) the derivative of what j emits by its
+    drive. All credit is then local: it streams with one trace a synapse and variable, where the
+    other variants keep n more under a filter. It is a further approximation, not their causal form.
+
     Exact: what is local to a neuron, and the first hop if cell-specific. Approximate: longer paths
     and, with types, the weights of the hop. After its hop credit stays local, so it streams with
     e-prop's trace. Time: one more matmul a step than e-prop; memory as e-prop. Locality: a synapse
@@ -34,12 +45,14 @@ class MDGL(AbstractRule):
 
     types: Types = eqx.field(static=True)
     diffuse: bool = eqx.field(static=True)
+    online: bool = eqx.field(static=True)
 
-    def __init__(self, types: Any = None, *, diffuse: bool = False):
+    def __init__(self, types: Any = None, *, diffuse: bool = False, online: bool = False):
         """**Arguments:**
 
         - `types`: cell type 0 ... C-1 of each neuron, or None.
         - `diffuse`: the modulator reaches every neuron, connected or not; needs `types`.
+        - `online`: the causal variant; needs a `Filtered` cell.
         """
         self.types = as_types(types)
         if diffuse and types is None:
@@ -47,6 +60,7 @@ class MDGL(AbstractRule):
                 "MDGL(diffuse=True) averages over cell types, but types=None came: pass types."
             )
         self.diffuse = diffuse
+        self.online = online
 
     @property
     def cell_types(self) -> Types:
@@ -54,8 +68,13 @@ class MDGL(AbstractRule):
         return self.types
 
     def check(self, cell: AbstractCell) -> None:
-        """Needs a neuron cell, and one type a neuron."""
+        """Needs a neuron cell, and one type a neuron; online, a filtered emission."""
         require_types(self, self.types, require_neurons(self, cell).hidden_size)
+        if self.online and not isinstance(cell, Filtered):
+            raise ValueError(
+                "MDGL(online=True) needs the readout's leak and the error before it is filtered, "
+                f"but the cell is a bare {type(cell).__name__}: wrap it as Filtered(cell, leak)."
+            )
 
     def prepare(self, cell: NeuronCell) -> Float[Array, "n n"]:
         """Ŵ."""
@@ -71,7 +90,27 @@ class MDGL(AbstractRule):
         """e-prop's trace; a filtered emission's past reaches other neurons by the hop."""
         if Presynaptic.serves(cell):
             return Presynaptic()
-        return PerSynapse(filter_is_local=False)
+        return PerSynapse(filter_is_local=self.online)
+
+    def unobserved(self, cell: NeuronCell, batch_shape: tuple[int, ...]) -> PyTree:
+        """Online: no drive yet, for the filtered derivative of the emission by it."""
+        return silent(cell, batch_shape) if self.online else ()
+
+    def broadcast(
+        self,
+        cell: Filtered,
+        prepared: Float[Array, "n n"],
+        record: Record,
+        before: PyTree,
+        memories: PyTree,
+        so_far: PyTree,
+    ) -> tuple[PyTree, PyTree]:
+        """Online, the hop: from each step's unfiltered error to the step before it."""
+        if not self.online:
+            return memories, so_far
+        slopes, so_far = filtered_derivative(cell, record, so_far)
+        fresh = None if record.flags is None else record.flags.fresh
+        return broadcast(before, memories, slopes, prepared, fresh), so_far
 
     def back(
         self,
@@ -81,9 +120,11 @@ class MDGL(AbstractRule):
         credit: Credit,
         direct: PyTree,
     ) -> Back:
-        """Local for all credit; one hop for the direct part."""
+        """Local for all credit; one hop for the direct part (online: `broadcast` has it)."""
         total = add(credit.state, direct)
         (own,) = pullback(lambda s: cell.integrate(s, point.drive), point.before)(total)
+        if self.online:
+            return Back(total, Credit(own), None)
         (drive,) = pullback(lambda d: cell.integrate(point.before, d), point.drive)(direct)
         message = drive @ prepared
         (sent,) = pullback(cell.message, point.before)(message)

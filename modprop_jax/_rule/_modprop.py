@@ -8,7 +8,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from .._cell import AbstractCell, LeakyCell, NeuronCell
-from .._cell._base import stopped_message
+from .._cell._separable import stopped_message
 from .._credit import Back, Credit, Point, Record
 from .._reverse import inner_cell
 from .._static import Constant, constant, numeric

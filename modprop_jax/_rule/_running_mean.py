@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .._cell import NeuronCell
 from .._credit import Record
+from .._flags import entering, erase, settled
 from .._tree import pullback, stop
 from ._filter import counts, sum_by_type
 from ._types import Types
@@ -25,9 +26,9 @@ class RunningMean(eqx.Module):
     def before(
         self, types: Types, cell: NeuronCell, batch_shape: tuple[int, ...]
     ) -> tuple[Array, Array]:
-        """(steps so far, μ (*batch, C)) before the first step: zeros."""
+        """(steps so far (*batch), μ (*batch, C)) before the first step: zeros."""
         shape = (*batch_shape, counts(types, cell.hidden_size).size)
-        return jnp.zeros((), jnp.int32), jnp.zeros(shape, cell.weight_rec.dtype)
+        return jnp.zeros(batch_shape, jnp.int32), jnp.zeros(shape, cell.weight_rec.dtype)
 
     def after(
         self, types: Types, cell: NeuronCell, record: Record, so_far: PyTree
@@ -36,16 +37,21 @@ class RunningMean(eqx.Module):
         sizes = jnp.asarray(counts(types, cell.hidden_size), cell.weight_rec.dtype)
 
         def step(carry, at):
-            (count, mean), before = carry
-            state, drive = at
+            so_far, before = carry
+            state, drive, flags = at
+            before = entering(cell, flags, before)
+            if flags is not None:
+                so_far = erase(flags.fresh, so_far)
+            count, mean = so_far
             h = sum_by_type(_derivative(cell, before, drive), types)
             h = h / jnp.broadcast_to(sizes, h.shape)
             count = count + 1
-            so_far = count, mean + (h - mean) / count.astype(mean.dtype)
-            return (so_far, state), mean
+            after = count, mean + (h - mean) / count[..., None].astype(mean.dtype)
+            return (settled(flags, after, so_far), state), mean
 
         states, drives, before = stop((record.states, record.drives, record.before))
-        (so_far, _), means = lax.scan(step, (so_far, before), (states, drives))
+        seen = states, drives, record.flags
+        (so_far, _), means = lax.scan(step, (so_far, before), seen)
         return means, so_far
 
 

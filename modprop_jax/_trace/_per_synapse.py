@@ -8,8 +8,8 @@ from jaxtyping import Array, PyTree
 
 from .._cell import AbstractCell, NeuronCell
 from .._credit import Credit, Record
-from .._reverse import charge_neurons, elementwise, inner_cell, respond
-from .._tree import inexact, shifted
+from .._reverse import charge_neurons, inner_cell, points_of, respond
+from .._tree import inexact
 from ._base import AbstractTrace, batch_shape, boundary, units
 
 
@@ -40,7 +40,7 @@ class PerSynapse(AbstractTrace):
         def zeros(p, pre=()):
             return jnp.zeros((rows, *batch, n, *pre), p.dtype)
 
-        own, _ = elementwise(inner)
+        own, _ = inner.split()
         for path, p in jax.tree_util.tree_leaves_with_path(own):
             if p.shape not in ((), (n,)):
                 raise ValueError(
@@ -70,7 +70,7 @@ class PerSynapse(AbstractTrace):
             # one leading axis: XLA's CPU reduction over two is an order of magnitude slower
             return jnp.sum(flat[..., None] * m.reshape(*flat.shape, -1), axis=0)
 
-        like, rest = elementwise(cell)
+        like, rest = cell.split()
         own = jax.tree.map(lambda m, p: _reduce(neuron(m), p), own, like)
         gradient = jax.tree.map(lambda p: None, inexact(rest))
         if rec is not None:
@@ -87,7 +87,7 @@ class PerSynapse(AbstractTrace):
         batch = record.xs.shape[1:-1]
         zero = boundary(rule, cell, record.before, batch)
         rows = units(zero, batch, self._together(zero))
-        own, rest = elementwise(inner)
+        own, rest = inner.split()
         n = inner.hidden_size
         # one copy a step and neuron: elementwise code then sees equal shapes
         own = jax.tree.map(lambda p: jnp.broadcast_to(p, (len(record.xs), n)), own)
@@ -107,8 +107,7 @@ class PerSynapse(AbstractTrace):
 
         start, fresh_own, drive = jax.vmap(response)(rows)
         carry = self._rows(start, 1)
-        before = shifted(record.before, record.states)
-        pre = flat(inner.message(before)), flat(record.xs)
+        pre = flat(inner.message(points_of(inner, record).before)), flat(record.xs)
 
         def neuron(m, fresh):
             past = _moved(carry, _merge(m, carry[0])[..., None])[..., 0]

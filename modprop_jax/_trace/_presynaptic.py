@@ -9,8 +9,8 @@ from jaxtyping import Array, PyTree
 
 from .._cell import AbstractCell, Filtered, NeuronCell
 from .._credit import Credit, Record
-from .._reverse import inner_cell
-from .._tree import shifted
+from .._flags import erase, select
+from .._reverse import inner_cell, points_of
 from ._base import AbstractTrace, batch_shape
 from ._per_synapse import PerSynapse, with_weights
 
@@ -103,7 +103,7 @@ class Presynaptic(AbstractTrace):
         own, (rec, into, bias) = trace
         empty = (None, None, None)
         own, _ = self._neuron.extend(rule, cell, prepared, record, (own, empty))
-        sent = shifted(inner.message(record.before), inner.message(record.states))
+        sent = inner.message(points_of(inner, record).before)
         taps, start = self._taps(inner, prepared, record)
         count = len(self._groups)
 
@@ -128,23 +128,26 @@ class Presynaptic(AbstractTrace):
         """Taps (T, *batch, channels) for a segment's activity; and what unit credit at its end is
         at its start: local (*batch, C), modulated and summed (*batch, C, C).
 
-        `batch` is () unless the rule observes a μ of each example.
+        `batch` is () unless the rule observes a μ of each example, or sequences end inside.
         """
         steps, dtype = len(record.xs), cell.weight_rec.dtype
         leak, gain = jnp.asarray(cell.leak, dtype), jnp.asarray(cell.gain, dtype)
         count = len(self._groups)
-        if self.types is None:
+        observed = record.observed if isinstance(record.observed, jax.Array) else None
+        each = observed is not None or record.flags is not None
+        batch = record.xs.shape[1:-1] if each else ()
+        if self.types is None and record.flags is None:
             powers = leak ** jnp.arange(steps, -1, -1, dtype=dtype)
             nothing = jnp.zeros((1, 1), dtype)
             return gain * powers[1:, None], (powers[:1], nothing, nothing)
-        filters, _ = prepared
-        observed = record.observed if isinstance(record.observed, jax.Array) else None
-        batch = () if observed is None else observed.shape[1:-1]
         eye = jnp.broadcast_to(jnp.eye(count, dtype=dtype), (*batch, count, count))
 
-        def older(carry, mu):
+        def back(carry, mu):
             # credit by type (of unit credit on a type's neurons; on each modulator, [c, a]), back
             local, modulated, summed = carry
+            if self.types is None:
+                return (local * leak, modulated, summed), local
+            filters, _ = prepared
             here = jnp.concatenate([local, modulated.reshape(*batch, -1)], axis=-1)
             across = None if mu is None else jnp.broadcast_to(mu[..., None, :], eye.shape)
             decay = leak - filters.own(local, mu)
@@ -152,8 +155,16 @@ class Presynaptic(AbstractTrace):
             decays = jnp.broadcast_to(decay[..., None, :], modulated.shape)
             return (local * decay, modulated * decays + crossed, summed), here
 
+        def older(carry, at):
+            mu, flags = at
+            before, here = back(carry, mu)
+            if flags is not None:
+                before = erase(flags.fresh, select(flags.keep, before, carry))
+                here = erase(~flags.keep, here)
+            return before, here
+
         unit = jnp.ones((*batch, count), dtype), jnp.zeros_like(eye), eye
-        start, taps = lax.scan(older, unit, observed, steps, reverse=True)
+        start, taps = lax.scan(older, unit, (observed, record.flags), steps, reverse=True)
         return gain * taps, start
 
 

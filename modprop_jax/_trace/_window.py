@@ -8,7 +8,7 @@ from jaxtyping import Array, PyTree
 
 from .._cell import AbstractCell, Filtered
 from .._credit import Credit, Point, Record
-from .._reverse import elementwise, inner_cell
+from .._reverse import inner_cell
 from .._tree import shifted
 from ._base import AbstractTrace, batch_shape
 from ._per_synapse import with_weights
@@ -28,7 +28,7 @@ class Window(AbstractTrace):
     def init(self, rule: Any, cell: AbstractCell, state: PyTree) -> PyTree:
         """Zeros: nothing was sent."""
         inner: Any = inner_cell(cell)
-        if isinstance(cell, Filtered) or jax.tree.leaves(elementwise(inner)[0]):
+        if isinstance(cell, Filtered) or jax.tree.leaves(inner.split()[0]):
             raise ValueError(
                 f"ModProp(taps={self.steps}) streams on a LeakyCell whose tau does not train, not "
                 f"on this {type(cell).__name__}: make tau a float, leave taps at None, or learn "
@@ -71,6 +71,11 @@ class Window(AbstractTrace):
     ) -> PyTree:
         """The newest S vectors stay; what leaves the window joins the older activity."""
         del rule, prepared
+        if record.flags is not None:
+            raise ValueError(
+                f"ModProp(taps={self.steps}) does not stream with done= or mask=: leave taps at "
+                "None, or learn offline (from a bare state)."
+            )
         inner: Any = inner_cell(cell)
         sent = shifted(inner.message(record.before), inner.message(record.states))
         steps, dtype = len(record.xs), inner.weight_rec.dtype

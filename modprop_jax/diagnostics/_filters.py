@@ -74,7 +74,7 @@ def running_mu(
     rule.check(cell)
     inner: Any = stop(inner_cell(cell).effective())
     batch = xs.shape[1:-1]
-    _, _, record = forward(inner, inner.init(batch), xs, 1)
+    _, _, record = forward(inner, inner.init(batch), xs, None, 1)
     means, (_, last) = rule.observe(inner, None, record, rule.unobserved(inner, batch))
     return jnp.concatenate([means[1:], last[None]])
 

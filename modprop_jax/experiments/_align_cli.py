@@ -8,7 +8,7 @@ from ..tasks import TASKS
 from ._align import execute_align, new_folder, reopen_align
 from ._align_config import AlignConfig
 from ._catalogue import DEFAULT_RULES
-from ._options import Folder, Mu, PresetFloat, PresetInt, TaskName
+from ._options import CellName, Folder, Mu, PresetFloat, PresetInt, TaskName
 from ._storage import RunFolder
 
 
@@ -29,6 +29,7 @@ def align(
     batch: PresetInt = None,
     hidden_size: PresetInt = None,
     learning_rate: PresetFloat = None,
+    cell: CellName = None,
     mu: Mu = None,
 ) -> Callable[[], int]:
     """Follow how well each rule's gradient points along training, and where it leads.
@@ -74,6 +75,8 @@ def align(
         batch: Trials in a training batch.
         hidden_size: Neurons.
         learning_rate: The optimizer's; the preset's is Adam's, sgd takes 20 times it.
+        cell: Kind of neuron in place of the preset's, with options of its own and the
+            preset's time constant; `modprop-jax list` shows them.
         mu: ModProp's stand-in for the activation's derivative; auto measures it.
     """
     if (resume is None) == (task is None):
@@ -99,6 +102,7 @@ def align(
             batch=batch,
             hidden_size=hidden_size,
             learning_rate=learning_rate,
+            cell=cell,
             mu=mu,
         )
         folder = new_folder(config, out)

@@ -16,7 +16,7 @@ from ..diagnostics import alignment_matrix, credit_profile, generalisation_gap, 
 from ..tasks import Preset, TASKS
 from ._align_config import AlignConfig
 from ._catalogue import build_rule
-from ._network import cell_types
+from ._network import cell_types, recurrent_weights
 from ._setup import setup
 from ._train import Data, Loss, stream_keys
 
@@ -63,6 +63,8 @@ def _measurements(
     def trials(key, count):
         return TASKS[task].batch(key, count, **preset.data)
 
+    recurrent = recurrent_weights(preset)
+
     def scalar(*args):
         return loss(*args)[0]
 
@@ -71,7 +73,7 @@ def _measurements(
         batch_key, larger_key, noise_key, start_key = jr.split(key, 4)
         batch = trials(batch_key, size)
         larger = trials(larger_key, _LARGER * size)
-        top = hessian_top(scalar, model, *batch, where=_weight_rec, key=start_key)
+        top = hessian_top(scalar, model, *batch, where=recurrent, key=start_key)
         gap = generalisation_gap(
             loss, model, larger, evaluate(eval_key), key=noise_key, sd=noise, bounds=bounds
         )
@@ -136,10 +138,6 @@ def _by_seed(measure: Callable) -> Callable:
         return jax.lax.map(one, (arrays, own_keys, stream_keys(keys)[1]))
 
     return lambda model, keys: jax.tree.map(np.asarray, compiled(model, keys))
-
-
-def _weight_rec(model: Any) -> Any:
-    return model.rnn.cell.weight_rec
 
 
 def _unit_bounds(evaluate: Data) -> tuple[float, float] | None:

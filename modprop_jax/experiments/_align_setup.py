@@ -58,7 +58,7 @@ def plain_sgd(preset: Preset) -> optax.GradientTransformation:
             optax.sgd(learning_rate),
         ]
         if dale is not None:
-            steps.append(optax.masked(optim.dale(dale), signed_weights))
+            steps.append(optax.masked(optim.dale(dale), signed_weights(preset)))
         return optax.chain(*steps)
 
     return optax.inject_hyperparams(descend)(learning_rate=preset.learning_rate)

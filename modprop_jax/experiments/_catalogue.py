@@ -3,15 +3,103 @@
 import dataclasses
 import difflib
 import inspect
+import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from .._cell import LeakyCell, RateCell
+import numpy as np
+
+from .._cell import ALIFCell, LeakyCell, LIFCell, RateCell
+from .._cell._lif import AbstractLIF
 from .._rule import BPTT, EProp, MDGL, ModProp, RTRL
+from ..tasks import Preset
 
 
-CELLS: dict[str, Any] = {"leaky": LeakyCell, "rate": RateCell}
+@dataclasses.dataclass(frozen=True)
+class CellEntry:
+    """A cell by name.
+
+    - `cell`: the class; `cell(in_size, hidden_size, key=key, **options)`.
+    - `settings(preset)`: what changes in a preset that was made for another cell; see `with_cell`.
+    - `recurrent`: names of the cell's recurrent parameters.
+    - `neurons`: whether it has `signs=`, `weight_rec` and `weight_in`: Dale's law, sparse synapses
+      and scaled initial weights need them.
+    - `build`: what makes it, if not the class itself.
+    """
+
+    cell: Any
+    settings: Callable[[Preset], Mapping[str, Any]] = lambda preset: {}
+    recurrent: tuple[str, ...] = ("weight_rec",)
+    neurons: bool = True
+    build: Callable[..., Any] | None = None
+
+    def __call__(self, in_size: int, hidden_size: int, **options: Any) -> Any:
+        """A cell of this kind."""
+        return (self.build or self.cell)(in_size, hidden_size, **options)
+
+
+def _partly_adaptive(
+    in_size: int, hidden_size: int, *, beta: float, adaptive: float = 1.0, **options: Any
+) -> ALIFCell:
+    """An `ALIFCell` of whose neurons a share adapts, evenly spread; the others have beta 0."""
+    counts = [math.floor(i * adaptive) for i in range(hidden_size + 1)]
+    betas = [beta * (after - before) for before, after in itertools.pairwise(counts)]
+    return ALIFCell(in_size, hidden_size, beta=np.array(betas), **options)
+
+
+def _tau(preset: Preset) -> float:
+    return preset.cell_options.get("tau", 20.0)
+
+
+def _leaky(preset: Preset) -> Mapping[str, Any]:
+    return {"cell_options": {"tau": _tau(preset)}}
+
+
+def _rate(preset: Preset) -> Mapping[str, Any]:
+    return {"cell_options": {"alpha": 1 - math.exp(-1 / _tau(preset))}}
+
+
+def _spiking(**options: Any) -> Callable[[Preset], Mapping[str, Any]]:
+    """A membrane that is an average of its drive, and a readout as slow as it."""
+
+    def settings(preset):
+        if preset.cell in ("lif", "alif"):
+            shared = inspect.signature(AbstractLIF.__init__).parameters
+            kept = {name: value for name, value in preset.cell_options.items() if name in shared}
+            fields = ("readout_tau", "scale_readout", "rate_cost")
+            return {"cell_options": options | kept} | {f: getattr(preset, f) for f in fields}
+        membrane = {"tau": _tau(preset), "threshold": 0.1, "scale_input": True}
+        leaky = {"readout_tau": membrane["tau"], "scale_readout": True}
+        return {"cell_options": membrane | options} | leaky
+
+    return settings
+
+
+CELLS: dict[str, CellEntry] = {
+    "leaky": CellEntry(LeakyCell, _leaky),
+    "rate": CellEntry(RateCell, _rate),
+    "lif": CellEntry(LIFCell, _spiking()),
+    "alif": CellEntry(
+        ALIFCell,
+        _spiking(beta=1.8, tau_adaptation=200.0, scale_adaptation=True, adaptive=0.5),
+        build=_partly_adaptive,
+    ),
+}
+
+
+def with_cell(preset: Preset, name: str) -> Preset:
+    """The preset with another cell: its time constant stays, as does what is not the cell's."""
+    entry = CELLS[known("cell", name, CELLS)]
+    if name == preset.cell:
+        return preset
+    changes: dict[str, Any] = {"cell_options": {}, "readout_tau": None, "scale_readout": False}
+    changes["rate_cost"] = 0.0
+    if not entry.neurons:
+        changes |= {"excitatory": None, "shrink": 0.0, "connectivity": 0.0, "density": 1.0}
+        changes |= {"input_scale": 1.0, "recurrent_scale": 1.0}
+    changes |= entry.settings(preset)
+    return dataclasses.replace(preset, cell=name, **changes)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from ._bench import bench
 from ._catalogue import CELLS, DEFAULT_RULES, known, RULES, summary
 from ._compare import execute, reopen
 from ._config import Config
-from ._options import Folder, Mu, PresetFloat, PresetInt, TaskName
+from ._options import CellName, Feedback, Folder, Mu, PresetFloat, PresetInt, TaskName
 from ._storage import RunFolder
 
 
@@ -30,6 +30,8 @@ def compare(
     batch: PresetInt = None,
     hidden_size: PresetInt = None,
     learning_rate: PresetFloat = None,
+    cell: CellName = None,
+    feedback: Feedback = None,
     mu: Mu = None,
 ) -> Callable[[], int]:
     """Train one network under several credit rules and compare what it learns.
@@ -58,6 +60,9 @@ def compare(
         batch: Trials in a training batch.
         hidden_size: Neurons.
         learning_rate: Adam's.
+        cell: Kind of neuron in place of the preset's, with options of its own and the
+            preset's time constant; `modprop-jax list` shows them.
+        feedback: How the readout sends error back; adaptive feedback learns as the readout does.
         mu: ModProp's stand-in for the activation's derivative; auto measures it.
     """
     if (resume is None) == (task is None):
@@ -80,6 +85,8 @@ def compare(
             batch=batch,
             hidden_size=hidden_size,
             learning_rate=learning_rate,
+            cell=cell,
+            feedback=feedback,
             mu=mu,
         )
         folder = RunFolder.create(config, out)
@@ -96,7 +103,7 @@ def list_names() -> Callable[[], int]:
     sections = {
         "tasks": {name: task.description for name, task in TASKS.items()},
         "rules": {name: rule.description for name, rule in RULES.items()},
-        "cells": {name: summary(cell) for name, cell in CELLS.items()},
+        "cells": {name: summary(entry.cell) for name, entry in CELLS.items()},
     }
 
     def work() -> int:

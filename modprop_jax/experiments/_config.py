@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from ..tasks import Preset, Task, TASKS
-from ._catalogue import build_rule, known
-from ._network import cell_types
+from ._catalogue import build_rule, known, with_cell
+from ._network import build_network, cell_types
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,14 +37,14 @@ class Config:
         given = {name: value for name, value in overrides.items() if value is not None}
         for name in given:
             known("setting", name, [field.name for field in dataclasses.fields(Preset)])
+        settings = with_cell(settings, given.pop("cell", settings.cell))
         n = given.get("hidden_size", settings.hidden_size)
         if settings.excitatory is not None and "excitatory" not in given:
             # A resized layer keeps its share of excitatory neurons.
             given["excitatory"] = round(settings.excitatory * n / settings.hidden_size)
         settings = dataclasses.replace(settings, **given)
         _check(settings, rules, seeds)
-        for rule in rules:
-            build_rule(rule, cell_types(settings), mu=settings.mu)
+        _check_rules(entry, settings, rules)
         created = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         return cls(task, preset, tuple(rules), seeds, settings, environment(), created)
 
@@ -103,3 +103,15 @@ def _check(settings: Preset, rules: Sequence[str], seeds: int) -> None:
     twice = [rule for rule in rules if rules.count(rule) > 1]
     if twice:
         raise ValueError(f"rule {twice[0]!r} is given twice.")
+
+
+def _check_rules(task: Task, settings: Preset, rules: Sequence[str]) -> None:
+    """A ValueError unless the network can be built and every rule serves its cell."""
+    built = [build_rule(rule, cell_types(settings), mu=settings.mu) for rule in rules]
+
+    def outline(key):
+        cell = build_network(task, settings, key).rnn.cell
+        for rule in built:
+            rule.check(cell)
+
+    jax.eval_shape(outline, jax.random.key(0))

@@ -15,6 +15,11 @@ Folder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hi
 _PRESETS = "(default: the preset's)"
 PresetInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=_PRESETS)]
 PresetFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint=_PRESETS)]
+CellName = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint=_PRESETS)]
+Feedback = Annotated[
+    Literal["symmetric", "random", "adaptive"] | None,
+    tyro.conf.arg(help_behavior_hint=_PRESETS),
+]
 Mu = Annotated[
     float | Literal["auto"] | None, tyro.conf.arg(metavar="FLOAT|auto", help_behavior_hint=_PRESETS)
 ]

@@ -3,7 +3,7 @@
 import functools
 import json
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -12,9 +12,10 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, Key
 
+from .._rate_cost import rate_cost
 from ..tasks import Preset, TASKS
 from ._config import Config
-from ._network import build_network, build_optimizer
+from ._network import build_network, build_optimizer, Network
 from ._train import Data, initial_state, Loss, State
 
 
@@ -49,8 +50,15 @@ def _setup(task_name: str, settings: str) -> Setup:
         models = eqx.filter_vmap(lambda key: build_network(task, preset, key))(keys)
         return initial_state(models, optimizer)
 
-    def loss(model: Any, xs: Array, ys: Array) -> tuple[Array, Array]:
-        return task.loss(model(xs), ys)
+    def loss(model: Network, xs: Array, ys: Array) -> tuple[Array, Array]:
+        zs = model.rnn(xs)
+        value, score = task.loss(model.read(zs), ys)
+        if preset.rate_cost:
+            counts = zs[-1, ..., preset.hidden_size :]
+            cost = rate_cost(counts, len(xs), target=preset.rate_target, strength=preset.rate_cost)
+            # Its gradient only: the loss that is reported is the task's.
+            value = value + (cost - jax.lax.stop_gradient(cost))
+        return value, score
 
     return Setup(
         start,

@@ -1,11 +1,18 @@
 """Tasks: pure functions of a key that return time-major `(xs, ys)`; registry."""
 
+from ._copy_memory import COPY_MEMORY, copy_memory as copy_memory
+from ._delayed_match import DELAYED_MATCH, delayed_match as delayed_match
 from ._delayed_xor import DELAYED_XOR, delayed_xor as delayed_xor
 from ._digits import (
     SEQUENTIAL_DIGITS,
     sequential_digits as sequential_digits,
     sequential_digits_split as sequential_digits_split,
 )
+from ._evidence_accumulation import (
+    EVIDENCE_ACCUMULATION,
+    evidence_accumulation as evidence_accumulation,
+)
+from ._flip_flop import FLIP_FLOP, flip_flop as flip_flop
 from ._pattern_generation import PATTERN_GENERATION, pattern_generation as pattern_generation
 from ._task import (
     cross_entropy as cross_entropy,
@@ -17,5 +24,14 @@ from ._task import (
 
 # A new task is a file that ends in such a record, and its name here.
 TASKS: dict[str, Task] = {
-    task.name: task for task in (DELAYED_XOR, PATTERN_GENERATION, SEQUENTIAL_DIGITS)
+    task.name: task
+    for task in (
+        DELAYED_XOR,
+        PATTERN_GENERATION,
+        SEQUENTIAL_DIGITS,
+        DELAYED_MATCH,
+        COPY_MEMORY,
+        FLIP_FLOP,
+        EVIDENCE_ACCUMULATION,
+    )
 }

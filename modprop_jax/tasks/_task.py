@@ -26,6 +26,26 @@ class Preset:
     """A name of `modprop_jax.experiments.CELLS`."""
     cell_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Further keyword arguments of the cell, such as `{"tau": 100.0}`."""
+    readout_tau: float | None = None
+    """The readout sees the emission through a leak exp(−1 / `readout_tau`), in steps; None: plain.
+    """
+    scale_readout: bool = False
+    """The leaky readout takes in 1 − leak of the emission; else all of it."""
+    readout_steps: int | None = None
+    """The loss reads so many steps at the end; None: what the task says."""
+    readout_bias: bool = True
+    """Whether outputs have a bias."""
+    feedback: Literal["symmetric", "random", "adaptive"] = "symmetric"
+    """How the readout sends error back; see `modprop_jax.Readout`."""
+    dale_readout: bool = True
+    """Dale's law, where there is one, binds the readout too."""
+    input_scale: float = 1.0
+    """Multiplies the initial input weights ..."""
+    recurrent_scale: float = 1.0
+    """... and these the recurrent ones."""
+    density: float = 1.0
+    """Dale's law: share of the recurrent synapses that exist at the start. Below 1, a synapse that
+    is at zero does not learn: only `connectivity` brings it back."""
     excitatory: int | None = None
     """Dale's law: the first `excitatory` neurons are +, all others −; None: no law."""
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -35,6 +55,11 @@ class Preset:
     decay: float = 1.0
     decay_every: int = 1
     l2: float = 0.0
+    rate_cost: float = 0.0
+    """Spiking cells: the objective also has this times ½ Σ_j (rate_j − `rate_target`)², with each
+    neuron's mean rate over steps and trials; it is no part of the loss that is reported."""
+    rate_target: float = 0.01
+    """In spikes a step."""
     shrink: float = 0.0
     """Dale's law: magnitudes also shrink by this times the learning rate in every step ..."""
     connectivity: float = 0.0
@@ -57,7 +82,8 @@ class Task:
     - `loss(outputs, ys) -> (loss, accuracy)`: both scalars. A task that has no accuracy
       returns a score in its place, one that grows with success and is 1 at best (such as R²).
     - `readout`: whether `outputs` holds the `"last"` step only, `(size, out_size)`, or
-      `"every"` step, `(T, size, out_size)`.
+      `"every"` step, `(T, size, out_size)`; a preset with `readout_steps` asks for the last k
+      steps, `(k, size, out_size)`.
     - `score`: what tables and figures call the second output of `loss`.
     """
 

@@ -1,0 +1,112 @@
+import abc
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from ._separable import SeparableCell
+
+
+Cell = TypeVar("Cell", bound="GatedCell")
+
+
+class GatedCell(SeparableCell):
+    """What GRUCell and LSTMCell share: the weights of all gates stacked, one connectivity."""
+
+    weight_ih: Float[Array, "gates m"]
+    weight_hh: Float[Array, "gates n"]
+    bias: Float[Array, " gates"] | None
+    mask: Bool[Array, "n n"] | None
+
+    def __init__(self, like: Any, mask: Any):
+        """**Arguments:** `like`: a cell of equinox, whose arrays it takes. `mask`: connectivity."""
+        self.weight_ih = like.weight_ih
+        self.weight_hh = like.weight_hh
+        self.bias = like.bias
+        self.mask = _connectivity(mask, like.hidden_size)
+
+    @property
+    def in_size(self) -> int:
+        """Number of input features, m."""
+        return self.weight_ih.shape[-1]
+
+    @property
+    def hidden_size(self) -> int:
+        """Number of units, n."""
+        return self.weight_hh.shape[-1]
+
+    @abc.abstractmethod
+    def recurrent(self, drive: Any) -> tuple[Float[Array, "*batch n"], ...]:
+        """The part of each gate's drive, or of credit on it, that other units contribute to."""
+
+    def received(self, drive: Any, like: Array) -> Float[Array, "*batch n"]:
+        """`weight_hhᵀ drive`, of a cell whose mask is applied (`effective`)."""
+        del like
+        return jnp.concatenate(self.recurrent(drive), axis=-1) @ self.weight_hh
+
+    def received_own(self, drive: Any, like: Array) -> Float[Array, "*batch n"]:
+        """`Σ diag(U) drive` over the gates, of a cell whose mask is applied."""
+        del like
+        n = self.hidden_size
+        own = jnp.diagonal(self.weight_hh.reshape(-1, n, n), axis1=1, axis2=2)
+        each = [jnp.broadcast_to(w, d.shape) * d for w, d in zip(own, self.recurrent(drive))]
+        return functools.reduce(jnp.add, each)
+
+    def effective(self) -> "GatedCell":
+        """The same cell with masked weights and no mask (so the mask is applied only once)."""
+        if self.mask is None:
+            return self
+        return eqx.tree_at(lambda c: (c.weight_hh, c.mask), self, (self._masked(), None))
+
+    def _gates(self, message: Array, x: Array) -> tuple[list[Array], list[Array]]:
+        """What units receive from outside and from each other, gate by gate."""
+        outside = plus(x @ self.weight_ih.T, self.bias)
+        inside = message @ self._masked().T
+        gates = self.weight_hh.shape[0] // self.hidden_size
+        return jnp.split(outside, gates, axis=-1), jnp.split(inside, gates, axis=-1)
+
+    def _masked(self) -> Float[Array, "gates n"]:
+        if self.mask is None:
+            return self.weight_hh
+        n = self.hidden_size
+        gates = self.weight_hh.reshape(-1, n, n)
+        mask = jnp.broadcast_to(self.mask, gates.shape)
+        return jnp.where(mask, gates, 0).reshape(self.weight_hh.shape)
+
+
+def taken(make: Callable[..., Cell], namesake: type, cell: Any, mask: Any) -> Cell:
+    """One of our cells with the arrays of its namesake in `equinox.nn`."""
+    if not isinstance(cell, namesake):
+        raise ValueError(
+            f"from_equinox takes an equinox.nn.{namesake.__name__} here, but a "
+            f"{type(cell).__name__} came."
+        )
+    sizes, key = (cell.input_size, cell.hidden_size), jax.random.key(0)
+    new = make(*sizes, use_bias=cell.use_bias, mask=mask, key=key)
+
+    def arrays(cell):
+        each = [getattr(cell, name) for name in new.drive_parameters]
+        return [array for array in each if array is not None]
+
+    return eqx.tree_at(arrays, new, arrays(cell))
+
+
+def plus(array: Float[Array, "*batch n"], bias: Float[Array, " n"] | None) -> Array:
+    """The sum; without a bias, the array."""
+    return array if bias is None else array + jnp.broadcast_to(bias, array.shape)
+
+
+def _connectivity(mask: Any, n: int) -> Bool[Array, "n n"] | None:
+    if mask is None:
+        return None
+    mask = jnp.asarray(mask)
+    if mask.shape != (n, n) or mask.dtype != jnp.bool_:
+        raise ValueError(
+            f"mask must be boolean of shape {(n, n)} [post, pre], but is {mask.dtype} of shape "
+            f"{mask.shape}."
+        )
+    return mask

@@ -1,0 +1,138 @@
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from ._separable import SeparableCell
+
+
+class LRUCell(SeparableCell):
+    r"""Linear recurrent unit: complex, diagonal and linear, so that units never meet.
+
+    \[ h_t = \lambda \odot h_{t-1} + e^{\gamma} \odot (B x_t), \qquad
+       y_t = \mathrm{Re}(C h_t) + D \odot x_t, \qquad
+       \lambda = \exp(-e^{\nu} + i e^{\theta}) \]
+
+    with ν, θ, γ = `nu`, `theta`, `gamma_log` (n,), B = `B_re` + i `B_im` (n, m), C = `C_re` +
+    i `C_im` (m, n) and D = `D` (m,). It emits as many features as come in. All arrays are real:
+    an optimizer meets no complex conjugate. State: `(Re h, Im h, x)`, of n, n and m features;
+    the last input is there because the emission reads it. Time O(n·m) a step and example.
+
+    A unit receives nothing from others, so local credit is all credit: `DiagonalRTRL` (and
+    `EProp`) give the exact gradient of one layer.
+
+    Source: Orvieto, Smith, Gu, Fernando, Gulcehre, Pascanu & De, ICML 2023 (arXiv 2303.06349).
+    """
+
+    nu: Float[Array, " n"]
+    theta: Float[Array, " n"]
+    gamma_log: Float[Array, " n"]
+    B_re: Float[Array, "n m"]
+    B_im: Float[Array, "n m"]
+    C_re: Float[Array, "m n"]
+    C_im: Float[Array, "m n"]
+    D: Float[Array, " m"]
+
+    def __init__(
+        self,
+        in_size: int,
+        hidden_size: int,
+        *,
+        r_min: float = 0.0,
+        r_max: float = 1.0,
+        max_phase: float = 2 * math.pi,
+        dtype: Any = None,
+        key: PRNGKeyArray,
+    ):
+        """**Arguments:**
+
+        - `in_size`, `hidden_size`: m inputs and outputs, n complex units.
+        - `r_min`, `r_max`, `max_phase`: λ is drawn uniformly from the ring
+            `r_min ≤ |λ| ≤ r_max` with a phase in (0, `max_phase`). Long memories need an `r_min`
+            near 1, and then a small phase.
+        - `dtype`: of the parameters, real; the JAX default if None.
+        - `key`: for λ, `B ~ N(0, 1/m)` and `C ~ N(0, 2/n)` (both of complex entries), and
+            `D ~ N(0, 1)`. `gamma_log` starts at log √(1 - |λ|²): white inputs of
+            variance 1 then keep E|h|² = 1.
+        """
+        if not 0 <= r_min <= r_max <= 1:
+            raise ValueError(
+                f"r_min and r_max must satisfy 0 <= r_min <= r_max <= 1, but are {r_min} and "
+                f"{r_max}."
+            )
+        if not max_phase > 0:
+            raise ValueError(f"max_phase must be positive, but is {max_phase}.")
+        dtype = jnp.dtype(dtype or jnp.result_type(float))
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(
+                f"dtype must be a real float, but is {dtype}: complex numbers are kept as pairs."
+            )
+        n, m, tiny = hidden_size, in_size, float(jnp.finfo(dtype).eps)
+        keys = jr.split(key, 7)
+        # 1 - |λ|², so that no digits are lost near the unit circle
+        missing = jr.uniform(keys[0], (n,), dtype, 1 - r_max**2, 1 - r_min**2)
+        missing = jnp.clip(missing, tiny, 1 - tiny)
+        self.nu = jnp.log(-0.5 * jnp.log1p(-missing))
+        self.theta = jnp.log(max_phase * jr.uniform(keys[1], (n,), dtype, tiny))
+        self.gamma_log = 0.5 * jnp.log(missing)
+        into, out = 1 / math.sqrt(2 * max(m, 1)), 1 / math.sqrt(n)
+        self.B_re = into * jr.normal(keys[2], (n, m), dtype)
+        self.B_im = into * jr.normal(keys[3], (n, m), dtype)
+        self.C_re = out * jr.normal(keys[4], (m, n), dtype)
+        self.C_im = out * jr.normal(keys[5], (m, n), dtype)
+        self.D = jr.normal(keys[6], (m,), dtype)
+
+    @property
+    def in_size(self) -> int:
+        """Number of input and output features, m."""
+        return self.B_re.shape[-1]
+
+    @property
+    def hidden_size(self) -> int:
+        """Number of complex units, n."""
+        return self.B_re.shape[-2]
+
+    @property
+    def drive_parameters(self) -> tuple[str, ...]:
+        """The input weights and their gain."""
+        return "gamma_log", "B_re", "B_im"
+
+    @property
+    def emission_parameters(self) -> tuple[str, ...]:
+        """The output weights and the skip connection."""
+        return "C_re", "C_im", "D"
+
+    def init(self, batch_shape: tuple[int, ...] = ()) -> tuple[Array, Array, Array]:
+        """h = 0, and no input yet."""
+        h = jnp.zeros((*batch_shape, self.hidden_size), self.nu.dtype)
+        return h, h, jnp.zeros((*batch_shape, self.in_size), self.nu.dtype)
+
+    def message(self, state: tuple[Array, Array, Array]) -> None:
+        """None: units send nothing to each other."""
+        del state
+
+    def drive(
+        self, message: None, x: Float[Array, "*batch m"]
+    ) -> tuple[Float[Array, "*batch n"], Float[Array, "*batch n"], Float[Array, "*batch m"]]:
+        """`exp(γ) ⊙ (B x)`, real and imaginary part; and x itself, for the emission."""
+        del message
+        gain = jnp.exp(self.gamma_log)[:, None]
+        return x @ (gain * self.B_re).T, x @ (gain * self.B_im).T, x
+
+    def integrate(
+        self, state: tuple[Array, Array, Array], drive: tuple[Array, Array, Array]
+    ) -> tuple[Array, Array, Array]:
+        """Rotate and shrink each unit, and add its drive."""
+        h_re, h_im, _ = state
+        into_re, into_im, x = drive
+        modulus, phase = jnp.exp(-jnp.exp(self.nu)), jnp.exp(self.theta)
+        a = jnp.broadcast_to(modulus * jnp.cos(phase), h_re.shape)
+        b = jnp.broadcast_to(modulus * jnp.sin(phase), h_re.shape)
+        return a * h_re - b * h_im + into_re, b * h_re + a * h_im + into_im, x
+
+    def emit(self, state: tuple[Array, Array, Array]) -> Float[Array, "*batch m"]:
+        """`Re(C h) + D ⊙ x`."""
+        h_re, h_im, x = state
+        return h_re @ self.C_re.T - h_im @ self.C_im.T + jnp.broadcast_to(self.D, x.shape) * x

@@ -1,0 +1,180 @@
+"""The neuron cell: one drive, `W_rec message + W_in x + b`."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+
+from .._tree import inexact
+from ._init import balanced_dale, scaled_normal
+from ._separable import SeparableCell
+
+
+class NeuronCell(SeparableCell):
+    r"""Base of cells whose neurons are coupled only through a linear drive.
+
+    \[ s_t = \mathrm{integrate}(s_{t-1},\; W_{rec}\,\mathrm{message}(s_{t-1}) + W_{in} x_t + b) \]
+
+    Define `init`, `integrate` and `emit`, and, if it differs from the emission, `message` (what a
+    neuron sends through the recurrent weights): every local credit rule then serves your neuron.
+    ModProp also needs `gain`, and `membrane` where the state has several variables. Every state
+    variable has shape `(*batch, n)`, and all but the drive is elementwise over neurons. Parameters
+    of your own are one value (shape `()`) or one value a neuron (shape `(n,)`).
+
+    `weight_rec` is (post, pre) = (n, n), `weight_in` (n, m), `bias` (n,) or None. Weights are
+    effective, that is, signed; entries where `mask` (boolean connectivity) is False, and the
+    diagonal unless `autapses`, are zero in the drive and get zero gradient.
+    """
+
+    weight_rec: Float[Array, "n n"]
+    weight_in: Float[Array, "n m"]
+    bias: Float[Array, " n"] | None
+    mask: Bool[Array, "n n"] | None
+    autapses: bool = eqx.field(static=True)
+    signs: tuple[int, ...] | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        in_size: int,
+        hidden_size: int,
+        *,
+        key: PRNGKeyArray,
+        use_bias: bool = False,
+        autapses: bool = False,
+        mask: Any = None,
+        signs: Any = None,
+        dtype: Any = None,
+    ):
+        """**Arguments:**
+
+        - `in_size`, `hidden_size`: m inputs, n neurons.
+        - `key`: for the initial weights. Without `signs`, `W_rec ~ N(0, 1/n)` and
+            `W_in ~ N(0, 1/m)`; with `signs`, the balanced Dale recipe and `W_in ~ N(0, 1)`.
+        - `use_bias`: add a bias, initially zero.
+        - `autapses`: allow a neuron to drive itself.
+        - `mask`: boolean (n, n) connectivity [post, pre].
+        - `signs`: ±1 for each presynaptic neuron (Dale's law at the start;
+            `optim.dale` keeps it).
+        - `dtype`: of the parameters; the JAX default if None.
+        """
+        n = hidden_size
+        key_rec, key_in = jax.random.split(key)
+        if signs is None:
+            self.weight_rec = scaled_normal(key_rec, (n, n), dtype)
+            self.weight_in = scaled_normal(key_in, (n, in_size), dtype)
+        else:
+            signs = tuple(int(s) for s in np.asarray(signs))
+            if len(signs) != n or not set(signs) <= {-1, 1}:
+                raise ValueError(
+                    f"signs must hold +1 or -1 for each of the {n} neurons, but has "
+                    f"{len(signs)} entries with the values {sorted(set(signs))}."
+                )
+            self.weight_rec = balanced_dale(key_rec, signs, dtype)
+            self.weight_in = jax.random.normal(
+                key_in, (n, in_size), dtype or jnp.result_type(float)
+            )
+        self.bias = jnp.zeros(n, self.weight_rec.dtype) if use_bias else None
+        if mask is not None:
+            mask = jnp.asarray(mask)
+            if mask.shape != (n, n) or mask.dtype != jnp.bool_:
+                raise ValueError(
+                    f"mask must be boolean of shape {(n, n)} [post, pre], but is "
+                    f"{mask.dtype} of shape {mask.shape}."
+                )
+        self.mask = mask
+        self.autapses = autapses
+        self.signs = signs
+
+    @property
+    def in_size(self) -> int:
+        """Number of input features, m."""
+        return self.weight_in.shape[-1]
+
+    @property
+    def hidden_size(self) -> int:
+        """Number of neurons, n."""
+        return self.weight_rec.shape[-1]
+
+    @property
+    def drive_parameters(self) -> tuple[str, ...]:
+        """The weights and the bias."""
+        return "weight_rec", "weight_in", "bias"
+
+    def membrane(self, state: PyTree) -> Float[Array, "*batch n"]:
+        """The variable that the drive enters (selects one; ModProp filters credit on it)."""
+        leaves = jax.tree.leaves(inexact(state))
+        if len(leaves) != 1:
+            raise ValueError(
+                f"ModProp on {type(self).__name__} needs to know which of its {len(leaves)} "
+                "state variables the drive enters: define membrane(self, state)."
+            )
+        return leaves[0]
+
+    @property
+    def gain(self) -> Any:
+        """How much one unit of drive adds to the membrane: a number, or one a neuron."""
+        raise ValueError(
+            f"ModProp on {type(self).__name__} needs the gain with which the drive enters "
+            "the membrane: define the property gain(self)."
+        )
+
+    @property
+    def leak(self) -> Any:
+        """Nominal leak: `∂membrane_t / ∂membrane_{t-1}` at rest; a number, or one a neuron."""
+        rest = self.init(())
+        silent = jnp.zeros(self.hidden_size, self.weight_rec.dtype)
+        unit = jnp.ones_like(self.membrane(rest))
+        _, into = jax.vjp(self.membrane, rest)
+
+        def next_membrane(state):
+            return self.membrane(self.integrate(state, silent))
+
+        return jax.jvp(next_membrane, (rest,), into(unit))[1]
+
+    @property
+    def uniform_leak(self) -> bool:
+        """Whether `integrate` is `leak · state + gain · drive` with one leak for all neurons.
+
+        True lets the filters of type-specific ModProp act on presynaptic activity alone.
+        """
+        return False
+
+    def drive(
+        self, message: Float[Array, "*batch n"], x: Float[Array, "*batch m"]
+    ) -> Float[Array, "*batch n"]:
+        """Linear drive `W_rec message + W_in x + b`."""
+        drive = message @ self._masked().T + x @ self.weight_in.T
+        if self.bias is None:
+            return drive
+        return drive + jnp.broadcast_to(self.bias, drive.shape)
+
+    def received(self, drive: Array, like: Array) -> Float[Array, "*batch n"]:
+        """`W_recᵀ drive`, of a cell whose mask is applied (`effective`)."""
+        del like
+        return drive @ self.weight_rec
+
+    def received_own(self, drive: Array, like: Array) -> Float[Array, "*batch n"]:
+        """`diag(W_rec) drive`, of a cell whose mask is applied."""
+        del like
+        return drive * jnp.broadcast_to(jnp.diagonal(self.weight_rec), drive.shape)
+
+    def effective(self) -> "NeuronCell":
+        """The same cell with masked weights and no mask (so the mask is applied only once)."""
+        if self.mask is None and self.autapses:
+            return self
+        cell = eqx.tree_at(lambda c: c.weight_rec, self, self._masked())
+        cell = eqx.tree_at(lambda c: c.mask, cell, None, is_leaf=lambda m: m is None)
+        # autapses is static: tree_at cannot reach it
+        object.__setattr__(cell, "autapses", True)
+        return cell
+
+    def _masked(self) -> Float[Array, "n n"]:
+        weight = self.weight_rec
+        if not self.autapses:
+            weight = jnp.where(jnp.eye(weight.shape[-1], dtype=bool), 0, weight)
+        if self.mask is not None:
+            weight = jnp.where(self.mask, weight, 0)
+        return weight

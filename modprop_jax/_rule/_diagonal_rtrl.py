@@ -1,0 +1,66 @@
+import jax
+from jaxtyping import Array, PyTree
+
+from .._cell import AbstractCell, SeparableCell
+from .._credit import Back, Credit, Point
+from .._trace import AbstractTrace, PerUnit
+from ._base import AbstractRule, require_separable
+from ._eprop import EProp
+
+
+class DiagonalRTRL(AbstractRule):
+    r"""Exact RTRL of an element-wise recurrence, at the cost of its parameters.
+
+    \[ M_t = D_t M_{t-1} + F_t, \qquad \nabla_\theta = \sum_t c_t M_t, \qquad
+       J_t = D_t = \frac{\partial\,\mathrm{integrate}(s_{t-1}, drive_t)}{\partial s_{t-1}} \]
+
+    with \(c_t\) the direct credit of the emission. Where units send nothing to each other the state
+    Jacobian has no part but the own-unit \(D_t\), and the influence of a parameter stays in its
+    unit: one number a parameter and state variable, in place of n.
+
+    Exact: all parameters of one recurrent layer, however a sequence is cut. Approximate: what
+    layers below receive. Error goes down instantaneously: an input gets credit from the emission of
+    its own step alone, never through this layer's memory. In exchange a stack too gives the same
+    gradient streamed as offline (but for a `Filtered` emission, whose memory counts within a
+    segment). For exact credit through a stack use `EProp` or `BPTT`, offline.
+
+    Time: forward and the weight gradient. Memory O(T·n) offline; streamed, an example takes P
+    numbers a state variable, for P parameters that act on the state. Locality: a parameter knows
+    its unit's state, its own input, and the error at the layer's output.
+
+    Errors: ValueError for a cell whose units send messages, or whose parameters do not belong to
+    units.
+
+    Sources: Zucchet, Meier, Schug, Mujika & Sacramento, NeurIPS 2023 (arXiv 2305.15947); the same
+    structure in Elelimy, White, Bowling & White, NeurIPS 2024.
+    """
+
+    def check(self, cell: AbstractCell) -> None:
+        """Needs a separable cell without messages."""
+        inner = require_separable(self, cell)
+        if jax.eval_shape(lambda: inner.message(inner.init(()))) is not None:
+            raise ValueError(
+                f"DiagonalRTRL needs units that send nothing to each other (LRUCell, or a "
+                f"SeparableCell whose message is None), but those of {type(inner).__name__} send "
+                "messages: use EProp (the same transport, approximate), RTRL or BPTT."
+            )
+
+    @property
+    def instantaneous(self) -> bool:
+        """True: nothing goes down through this layer's memory."""
+        return True
+
+    def trace(self, cell: AbstractCell) -> AbstractTrace:
+        """One number a parameter and variable of its unit."""
+        del cell
+        return PerUnit()
+
+    def back(
+        self, cell: SeparableCell, prepared: PyTree, point: Point, credit: Credit, direct: PyTree
+    ) -> Back:
+        """As e-prop, which here misses nothing."""
+        return EProp().back(cell, prepared, point, credit, direct)
+
+    def step(self, cell: SeparableCell, state: PyTree, x: Array) -> PyTree:
+        """The cell's own step."""
+        return cell.step(state, x)

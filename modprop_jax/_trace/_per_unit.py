@@ -1,0 +1,132 @@
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from .._cell import AbstractCell, Filtered, SeparableCell
+from .._credit import Credit, Record
+from .._reverse import charge, inner_cell, respond
+from .._tree import inexact
+from ._base import AbstractTrace, batch_shape, boundary, units
+
+
+class PerUnit(AbstractTrace):
+    r"""Eligibility traces of a separable cell's parameters: each is kept for its own unit.
+
+    One row for each variable of the unit, as credit on a state stays with its unit. A parameter's
+    leading axis is (gates x units), or the units; leaves (rows, *batch, *parameter shape). What
+    only the emission reads has no past. Memory O(rows · P) an example. Between segments it is
+    touched once, as `PerSynapse` is.
+    """
+
+    def init(self, rule: Any, cell: AbstractCell, state: PyTree) -> PyTree:
+        """Zeros."""
+        inner = _separable(cell)
+        if isinstance(cell, Filtered) and inner.emission_parameters:
+            raise ValueError(
+                f"{type(rule).__name__} does not stream a Filtered {type(inner).__name__}, whose "
+                "emission mixes units: filter its readout instead, or learn offline."
+            )
+        n, batch = inner.hidden_size, batch_shape(inner, state)
+        rows = len(_units(boundary(rule, cell, state, batch), batch, n)[1])
+
+        def zeros(path, p):
+            if p.shape[:1] == () or p.shape[0] % n:
+                raise ValueError(
+                    f"{type(rule).__name__} streams traces for parameters whose first axis is one "
+                    f"or several times the units (n={n}), but {type(inner).__name__}"
+                    f"{jax.tree_util.keystr(path)} has shape {p.shape}: reshape it, or use RTRL."
+                )
+            return jnp.zeros((rows, *batch, *p.shape), p.dtype)
+
+        return jax.tree_util.tree_map_with_path(zeros, _kept(inner))
+
+    def contract(
+        self, rule: Any, cell: Any, prepared: PyTree, trace: PyTree, credit: Credit
+    ) -> PyTree:
+        """`Σ_rows,batch credit[row, unit] M[row, unit, ...]`."""
+        del rule, prepared
+        rows = _rows(credit, cell.hidden_size, 0)
+        flat = rows.reshape(-1, rows.shape[-1])
+
+        def one(m, p):
+            m = _by_unit(m.reshape(len(flat), *p.shape), 1, cell.hidden_size)
+            return jnp.einsum("ru,rgup->gup", flat, m).reshape(p.shape)
+
+        gradient = jax.tree.map(one, trace, _kept(cell))
+        return eqx.combine(gradient, jax.tree.map(lambda _: None, inexact(cell)))
+
+    def extend(
+        self, rule: Any, cell: AbstractCell, prepared: PyTree, record: Record, trace: PyTree
+    ) -> PyTree:
+        """`M_K = (credit at the start) · M_0 + Σ_t (credit at t) · F_t`."""
+        inner = _separable(cell)
+        n, batch = inner.hidden_size, record.xs.shape[1:-1]
+        unit, _ = _units(boundary(rule, cell, record.before, batch), batch, n)
+
+        def flat(tree):
+            lead = len(batch)
+            return jax.tree.map(lambda a: a.reshape(len(a), -1, *a.shape[1 + lead :]), tree)
+
+        def response(credit):
+            start, points, *credits = respond(rule, cell, prepared, record, credit)
+
+            def example(points, states, total, message, ct_z):
+                return _kept(charge(inner, points, states, total, message, ct_z)[0])
+
+            each = jax.vmap(example, in_axes=1)
+            return start, each(*flat((points, record.states, *credits)))
+
+        start, fresh = jax.vmap(response)(unit)
+        carry = _rows(start, n, 1)
+
+        def one(m, f, p):
+            past = _by_unit(m.reshape(carry.shape[1], carry.shape[2], *p.shape), 2, n)
+            moved = jnp.einsum("qrbu,rbgup->qbgup", carry, past)
+            return moved.reshape(m.shape) + f.reshape(m.shape)
+
+        return jax.tree.map(one, trace, fresh, _kept(inner))
+
+
+def _kept(cell: Any) -> PyTree:
+    """The parameters whose effect on the state lasts; None in place of the others."""
+    kept = inexact(cell)
+    for name in cell.emission_parameters:
+        kept = eqx.tree_at(lambda c, name=name: getattr(c, name), kept, None)
+    return kept
+
+
+def _units(zero: Credit, batch: tuple[int, ...], n: int) -> tuple[Credit, list]:
+    """Unit credits, one row for each variable of a unit, and a list of these variables.
+
+    A state also holds what is no unit's (the input that a skip connection reads): nothing of the
+    past reaches it.
+    """
+    kept = jax.tree.map(lambda z: z if z.shape[-1] == n else None, zero)
+    unit = units(kept, batch, jax.tree.map(lambda _: True, kept))
+    rows = jax.tree.leaves(kept)
+
+    def fill(z, u):
+        return jnp.zeros((len(rows), *z.shape), z.dtype) if u is None else u
+
+    return jax.tree.map(fill, zero, unit), rows
+
+
+def _rows(credit: Credit, n: int, lead: int) -> Array:
+    """Credit as one coefficient for each row, example and unit: (*lead, rows, batch, n)."""
+    leaves = [leaf for leaf in jax.tree.leaves(credit) if leaf.shape[-1] == n]
+    rows = [leaf.reshape(*leaf.shape[:lead], 1, -1, n) for leaf in leaves]
+    return jnp.concatenate(rows, axis=lead)
+
+
+def _by_unit(m: Array, lead: int, n: int) -> Array:
+    """(..., gates x units, ...) as (..., gates, units, the rest in one axis)."""
+    return m.reshape(*m.shape[:lead], -1, n, *(m.shape[lead + 1 :] or (1,)))
+
+
+def _separable(cell: AbstractCell) -> SeparableCell:
+    inner = inner_cell(cell)
+    assert isinstance(inner, SeparableCell)
+    return inner
