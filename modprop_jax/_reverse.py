@@ -44,7 +44,7 @@ def points_of(cell: AbstractCell, record: Record) -> Point:
 
 def charge_neurons(
     own: PyTree, rest: PyTree, points: Point, states: PyTree, total: Any, message: Any, ct_z: Any
-) -> tuple[PyTree, Array]:
+) -> tuple[PyTree, PyTree]:
     """Charge a separable cell's elementwise parameters; return their gradient and the drive's.
 
     The message is held fixed in the drive: what a parameter does through a neuron's own sent
