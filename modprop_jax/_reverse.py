@@ -194,7 +194,8 @@ def instantaneous(
 
     def run(xs):
         after = settled(record.flags, jax.vmap(cell.step)(points.before, xs), points.before)
-        return cell.emit(after), jax.tree.map(lambda a: a[-1], after)
+        last = None if direct_last is None else jax.tree.map(lambda a: a[-1], after)
+        return cell.emit(after), last
 
     return pullback(run, record.xs)((ct_zs, direct_last))[0]
 
