@@ -40,6 +40,7 @@ from ._rule import (
     ModProp as ModProp,
     RFLO as RFLO,
     RTRL as RTRL,
+    SnAp as SnAp,
     ThreeFactor as ThreeFactor,
 )
 from ._scan import scan as scan

@@ -13,8 +13,9 @@ from ._cell import AbstractCell, Filtered, NeuronCell, SeparableCell
 from ._check import check_flags, check_scan
 from ._credit import Credit, Flags
 from ._flags import as_flags, erase, erase_trace, select, settled
+from ._forward import forward_segment, influences
 from ._reverse import inner_cell
-from ._rule import AbstractRule, BPTT, Carry
+from ._rule import AbstractForwardRule, AbstractRule, BPTT, Carry
 from ._segment import forward, landing, observed, past, plain, segment
 from ._sharding import explicit_batch, with_auto_axes
 from ._tree import stop
@@ -107,6 +108,10 @@ def _scan(
     """`(state, past, zs)` after the segment; the past is (trace, so far observed), or None."""
     trace = rule.trace(cell) if streaming else None
     prepared = rule.prepare(inner_cell(cell))
+    carried = ()
+    if isinstance(rule, AbstractForwardRule) and rule.runs_forward(cell):
+        # the cell as it came: its mask is the pattern of the influence
+        carried = influences(rule, cell, xs.shape[-1], streaming=streaming)
     cell = cell.effective()
     inner, batch = inner_cell(cell), xs.shape[1:-1]
     if streaming:
@@ -120,8 +125,12 @@ def _scan(
         if len(xs) == 1 and flags is None and isinstance(inner, NeuronCell):
             if rule.arrive(inner, prepared, start) is not None:
                 return _one_step((value, so_far), xs, cell, rule, start, prepared, trace)
-        start = past((inner, start, value, trace, rule, prepared))
-    if isinstance(inner, SeparableCell):
+        if not carried or isinstance(cell, Filtered):
+            start = past((inner, start, value, trace, rule, prepared))
+    if carried:
+        rest = cell, value, *carried, rule, prepared
+        last, zs, record, value = forward_segment((inner, start.state, xs, flags, rest), unroll)
+    elif isinstance(inner, SeparableCell):
         chunk = chunk or auto_chunk(math.prod(batch), inner.hidden_size)
         pack = inner, start.state, start.extra, xs, rule, prepared, so_far, flags
         last, zs, record, so_far = segment(pack, chunk=chunk, unroll=unroll)
@@ -141,7 +150,7 @@ def _scan(
         last, zs = (last, memory), cell.read(memories)
     if flags is not None:
         zs = erase(~flags.keep, zs)
-    if trace is not None:
+    if trace is not None and not carried:
         value = stop(trace.extend(*stop((rule, cell, prepared, record, value))))
     return last, (value, stop(so_far)) if streaming else None, zs
 

@@ -1,0 +1,123 @@
+"""The derivative of a segment under a rule that only runs forward."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, PyTree
+
+from ._cell import AbstractCell
+from ._credit import Credit, Record
+from ._flags import entering, settled
+from ._reverse import inner_cell, instantaneous, points_of
+from ._rule._forward import AbstractForwardRule
+from ._sharding import batch_groups
+from ._trace._influence import AbstractInfluence, onward
+from ._tree import accumulate, accumulator, add, as_dtypes, materialise, pullback
+from ._vjp import with_derivative
+
+
+def forward_segment(pack: tuple, unroll: int) -> tuple[PyTree, Array, Record, PyTree]:
+    r"""Last state, emissions, record and trace after a segment; the derivative: \(\sum_t c_t M_t\).
+
+    pack = (cell, before, xs, flags, rest), rest = (whole cell, value of the trace, influence,
+    influence of the start, rule, prepared); `cell` is the whole cell without the filter of its
+    emission. With a value (streaming) the past is the trace's, and `before` has no cotangent;
+    without, M starts from zeros, and `before` gets what `from_start` makes of it.
+
+    Memory: the states of the segment, and M; the gradient takes one more pass over the segment to
+    advance M, but for a segment of one step.
+    """
+
+    def run(pack):
+        cell, before, xs, flags, (whole, value, influence, _, rule, prepared) = pack
+
+        def body(state, at):
+            x, flags = at
+            state = entering(cell, flags, state)
+            state = settled(flags, cell.step(state, x), state)
+            return state, state
+
+        last, states = lax.scan(body, before, (xs, flags), unroll=unroll)
+        record = Record(before, states, None, xs, flags=flags)
+        if value is not None:
+            value = influence.extend(rule, whole, prepared, record, value)
+        landed = value if len(xs) == 1 else None
+        return (last, cell.emit(states), record, value), (record, landed)
+
+    def backward(pack, residuals, cotangents):
+        cell, before, xs, flags, rest = pack
+        _, value, influence, from_start, rule, prepared = rest
+        record, landed = residuals
+        ct_last, ct_zs, _, _ = cotangents
+        if ct_zs is None:
+            zs = jax.eval_shape(cell.emit, record.states)
+            ct_zs = jnp.zeros(zs.shape, zs.dtype)
+        ct_last = materialise(ct_last, before)
+        gradient, direct = pullback(lambda c, s: c.emit(s), cell, record.states)(ct_zs)
+        direct = jax.tree.map(lambda d, last: d.at[-1].add(last), direct, ct_last)
+        ct_xs = instantaneous(cell, record, ct_zs, ct_last)
+
+        def contract(of, value, direct):
+            return of.contract(rule, cell, prepared, value, Credit(direct))
+
+        def summed(of, value, of_step, like, lead=()):
+            def body(carry, at):
+                value, sums = carry
+                point, after, direct = at
+                value = onward(of, rule, cell, prepared, point, after, value)
+                return (value, accumulate(sums, of_step(of, value, direct))), None
+
+            start = value._replace(memory=()), accumulator(like, lead)
+            steps = points_of(cell, record), record.states, direct
+            (_, sums), _ = lax.scan(body, start, steps)
+            return sums
+
+        ct_before = jax.tree.map(lambda _: None, before)
+        if landed is not None:
+            first = jax.tree.map(lambda d: d[0], direct)
+            more = contract(influence, landed._replace(memory=()), first)
+        else:
+            start = influence.init(rule, cell, before) if value is None else value
+            groups = batch_groups(xs.shape[1:-1])
+            by_group = summed(influence, start, _by_group(contract, groups), cell, (groups,))
+            more = as_dtypes(jax.tree.map(lambda s: s.sum(0), by_group), cell)
+        if value is None and from_start is not None:
+            start = from_start.init(rule, cell, before)
+            ct_before = as_dtypes(summed(from_start, start, contract, before), before)
+        nothing = jax.tree.map(lambda _: None, (flags, rest))
+        return add(gradient, more), ct_before, ct_xs, *nothing
+
+    return with_derivative(run, backward)(pack)
+
+
+def influences(
+    rule: AbstractForwardRule, cell: AbstractCell, in_size: int, *, streaming: bool
+) -> tuple[AbstractInfluence, AbstractInfluence | None]:
+    """M of a segment, and, where it starts from a bare state, that of the state."""
+    if streaming:
+        return rule.influence(cell, in_size), None
+    inner = inner_cell(cell)
+    return rule.influence(inner, in_size), rule.from_start(inner, in_size)
+
+
+def _by_group(contract: Callable, groups: int) -> Callable:
+    """`contract`, summed over each of the groups of the batch on its own; see `batch_groups`."""
+
+    def run(of, value, direct):
+        if groups == 1:
+            return jax.tree.map(lambda a: a[None], contract(of, value, direct))
+
+        def split(axis):
+            def one(a):
+                size = a.shape[axis] // groups
+                return a.reshape(*a.shape[:axis], groups, size, *a.shape[axis + 1 :])
+
+            return one
+
+        value, direct = jax.tree.map(split(1), value), jax.tree.map(split(0), direct)
+        each = jax.vmap(lambda value, direct: contract(of, value, direct), in_axes=(1, 0))
+        return each(value, direct)
+
+    return run

@@ -1,0 +1,158 @@
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import PyTree
+
+from .._cell import AbstractCell, Filtered, NeuronCell, SeparableCell
+from .._cell._gated import GatedCell
+from .._credit import Back, Credit, Point
+from .._reverse import inner_cell
+from .._static import FrozenArray
+from .._trace import AbstractTrace, PerSynapse, PerUnit
+from .._trace._compressed import Compressed, FromStart
+from .._trace._jacobian import coupling
+from .._trace._pattern import Pattern, pattern_of
+from .._trace._structure import within_units
+from ._forward import AbstractForwardRule
+from ._snap1 import own_back
+
+
+class SnAp(AbstractForwardRule):
+    r"""SnAp-n: real-time recurrent learning where credit reaches within n steps, and 0 elsewhere.
+
+    \[ M_t = P_n \odot (J_t M_{t-1} + F_t), \qquad \nabla_\theta = \sum_t c_t M_t \]
+
+    with \(J_t = \partial s_t/\partial s_{t-1}\), \(F_t = \partial s_t/\partial\theta\) at a fixed
+    state, and \(c_t\) the direct credit on the state. The pattern \(P_n\) keeps the pair of a unit
+    and a parameter if the parameter acts on the unit in one step (\(n = 1\)), or on another that is
+    up to n - 1 connections away. Inside the pattern J keeps all its entries. A unit is what has one
+    position in a `SeparableCell`, or in any state whose variables have one shape; else each entry
+    of the state is a unit.
+
+    Any cell is served: what depends on what is read off its step, for any values of weights and
+    states. A weight that happens to be 0 is a connection; a missing one is where a `mask` (or a
+    constant in the step) makes it so. For an unmasked recurrence SnAp(2) is already RTRL.
+
+    Exact: everything within a unit, the emission, and for n above the network's diameter all
+    (= RTRL). Approximate: paths to units that are farther away. A bare initial state gets credit by
+    the same pattern; inputs get that of their own step. Memory O(kP) an example for P parameters,
+    each of which keeps k state variables; time O(k²P) a step, offline as in streaming. That is O(P)
+    for SnAp(1). Locality: n - 1 connections.
+
+    Source: Menick, Elsen, Evci, Osindero, Simonyan & Graves, ICLR 2021 (arXiv 2006.07232).
+    """
+
+    n: int = eqx.field(static=True)
+    connectivity: tuple[FrozenArray, ...] | None
+    inputs: int | None = eqx.field(static=True)
+
+    def __init__(self, n: int, *, like: AbstractCell | None = None, inputs: int | None = None):
+        """**Arguments:**
+
+        - `n`: steps of credit, 1 or more.
+        - `like`: a cell whose mask (and any other array that does not train) is kept as a constant.
+            Needed under `jit`, where the pattern has to be known but a cell's mask is traced.
+        - `inputs`: number of input features; needed to stream a `FunctionCell`.
+        """
+        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
+            raise ValueError(f"SnAp(n) needs n = 1, 2, ... steps, but n is {n!r}.")
+        if like is not None and not isinstance(like, AbstractCell):
+            raise ValueError(f"like must be a cell, but is a {type(like).__name__}.")
+        self.n = int(n)
+        self.inputs = inputs
+        self.connectivity = None
+        if like is not None:
+            arrays = _constants(inner_cell(like))
+            if any(isinstance(array, Tracer) for array in arrays):
+                raise ValueError(
+                    "SnAp(n, like=cell) keeps the cell's mask as a constant, but it is traced: "
+                    "make the rule outside of the transformed function."
+                )
+            self.connectivity = tuple(map(FrozenArray, arrays))
+
+    def check(self, cell: AbstractCell) -> None:
+        """Needs arrays that do not train (masks) to be known."""
+        self._known(inner_cell(cell))
+
+    def prepare(self, cell: Any) -> PyTree:
+        """How units act on each other's drives, where this is the same at all steps."""
+        return coupling(cell)
+
+    def runs_forward(self, cell: AbstractCell) -> bool:
+        """Unless n = 1 and each parameter acts on one unit: `back` then is the same, and faster."""
+        inner = inner_cell(cell)
+        if self.n > 1 or not isinstance(inner, SeparableCell):
+            return True
+        says = isinstance(inner, NeuronCell | GatedCell) or inner.message(inner.init()) is None
+        mixes = isinstance(cell, Filtered) and inner.emission_parameters
+        return not says or bool(mixes) or not within_units(self._known(inner), inner.in_size)
+
+    def trace(self, cell: AbstractCell) -> AbstractTrace:
+        """The kept pairs; of the reverse form, e-prop's traces."""
+        if self.runs_forward(cell):
+            return AbstractForwardRule.trace(self, cell)
+        neurons = isinstance(inner_cell(cell), NeuronCell)
+        return PerSynapse(filter_is_local=True) if neurons else PerUnit()
+
+    def back(
+        self, cell: Any, prepared: PyTree, point: Point, credit: Credit, direct: PyTree
+    ) -> Back:
+        """For n = 1: one step back, within each unit."""
+        if self.n > 1:
+            return AbstractForwardRule.back(self, cell, prepared, point, credit, direct)
+        return own_back(cell, point, credit, direct)
+
+    def influence(self, cell: AbstractCell, in_size: int | None) -> Compressed:
+        """The kept pairs."""
+        return Compressed(self._pattern(cell, in_size, filtered=isinstance(cell, Filtered)))
+
+    def from_start(self, cell: AbstractCell, in_size: int | None) -> FromStart:
+        """The kept pairs of a state variable and one of the initial state."""
+        return FromStart(self._pattern(cell, in_size, start=True))
+
+    def _pattern(self, cell: AbstractCell, in_size: int | None, **options: bool) -> Pattern:
+        inner, in_size = inner_cell(cell), self.inputs if in_size is None else in_size
+        if in_size is None:
+            raise ValueError(
+                f"SnAp makes a carry for a {type(inner).__name__} only if it knows the number of "
+                f"input features: pass SnAp({self.n}, inputs=m)."
+            )
+        return pattern_of(self._known(inner), in_size, self.n, **options)
+
+    def _known(self, cell: AbstractCell) -> AbstractCell:
+        """The cell with concrete arrays wherever it has no parameters."""
+        own = _constants(cell)
+        if self.connectivity is None:
+            if any(isinstance(array, Tracer) for array in own):
+                raise ValueError(
+                    f"SnAp({self.n}) needs to know the mask of this {type(cell).__name__}, but it "
+                    f"is traced (jit): pass SnAp({self.n}, like=cell), which keeps it as a "
+                    "constant."
+                )
+            return cell
+        known = [frozen.numpy() for frozen in self.connectivity]
+        if [a.shape for a in own] != [a.shape for a in known] or not all(
+            isinstance(a, Tracer) or np.array_equal(a, b) for a, b in zip(own, known)
+        ):
+            raise ValueError(
+                f"SnAp({self.n}, like=cell) was made for another mask than that of this "
+                f"{type(cell).__name__}: make a new one with like= this cell."
+            )
+        return _with_constants(cell, known)
+
+
+def _is_constant(leaf: Any) -> bool:
+    return eqx.is_array(leaf) and not eqx.is_inexact_array(leaf)
+
+
+def _constants(cell: AbstractCell) -> list:
+    return jax.tree.leaves(eqx.filter(cell, _is_constant))
+
+
+def _with_constants(cell: AbstractCell, values: list) -> AbstractCell:
+    constants, rest = eqx.partition(cell, _is_constant)
+    structure = jax.tree.structure(constants)
+    return eqx.combine(jax.tree.unflatten(structure, values), rest)

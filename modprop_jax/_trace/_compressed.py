@@ -1,0 +1,229 @@
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from .._cell import AbstractCell, Filtered
+from .._credit import Credit, Point
+from .._reverse import inner_cell
+from .._tree import inexact
+from ._base import batch_shape
+from ._influence import AbstractInfluence, Influence
+from ._jacobian import emission_entries, parameter_entries, state_entries
+from ._pattern import Pattern
+from ._sparsity import credit_from_rows, credit_to_rows, to_rows
+from ._structure import features_of, rows_after
+
+
+class Compressed(AbstractInfluence):
+    r"""The influence matrix at the pairs (row, parameter) that a pattern keeps, and nowhere else.
+
+    \[ M_t = P \odot (J_t M_{t-1} + F_t) \]
+
+    Parameters that reach the same rows form a group, for which the part of J among these rows is
+    gathered once. A leaf holds the groups of about one size: (k, *batch, groups, m), k rows of each
+    of m parameters. Memory: the kept pairs, and padding; time k times that a step, and the cell's
+    own derivatives.
+    """
+
+    pattern: Pattern = eqx.field(static=True)
+
+    def init(self, rule: Any, cell: AbstractCell, state: PyTree) -> Influence:
+        """Zeros."""
+        del rule
+        batch = batch_shape(inner_cell(cell), state)
+        dtype = jax.eval_shape(to_rows, state).dtype
+        blocks = self.pattern.blocks
+
+        def zeros(rows, block):
+            return jnp.zeros((len(rows), *batch, *block.members.shape), dtype)
+
+        held = [zeros(block.rows, block) for block in blocks]
+        if not isinstance(cell, Filtered):
+            return Influence(held)
+        memory = [zeros(block.features, block) for block in blocks]
+        filters = jax.tree.leaves(cell.silent(cell.cell.emit(state)))
+        return Influence(held, [memory for _ in filters])
+
+    def advance(
+        self,
+        rule: Any,
+        cell: AbstractCell,
+        prepared: PyTree,
+        point: Point,
+        after: PyTree,
+        trace: Influence,
+    ) -> Influence:
+        """`P ⊙ (J M + F)`; a memory leaks, and takes up what is emitted."""
+        del rule
+        inner, blocks = inner_cell(cell), self.pattern.blocks
+
+        def derivatives(before, x):
+            fresh = parameter_entries(self.pattern.step, rows_after, inner, before, x)
+            return state_entries(self.pattern, inner, prepared, before, x), fresh
+
+        moves, fresh = _each_example(derivatives, point.before, point.x)
+        state = [
+            _plus(_product(moves, block.moves, m), _at(fresh, block.fresh))
+            for block, m in zip(blocks, trace.state, strict=True)
+        ]
+        if not isinstance(cell, Filtered):
+            return Influence(state)
+
+        emission = self.pattern.emission
+        assert emission is not None
+
+        def emitted(after, x):
+            own = parameter_entries(emission, features_of, inner, after, x)
+            return emission_entries(emission, inner, after, x), own
+
+        reads, own = _each_example(emitted, after, point.x)
+        taken = [
+            _plus(_product(reads, block.reads, m), _at(own, block.own))
+            for block, m in zip(blocks, state, strict=True)
+        ]
+        memory = [
+            [
+                _scaled(leak, block.features, m) + _scaled(gain, block.features, new)
+                for block, m, new in zip(blocks, held, taken, strict=True)
+            ]
+            for leak, gain, held in zip(*_coefficients(cell), trace.memory, strict=True)
+        ]
+        return Influence(state, memory)
+
+    def contract(
+        self, rule: Any, cell: Any, prepared: PyTree, trace: Influence, credit: Credit
+    ) -> PyTree:
+        """`Σ_rows,batch credit[row] M[row]`."""
+        del rule, prepared
+        leaves, structure = jax.tree.flatten(inexact(cell))
+        if not self.pattern.blocks:
+            return jax.tree.map(jnp.zeros_like, inexact(cell))
+        lead = trace.state[0].ndim - 3
+        rows = credit_to_rows(credit.state, lead)
+
+        def sums(credit, index, m):
+            # one leading axis: XLA's CPU reduction over two is an order of magnitude slower
+            credit = _at(credit, index).reshape(-1, index.shape[-1])
+            return jnp.sum(credit[..., None] * m.reshape(-1, *m.shape[-2:]), axis=0).reshape(-1)
+
+        blocks = self.pattern.blocks
+        flat = jnp.concatenate(
+            [sums(rows, block.rows, m) for block, m in zip(blocks, trace.state, strict=True)]
+        )
+        for features, held in zip(jax.tree.leaves(credit.filter), trace.memory, strict=True):
+            features = features.reshape(*features.shape[:lead], -1)
+            flat += jnp.concatenate(
+                [sums(features, block.features, m) for block, m in zip(blocks, held, strict=True)]
+            )
+        cuts = np.cumsum([leaf.size for leaf in leaves])[:-1]
+        parts = jnp.split(_padded(flat)[self.pattern.places], cuts)
+        shaped = [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
+        return jax.tree.unflatten(structure, shaped)
+
+
+class FromStart(AbstractInfluence):
+    """The influence of the initial state, of each example on its own: `Compressed` without F."""
+
+    pattern: Pattern = eqx.field(static=True)
+
+    def init(self, rule: Any, cell: AbstractCell, state: PyTree) -> Influence:
+        """The identity."""
+        del rule
+        batch = batch_shape(cell, state)
+        dtype = jax.eval_shape(to_rows, state).dtype
+
+        def identity(block):
+            same = block.rows[..., None] == block.members
+            rows, *groups = same.shape
+            same = same.reshape(rows, *(1,) * len(batch), *groups)
+            return jnp.broadcast_to(jnp.asarray(same, dtype), (rows, *batch, *groups))
+
+        return Influence([identity(block) for block in self.pattern.blocks])
+
+    def advance(
+        self,
+        rule: Any,
+        cell: AbstractCell,
+        prepared: PyTree,
+        point: Point,
+        after: PyTree,
+        trace: Influence,
+    ) -> Influence:
+        """`P ⊙ (J M)`."""
+        del rule, after
+
+        def derivatives(before, x):
+            return state_entries(self.pattern, cell, prepared, before, x)
+
+        moves = _each_example(derivatives, point.before, point.x)
+        together = zip(self.pattern.blocks, trace.state, strict=True)
+        return Influence([_product(moves, block.moves, m) for block, m in together])
+
+    def contract(
+        self, rule: Any, cell: Any, prepared: PyTree, trace: Influence, credit: Credit
+    ) -> PyTree:
+        """`Σ_rows credit[row] M[row]`, shaped as the differentiable part of the state."""
+        del rule, cell, prepared
+        lead = trace.state[0].ndim - 3
+        rows = credit_to_rows(credit.state, lead)
+        each = [
+            jnp.sum(_at(rows, block.rows)[..., None] * m, axis=0)
+            for block, m in zip(self.pattern.blocks, trace.state, strict=True)
+        ]
+        flat = jnp.concatenate([block.reshape(*block.shape[:lead], -1) for block in each], axis=-1)
+        return credit_from_rows(_padded(flat)[..., self.pattern.places], credit.state)
+
+
+def _each_example(function: Callable, state: PyTree, x: Array) -> Any:
+    for _ in range(x.ndim - 1):
+        function = jax.vmap(function)
+    return function(state, x)
+
+
+def _padded(values: Array) -> Array:
+    """With a zero behind the last, where the padding of a pattern points."""
+    return jnp.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, 1)])
+
+
+def _at(values: Array, index: np.ndarray) -> Array:
+    """(*batch, values) at an index (rows, ...): (rows, *batch, ...)."""
+    return jnp.moveaxis(_padded(values)[..., index], -index.ndim, 0)
+
+
+def _product(values: Array, index: np.ndarray, m: Array) -> Array:
+    """Σ_r values[index[row, r]] m[r], of each example and group."""
+    matrix = jnp.moveaxis(_at(values, index), -2, 1)
+    if len(m) > 8:
+        return jnp.einsum("qr...g,r...gm->q...gm", matrix, m)
+    # for few rows one elementwise loop; XLA's CPU code for small matmuls is far slower
+    each = [matrix[:, r, ..., None] * m[r][None] for r in range(len(m))]
+    zero = jnp.zeros((len(matrix), *m.shape[1:]), m.dtype)
+    return functools.reduce(jnp.add, each, zero)
+
+
+def _plus(moved: Array, fresh: Array) -> Array:
+    """Sum, where only the first rows have something fresh."""
+    return jnp.concatenate([moved[: len(fresh)] + fresh, moved[len(fresh) :]])
+
+
+def _coefficients(cell: Filtered) -> tuple[list[Array], list[Array]]:
+    """The leaks and the gains of the filters, each a vector over the emitted features."""
+    like = jax.eval_shape(lambda: cell.cell.emit(cell.cell.init()))
+    one = jnp.ones(like.shape, like.dtype)
+    silent = cell.silent(one)
+    leaks = cell.filter(jax.tree.map(jnp.ones_like, silent), jnp.zeros_like(one))
+    gains = cell.filter(silent, one)
+    return [a.reshape(-1) for a in jax.tree.leaves(leaks)], [
+        a.reshape(-1) for a in jax.tree.leaves(gains)
+    ]
+
+
+def _scaled(factor: Array, features: np.ndarray, m: Array) -> Array:
+    factor = _padded(factor)[features]
+    return factor.reshape(len(m), *(1,) * (m.ndim - 3), factor.shape[-1], 1) * m
