@@ -60,6 +60,7 @@ def _without_times(path):
 # --- what it measures ---
 
 
+@pytest.mark.slow
 def test_measures_each_seeds_network_on_its_own_batch(whole):
     """The second seed at the start, by the public functions."""
     config, seed = whole.config, 1
@@ -96,6 +97,7 @@ def test_measures_each_seeds_network_on_its_own_batch(whole):
     assert abs(first["credit"]["ratio"][0][0] - 1) < 1e-12 < abs(credit.ratio[0, 3] - 1)
 
 
+@pytest.mark.slow
 def test_rules_start_alike_and_bptt_agrees_with_itself(whole):
     starts = [_lines(whole, rule)[0] for rule in RULES]
     ends = [_lines(whole, rule)[-1] for rule in RULES]
@@ -111,6 +113,7 @@ def test_rules_start_alike_and_bptt_agrees_with_itself(whole):
     assert "credit" not in _lines(whole, "bptt")[1]
 
 
+@pytest.mark.slow
 def test_rows_are_of_the_last_checkpoint(whole):
     row, last = whole.rows[0], _lines(whole, "eprop")[-1]
     assert (row.rule, row.iteration, row.diverged) == ("eprop", 9, None)
@@ -125,6 +128,7 @@ def test_rows_are_of_the_last_checkpoint(whole):
     np.testing.assert_allclose(row.noisy_accuracy_gap.mean, noisy.mean())
 
 
+@pytest.mark.slow
 def test_sweep_trains_bptt_at_the_matched_rate(whole):
     """Factor 1 is the run itself; the other runs' rates are in their optimizer's state."""
     config = whole.config
@@ -151,6 +155,7 @@ def test_sweep_trains_bptt_at_the_matched_rate(whole):
     assert matched_rate(backwards, "eprop", 1.0) is None
 
 
+@pytest.mark.slow
 def test_plain_sgd_is_the_gradient_the_decay_and_dale(whole):
     config = whole.config
     arrays = eqx.filter(align_setup(config).start(seed_keys(config.run)[0]).model, eqx.is_array)
@@ -221,6 +226,7 @@ def test_sgd_has_a_constant_rate_of_its_own():
 # --- what it writes and survives ---
 
 
+@pytest.mark.slow
 def test_writes_its_results(whole):
     found = json.loads((whole.folder / "align.json").read_text())
     assert found["metrics"] == whole.metrics and found["measured"] == list(RULES)
@@ -240,6 +246,7 @@ def _copy_of(whole, folder):
 
 
 @pytest.mark.parametrize("writes", [2, 9])
+@pytest.mark.slow
 def test_interrupted_and_resumed_equals_uninterrupted(whole, tmp_path, monkeypatch, capsys, writes):
     """Ctrl-C between a line of metrics and its checkpoint: in the second of eprop, in the sweep."""
     folder, save, count = _copy_of(whole, tmp_path / "stopped"), RunFolder.save_state, []
@@ -263,6 +270,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(whole, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("reached", [[0, 5], []])
+@pytest.mark.slow
 def test_diverging_rule_is_stopped_and_the_others_go_on(
     whole, tmp_path, capsys, monkeypatch, reached
 ):
@@ -305,6 +313,7 @@ def test_diverging_rule_is_stopped_and_the_others_go_on(
         ("align --resume OTHER", "a run of compare.*modprop-jax compare --resume"),
     ],
 )
+@pytest.mark.slow
 def test_usage_errors_are_one_line(arguments, message, capsys, whole, tmp_path):
     config = json.loads((whole.folder / "config.json").read_text())
     other = {name: value for name, value in config.items() if name != "align"}

@@ -43,6 +43,7 @@ def _rows(path):
     return {(row["program"], row["mode"]): row for row in rows}
 
 
+@pytest.mark.slow
 def test_floor_is_the_flops_at_the_measured_rate(out):
     rows = _rows(out)
     assert rows.keys() == EXPECTED.keys()
@@ -68,6 +69,7 @@ def test_table_and_figure(out):
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_goes_on_without_measuring_twice(out, tmp_path, capsys):
     whole = json.loads(out.with_suffix(".json").read_text())
     lost = whole["rows"].pop(3)
@@ -83,6 +85,7 @@ def test_goes_on_without_measuring_twice(out, tmp_path, capsys):
     assert "batch = 2, but now it is 3" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_traces_that_do_not_fit_are_left_out():
     size, batch = Size(40, 3), 4
     settings = Settings(batch=batch, runs=1, memory=1e-3)
@@ -97,6 +100,7 @@ def test_traces_that_do_not_fit_are_left_out():
     assert line.ratio is None and "more than --memory" in (line.skipped or "")
 
 
+@pytest.mark.slow
 def test_runs_that_would_take_too_long_are_left_out():
     known = {"program": "plain", "mode": "offline", "n": 5, "T": 2, "milliseconds": 1e4}
     found = [*measure(Size(5, 8), (), ("checkpointed",), Settings(batch=1, runs=1), [known])]
@@ -105,6 +109,7 @@ def test_runs_that_would_take_too_long_are_left_out():
     assert "ratios" in found[1]
 
 
+@pytest.mark.slow
 def test_several_processes(tmp_path):
     path = tmp_path / "two"
     sizes = ["--sizes", "5x2", "--batch", "1", "--runs", "3"]

@@ -122,51 +122,6 @@ def deep(lower, upper):
     return Deep(layers, mpj.Readout(N, OUT, key=jr.key(7)))
 
 
-# on bare cells, of which the upper layer has a leak a neuron
-@pytest.mark.parametrize("name", [n for n in RULES if "taps" not in n and "online" not in n])
-def test_every_rule_trains_both_layers_of_a_stack(name):
-    model = deep(mpj.BPTT(), mpj.BPTT())
-    _, gradients = jit(mpj.value_and_grad(offline_loss, rule(name)))(model, *data())
-    chex.assert_trees_all_equal_structs(gradients, trainable(model))
-    for layer in gradients.layers:
-        for leaf in jax.tree.leaves(layer.cell):
-            assert np.isfinite(leaf).all() and np.abs(leaf).max() > 1e-4
-    exact = jit(mpj.value_and_grad(offline_loss))(model, *data())[1]
-    gap = distance(gradients.layers[0].cell, exact.layers[0].cell)
-    assert gap < 1e-12 if RULES[name].exact else gap > 1e-2
-
-
-def test_credit_through_a_stack_is_the_surrogates():
-    """e-prop above e-prop: messages stopped in both layers, inputs not."""
-    model, (xs, ys) = deep(mpj.EProp(), mpj.EProp()), data()
-
-    def loss(model):
-        zs = xs
-        for layer in model.layers:
-
-            def step(s, x, c=layer.cell):
-                s = c.integrate(s, c.drive(jax.lax.stop_gradient(c.message(s)), x))
-                return s, c.emit(s)
-
-            zs = jax.lax.scan(step, layer.cell.init(BATCH), zs)[1]
-        return error(model.readout(zs), ys)
-
-    assert_close(gradient(model, xs, ys)[1], jit(eqx.filter_grad(loss))(model))
-
-
-def test_a_stack_streams_its_top_layer():
-    """Below the top, credit through the upper layer's memory is cut at segment boundaries."""
-    model = deep(mpj.EProp(), mpj.EProp())
-    expected = gradient(model, *data())[1]
-    carry = [layer.init(BATCH) for layer in model.layers]
-    stream = jit(mpj.online_value_and_grad(segment_loss, segment=5))
-    (_, after), actual = stream(model, carry, *data())
-    assert_close(actual.layers[1], expected.layers[1])
-    assert_close(actual.readout, expected.readout)
-    assert 1e-4 < distance(actual.layers[0].cell, expected.layers[0].cell) < 1
-    assert [c.made_by for c in after] == ["EProp", "EProp"]
-
-
 def test_with_rule():
     model = deep(mpj.BPTT(), mpj.RTRL())
     both = mpj.with_rule(model, mpj.EProp())
@@ -308,6 +263,7 @@ def test_vmap_over_seeds(name, getkey):
 
 
 @pytest.mark.parametrize("name, cell_name", [("modprop_types", "leaky"), ("eprop", "adaptive")])
+@pytest.mark.slow
 def test_vmap_over_examples(name, cell_name):
     """Per-example gradients; streamed too."""
     model, (xs, ys) = net(name, cell_name), data()
@@ -363,6 +319,7 @@ def test_a_learnable_tau_is_a_leaf_and_a_constant_one_is_not():
     "name, cell_name",
     [("rtrl", "function"), ("eprop", "filtered_adaptive"), ("modprop_types", "leaky_tau")],
 )
+@pytest.mark.slow
 def test_a_saved_model_and_carry_continue_exactly(name, cell_name):
     model, (xs, ys) = net(name, cell_name), data()
     take = jit(eqx.filter_value_and_grad(segment_loss, has_aux=True))
@@ -538,6 +495,7 @@ SHAPES = [((2,), 11), ((), 8), ((3, 2), 12)]
     shape=st.sampled_from(SHAPES),
     draw=st.data(),
 )
+@pytest.mark.slow
 def test_any_segment_size_gives_the_same_gradient(pair, shape, draw):
     batch, steps = shape
     segment = draw.draw(st.integers(1, steps + 2), label="segment")

@@ -174,6 +174,7 @@ def test_eprop_forgets_by_the_leak_alone():
 
 
 @pytest.mark.parametrize("name", ["filtered_adaptive", "filtered_leaky_taus"])
+@pytest.mark.slow
 def test_credit_profile_is_the_input_gradient_under_unit_weights(name):
     """A second variable, masks and filtered emissions, of two nets in one vmap."""
     unit = eqx.tree_at(lambda c: c.cell.weight_in, cell(name), jnp.eye(N))
@@ -228,6 +229,7 @@ def _signed_loss(model, sign):
 
 
 @pytest.mark.parametrize("where", [_weight_rec, None])
+@pytest.mark.slow
 def test_hessian_top_is_that_of_the_dense_hessian(where):
     """Whatever the rule and the feedback of the model; both signs of the loss in one vmap."""
     random = mpj.Readout(N, OUT, feedback="random", key=jr.key(7))

@@ -1,5 +1,6 @@
 """Experiments: the loop, `compare`, what survives a kill, and the command line."""
 
+import dataclasses
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -15,11 +17,15 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
+from helpers import jit
 
-from modprop_jax import EProp, LeakyCell, optim, Readout, RNN
+from modprop_jax import ALIFCell, EProp, Filtered, LeakyCell, optim, Readout, RNN, scan
+from modprop_jax._reverse import inner_cell
 from modprop_jax._rule._running_mean import RunningMean
 from modprop_jax.experiments import (
+    build_network,
     build_rule,
+    CELLS,
     compare,
     main,
     Network,
@@ -28,9 +34,14 @@ from modprop_jax.experiments import (
     trained,
     TrainingDiverged,
 )
+from modprop_jax.experiments._align_config import AlignConfig
+from modprop_jax.experiments._align_measure import measurements
+from modprop_jax.experiments._config import Config
+from modprop_jax.experiments._network import recurrent_weights
+from modprop_jax.experiments._setup import seed_keys, setup
 from modprop_jax.experiments._summary import iterations_to_criterion
 from modprop_jax.experiments._train import iterate
-from modprop_jax.tasks import cross_entropy
+from modprop_jax.tasks import cross_entropy, TASKS
 
 
 TINY = {"batch": 4, "hidden_size": 8, "data": {"cue": 4, "delay": 3}}
@@ -68,6 +79,7 @@ def _command(*arguments, **environment):
     )
 
 
+@pytest.mark.slow
 def test_train_side_by_side_is_plain_adam_for_each():
     """Two seeds at once, against the same steps written out for each."""
     keys, optimizer = jr.split(jr.key(0), 2), optax.adam(1e-2)
@@ -221,6 +233,7 @@ def test_killed_and_resumed_equals_uninterrupted(comparison, tmp_path):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_seeds_and_batch_spread_over_devices(comparison, tmp_path):
     folder = _copy_of(comparison, tmp_path / "spread", rules=["bptt"])
     flags = "--xla_force_host_platform_device_count=4"
@@ -252,6 +265,7 @@ def test_diverging_rule_is_stopped_and_the_others_go_on(comparison, tmp_path, ca
     assert [m["iteration"] for m in lines if m["rule"] != "bptt"] == [0, 2, 4]
 
 
+@pytest.mark.slow
 def test_a_rule_that_becomes_unstable_is_stopped_and_measured_mu_goes_on(tmp_path, capsys):
     """Excitatory weights that grow: mu=.75 is stable at first, and the loop sees when it ends."""
     result = compare(
@@ -274,6 +288,103 @@ def test_a_rule_that_is_unstable_from_the_start_is_named(tmp_path):
         **TINY,
     ).rows  # fmt: skip
     assert row.diverged and "iteration 0: ModProp is unstable" in row.diverged
+
+
+def _make(task, cell, **more):
+    return Config.make(task, "small", ["eprop"], 1, cell=cell, **more)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_another_cell_in_a_tasks_network(name):
+    """It is built, keeps the time constant, and keeps Dale's law where it has one."""
+    config = _make("delayed_xor", name, **TINY)
+    network = jax.eval_shape(
+        lambda key: build_network(config.entry, config.settings, key), jr.key(0)
+    )
+    cell: Any = inner_cell(network.rnn.cell)
+    assert isinstance(cell, CELLS[name].cell)
+    recurrent = recurrent_weights(config.settings)(network)
+    assert recurrent and all(leaf.shape[-1] == 8 for leaf in recurrent)
+    if CELLS[name].neurons:
+        assert cell.signs == (1,) * 6 + (-1,) * 2 and recurrent == (cell.weight_rec,)
+    else:
+        assert config.settings.excitatory is None
+    if name in ("leaky", "lif", "alif"):
+        np.testing.assert_allclose(float(cell.tau), 20)
+    if name == "rate":
+        np.testing.assert_allclose(1 - float(cell.alpha), np.exp(-1 / 20))
+    assert isinstance(network.rnn.cell, Filtered) == (name in ("lif", "alif"))
+
+
+@pytest.mark.parametrize(
+    "task, cell", [("delayed_xor", "lif"), ("delayed_xor", "alif"), ("pattern_generation", "alif")]
+)
+def test_a_spiking_network_of_another_task_spikes_and_learns(task, cell):
+    config = _make(task, cell)
+    parts = setup(config)
+
+    @jit
+    def measure(key):
+        network = build_network(config.entry, config.settings, key)
+        xs, ys = parts.data(key)
+        inner = inner_cell(network.rnn.cell)
+        spikes = scan(inner, inner.init(xs.shape[1:-1]), xs)[1]
+        gradient = eqx.filter_grad(parts.loss, has_aux=True)(network, xs, ys)[0]
+        learns: Any = inner_cell(gradient.rnn.cell)
+        return spikes.mean((0, 1)), learns.weight_rec
+
+    rates, gradient = measure(jr.key(0))
+    assert 0.005 < rates.mean() < 0.2 and (rates > 0).mean() > 0.4
+    assert (np.abs(gradient).max(1) > 0).mean() > 0.3
+
+
+def test_from_alif_to_lif_only_the_adaptation_goes():
+    before = TASKS["evidence_accumulation"].presets["small"]
+    after = _make("evidence_accumulation", "lif").settings
+    gone = {"tau_adaptation", "adaptive", "beta", "scale_adaptation"}
+    assert set(before.cell_options) - set(after.cell_options) == gone
+    assert after.cell_options.items() <= before.cell_options.items()
+    assert dataclasses.replace(after, cell="alif", cell_options=before.cell_options) == before
+
+
+def test_align_profiles_the_credit_of_neurons_only():
+    options = {"optimizer": "adam", "checkpoints": 2, "measure": 2, "noise": 0.1, "sweep": False}
+    config = AlignConfig.make("delayed_xor", "small", ["eprop"], 1, cell="gru", **options, **TINY)
+    start = setup(config.run).start(seed_keys(config.run)[0])
+    assert measurements(config).profile(start.model, seed_keys(config.run)[1]) == {}
+
+
+@pytest.mark.slow
+def test_cell_and_feedback_from_the_command_line(tmp_path, capsys):
+    """Random feedback stays as it is; everything else is trained, and read back."""
+    out, n = tmp_path / "spiking", 6
+    options = f"--preset small --seeds 1 --iterations 2 --eval-every 1 --hidden-size {n} --batch 2"
+    task = ["pattern_generation", "--cell", "alif", "--feedback", "random", "--rules", "eprop"]
+    assert main(["compare", *task, *options.split(), "--out", str(out)]) == 0
+    assert "eprop" in capsys.readouterr().out
+    network = trained(out, "eprop")
+    cell = network.rnn.cell
+    assert isinstance(cell, Filtered) and isinstance(cell.cell, ALIFCell)
+    config = Config.from_dict(json.loads((out / "config.json").read_text()))
+    assert (config.settings.cell, config.settings.feedback) == ("alif", "random")
+    start = setup(config).start(seed_keys(config)[0]).model
+    np.testing.assert_array_equal(network.readout.feedback_weight, start.readout.feedback_weight)
+    assert (network.readout.weight != start.readout.weight).any()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"density": 0.1, "excitatory": None}, "density=0.1 is of .* Dale's law"),
+        ({"cell": "gru", "excitatory": 5}, "cell 'gru' has no Dale's law"),
+        ({"input_signs": (1, -1, 1)}, "input_signs must have one sign for each of the 2 inputs"),
+        ({"feedback": "backwards"}, "feedback must be"),
+    ],
+)
+def test_impossible_settings(options, message, without_type_checks):
+    preset = dataclasses.replace(TASKS["delayed_xor"].presets["small"], **options)
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(lambda key: build_network(TASKS["delayed_xor"], preset, key), jr.key(0))
 
 
 def test_iterations_to_criterion():
@@ -306,6 +417,9 @@ def test_rules_by_name():
         ("compare delayed_xor --rules modprop:taps=x", "taps needs a number, but got 'x'"),
         ("compare delayed_xor --rules modprop:mu=auto,taps=3", "taps must be a number of steps"),
         ("compare delayed_xor --rules bptt bptt", "'bptt' is given twice"),
+        ("compare delayed_xor --cell alf", "unknown cell 'alf'; .* Did you mean 'alif'"),
+        ("compare delayed_xor --cell gru --rules eprop mdgl", "MDGL needs a NeuronCell"),
+        ("compare delayed_xor --rules diagonal_rtrl", "DiagonalRTRL needs units that send nothing"),
         ("compare delayed_xor --preset big", "'big'; possible: small, published"),
         ("compare delayed_xor --seed 3", "unknown option '--seed'.*mean '--seeds'"),
         ("compare delayed_xor --seeds 0", "seeds must be greater than 0"),
@@ -331,7 +445,7 @@ def test_command_line_from_a_shell():
     output = {name: process.communicate() for name, process in started.items()}
     codes = {name: process.returncode for name, process in started.items()}
     assert codes == {"list": 0, "help": 0, "wrong": 2}
-    for name in ("delayed_xor", "sequential_digits", "leaky", "rate", "modprop", "rtrl"):
+    for name in ("delayed_xor", "evidence_accumulation", "leaky", "alif", "modprop", "rtrl"):
         assert f"\n  {name} " in output["list"][0]
     for word in ("--rules", "--resume", "Example", "(default: small)"):
         assert word in output["help"][0]

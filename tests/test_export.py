@@ -35,6 +35,7 @@ def _loss(rnn, carry, xs, ys):
     ],
     ids=["no-trace", "dense", "presynaptic", "measured", "window", "per-synapse"],
 )
+@pytest.mark.slow
 def test_streaming_gradient_exports_for_every_platform(name, rule):
     rnn = mpj.RNN(_cell(name), rule=rule)
     carry, xs, ys = rnn.init((3,)), jr.normal(jr.key(1), (7, 3, 2)), jnp.zeros((7, 3, 4))

@@ -1,6 +1,7 @@
 """Sequences that end, pause or are padded inside a segment: as if each had been run apart."""
 
 import functools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -140,8 +141,9 @@ def test_credit_on_the_outgoing_state_finds_the_last_step(cell_name):
 @pytest.mark.parametrize("flag", [np.ones((11, 3), bool), np.ones((11, 2))])
 def test_errors(name, flag):
     c, (xs, _) = cell("leaky"), data()
+    options: Any = {name: jnp.asarray(flag)}
     with pytest.raises(ValueError, match=rf"{name} must be boolean of shape .* = \(11, 2\), but"):
-        mpj.scan(c, c.init((2,)), xs, **{name: jnp.asarray(flag)})
+        mpj.scan(c, c.init((2,)), xs, **options)
 
 
 def test_taps_do_not_stream_with_flags():

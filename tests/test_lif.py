@@ -152,7 +152,7 @@ def test_eprop_and_bptt(case):
         np.testing.assert_array_equal(found.readout.feedback_weight, np.zeros((2, 6)))
 
 
-@pytest.mark.parametrize("segment", [1, 7, 15])
+@pytest.mark.parametrize("segment", [1, 7, pytest.param(15, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", [c for c in EPROP if c.startswith("eprop") and "mse/sym" in c])
 def test_streamed_eprop(case, segment):
     _, name, kind, feedback = parts(case)
@@ -192,7 +192,7 @@ MDGL_RULES = {
 }
 
 
-@pytest.mark.parametrize("segment", [None, 1, 7, 15])
+@pytest.mark.parametrize("segment", [None, 1, 7, pytest.param(15, marks=pytest.mark.slow)])
 # in segments BPTT is truncated
 @pytest.mark.parametrize("case", [case for case in MDGL if not case.endswith("bptt")])
 def test_mdgl(case, segment):

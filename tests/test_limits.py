@@ -60,6 +60,7 @@ def test_without_recurrent_weights_every_rule_is_exact(cell_name):
 
 
 @pytest.mark.parametrize("cell_name", ["leaky_taus", "adaptive"])
+@pytest.mark.slow
 def test_in_one_step_every_rule_is_exact(cell_name):
     xs, ys = data(steps=1)
     state = jax.tree.map(
@@ -92,6 +93,7 @@ def test_modprop_with_mu_0_is_eprop(cell_name):
 
 
 @pytest.mark.parametrize("cell_name", ["leaky", "rate", "filtered_adaptive"])
+@pytest.mark.slow
 def test_one_type_a_neuron_is_cell_specific(cell_name):
     each = np.random.default_rng(0).permutation(N)
     for name, typed in (("modprop", mpj.ModProp(0.5, each)), ("mdgl", mpj.MDGL(each))):

@@ -177,6 +177,7 @@ def test_exact_offline(name, rule):
     "rule, segment", [("diagonal", 1), ("diagonal", 4), ("diagonal", T), ("eprop", 4), ("rtrl", 4)]
 )
 @pytest.mark.parametrize("name", ["square", "minimal"])
+@pytest.mark.slow
 def test_exact_streamed(name, rule, segment):
     """`square` has as many inputs as units: the input in the state is none of them."""
     (value, _), gradients = streamed_gradient(segment)(net(rule, name), *data())
@@ -269,6 +270,7 @@ def test_a_loss_on_the_outgoing_state():
 
 
 @pytest.mark.parametrize("segment", [3, T])
+@pytest.mark.slow
 def test_done_and_mask_as_sequences_apart(segment):
     model, (xs, ys) = net("diagonal"), data()
 
@@ -296,6 +298,7 @@ def test_done_and_mask_as_sequences_apart(segment):
         np.testing.assert_array_equal(have, want)
 
 
+@pytest.mark.slow
 def test_float32_stays_float32_and_real():
     model = net("diagonal")
     small, (xs, ys) = jax.tree.map(lambda a: a.astype(jnp.float32), (model, data()))

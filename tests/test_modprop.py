@@ -127,6 +127,7 @@ def test_measured_mu_is_the_running_mean_by_type(types):
 
 # the other cells' segments are in test_segments.py
 @pytest.mark.parametrize("cell_name", ["leaky"])
+@pytest.mark.slow
 def test_measured_mu_in_parts(cell_name):
     """Segments, the order of a batch and its division leave the gradient as it is."""
     model = under(mpj.ModProp("auto", TYPES), cell(cell_name))
@@ -213,6 +214,7 @@ def test_filter_taps_and_radius_are_those_of_the_transport(mu, types, cell_name)
     np.testing.assert_allclose(mpj.spectral_radius(rule, c), expected, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_radius_at_the_published_size_is_not_that_of_the_type_sums_alone():
     signs = np.repeat([1, -1], [97, 23])
     types = tuple(int(s > 0) for s in signs)

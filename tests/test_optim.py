@@ -49,6 +49,7 @@ def test_shrinkage_follows_a_schedule():
 
 
 @pytest.mark.parametrize("silent", [0, 3, 4, 5, 60])
+@pytest.mark.slow
 def test_what_is_at_zero_beyond_the_allowed_share_is_revived(silent):
     """At 0.99 of 400 entries, 4 may stay at zero."""
     flat = np.array(weights()).ravel()
@@ -70,6 +71,7 @@ def test_what_is_at_zero_beyond_the_allowed_share_is_revived(silent):
         assert (later != after).any() and (other != after).any()
 
 
+@pytest.mark.slow
 def test_over_many_steps_signs_and_the_share_of_synapses_hold():
     rewire = optax.chain(optax.sgd(0.05), optim.rewire(SIGNS, shrink=5e-3))
 

@@ -39,7 +39,13 @@ from helpers import (
 import modprop_jax as mpj
 
 
-@pytest.mark.parametrize("rule, cell_name", pairs(streams=True))
+def marked(rule, cell_name):
+    """A case of the fast suite, or, on cells much like another, of the slow one."""
+    alike = cell_name in ("leaky_tau", "rate", "filtered_rate", "filtered_leaky")
+    return pytest.param(rule, cell_name, marks=pytest.mark.slow if alike else ())
+
+
+@pytest.mark.parametrize("rule, cell_name", [marked(*pair) for pair in pairs(streams=True)])
 def test_streamed_equals_offline(rule, cell_name):
     loss, expected = offline(rule, cell_name)
     # 5 steps leave a segment of a single step over
@@ -92,6 +98,7 @@ BATCHED = [
 
 
 @pytest.mark.parametrize("rule, cell_name", BATCHED)
+@pytest.mark.slow
 def test_leading_batch_axes(rule, cell_name):
     """Axes (2, 3), and one example after the other without any axis, equal one axis of 6."""
     model, (xs, ys) = net(rule, cell_name), data((2, 3))
@@ -108,6 +115,7 @@ TRAINED = [("eprop", "leaky_taus"), ("modprop_types", "adaptive")]
 
 
 @pytest.mark.parametrize("rule, cell_name", TRAINED)
+@pytest.mark.slow
 def test_a_users_scan_over_segments_with_updates(rule, cell_name):
     """Four segments of three steps; the weights move after each of them."""
     model, (xs, ys) = net(rule, cell_name), data(steps=12)

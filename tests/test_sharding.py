@@ -5,7 +5,10 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_sharded_over_eight_devices():
     file = pathlib.Path(__file__).with_name("sharded.py")
     flags = "--xla_force_host_platform_device_count=8"

@@ -47,11 +47,14 @@ OTHERS = SPARSE & ~np.eye(N, dtype=bool)
 # --- figures ---
 
 
-class Forward(mpj.SnAp):
+class _Forward(mpj.SnAp):
     """The same, never by the reverse form."""
 
     def runs_forward(self, cell):
         return True
+
+
+Forward: Any = _Forward  # with the constructor of SnAp
 
 
 def figures(name):
@@ -316,6 +319,7 @@ def test_more_steps_keep_more_until_rtrl():
 
 
 @pytest.mark.parametrize("name", ["leaky_tau", "filtered_adaptive", "function"])
+@pytest.mark.slow
 def test_two_steps_of_an_unmasked_recurrence_are_rtrl(name):
     """Parameters that all neurons share, or that only the emission reads, among them."""
     model, (xs, ys) = net("rtrl", name), data()
@@ -502,6 +506,7 @@ STREAMED = {
 
 
 @pytest.mark.parametrize("name", STREAMED)
+@pytest.mark.slow
 def test_streamed_equals_offline(name):
     make, n, segments = STREAMED[name]
     cell, (xs, ys) = make(), data()

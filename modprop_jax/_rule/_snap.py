@@ -39,8 +39,9 @@ class SnAp(AbstractForwardRule):
     Exact: everything within a unit, the emission, and for n above the network's diameter all
     (= RTRL). Approximate: paths to units that are farther away. A bare initial state gets credit by
     the same pattern; inputs get that of their own step. Memory O(kP) an example for P parameters,
-    each of which keeps k state variables; time O(k²P) a step, offline as in streaming. That is O(P)
-    for SnAp(1). Locality: n - 1 connections.
+    each of which keeps k state variables; time O(k²P) a step, offline as in streaming. SnAp(1) of
+    neuron, gated and linear cells, where each parameter acts on one unit, has a reverse form: time
+    and traces of e-prop. Locality: n - 1 connections. Needs the extra `snap` (asdex).
 
     Source: Menick, Elsen, Evci, Osindero, Simonyan & Graves, ICLR 2021 (arXiv 2006.07232).
     """

@@ -70,7 +70,7 @@ def align(
     At each checkpoint, on each rule's own network and a fixed batch of training data: cosine,
     projection ρ and norm ratio of every rule's gradient to every other's (`alignment_matrix`), λ₁
     of the exact loss by the recurrent weights (`hessian_top`), and the `generalisation_gap`, clean
-    and with input noise; at the start and the end also the `credit_profile`.
+    and with input noise; at the start and the end also the `credit_profile` of neuron cells.
 
     **Arguments:**
 

@@ -44,8 +44,8 @@ def align(
 
     prints a table and writes a folder with align.json (all figures), table.md,
     alignment.png (cosine and ρ), matrix.png (rules against rules), credit.png (credit by
-    lag), curvature.png (λ₁ and its bounds; gap against λ₁), config.json, metrics.jsonl
-    and checkpoints. Stop it at any moment; it continues with
+    lag, of neuron cells), curvature.png (λ₁ and its bounds; gap against λ₁), config.json,
+    metrics.jsonl and checkpoints. Stop it at any moment; it continues with
 
         modprop-jax align --resume FOLDER
 
@@ -58,8 +58,7 @@ def align(
         task: What to learn; `modprop-jax list` shows the tasks.
         rules: Credit rules, with options as in modprop:mu=0.5; `modprop-jax list` shows
             them.
-        seeds: Networks per rule, each with its own weights and data, trained side by
-            side.
+        seeds: Networks per rule, each with its own weights and data.
         preset: small (two or three minutes on two cores) or published (sizes of the
             paper).
         out: Folder for the results; by default runs/TASK-PRESET-TIME.

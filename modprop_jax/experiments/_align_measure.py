@@ -15,7 +15,7 @@ from jaxtyping import Array, Key, PyTree
 from ..diagnostics import alignment_matrix, credit_profile, generalisation_gap, hessian_top
 from ..tasks import Preset, TASKS
 from ._align_config import AlignConfig
-from ._catalogue import build_rule
+from ._catalogue import build_rule, CELLS
 from ._network import cell_types, recurrent_weights
 from ._setup import setup
 from ._train import Data, Loss, stream_keys
@@ -33,7 +33,7 @@ class Measurements(NamedTuple):
     network: Callable[[PyTree, Key[Array, " seeds"]], dict[str, Any]]
     """Gradients, curvature and generalisation; `matrix`, all rules against each other, as means."""
     profile: Callable[[PyTree, Key[Array, " seeds"]], dict[str, Any]]
-    """The credit by lag, as means over seeds."""
+    """The credit by lag, as means over seeds; nothing for cells other than neuron cells."""
 
 
 def measurements(config: AlignConfig) -> Measurements:
@@ -106,6 +106,8 @@ def _measurements(
         return jax.tree.map(plain, by_seed) | to_exact | {"matrix": _means(matrix)}
 
     def profile(model, keys):
+        if not CELLS[preset.cell].neurons:  # the profile is of credit on neurons' drives
+            return {}
         return {"credit": _means(credit(model, keys))}
 
     return Measurements(lists, profile)

@@ -17,12 +17,14 @@ def figures(config: AlignConfig, metrics: Metrics) -> dict[str, bytes]:
     """File names and PNGs: along training, all rules with all, by lag, curvature."""
     if not metrics:  # every rule broke at its start
         return {}
-    return {
+    found = {
         "alignment.png": alignment_figure(config, metrics),
         "matrix.png": matrix_figure(config, metrics),
-        "credit.png": credit_figure(config, metrics),
         "curvature.png": curvature_figure(config, metrics),
     }
+    if "credit" in metrics[0]:
+        found["credit.png"] = credit_figure(config, metrics)
+    return found
 
 
 def alignment_figure(config: AlignConfig, metrics: Metrics) -> bytes:

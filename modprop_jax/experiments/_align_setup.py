@@ -11,7 +11,7 @@ from jaxtyping import Array, Key
 from .. import optim
 from ..tasks import Preset
 from ._align_config import AlignConfig
-from ._network import signed_weights, signs, weights
+from ._network import dales_law, only_existing, weights
 from ._setup import Setup, setup
 from ._train import initial_state, State
 
@@ -50,15 +50,12 @@ def plain_sgd(preset: Preset) -> optax.GradientTransformation:
 
     The learning rate is part of the optimizer's state.
     """
-    dale = signs(preset)
 
     def descend(learning_rate):
         steps = [
             optax.add_decayed_weights(preset.l2, mask=weights),
             optax.sgd(learning_rate),
         ]
-        if dale is not None:
-            steps.append(optax.masked(optim.dale(dale), signed_weights(preset)))
-        return optax.chain(*steps)
+        return optax.chain(*steps, *only_existing(preset), *dales_law(preset, optim.dale))
 
     return optax.inject_hyperparams(descend)(learning_rate=preset.learning_rate)

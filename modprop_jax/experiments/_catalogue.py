@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from .._cell import ALIFCell, LeakyCell, LIFCell, RateCell
+from .._cell import ALIFCell, GRUCell, LeakyCell, LIFCell, LRUCell, LSTMCell, RateCell
 from .._cell._lif import AbstractLIF
-from .._rule import BPTT, EProp, MDGL, ModProp, RTRL
+from .._rule import BPTT, DiagonalRTRL, EProp, MDGL, ModProp, RTRL
 from ..tasks import Preset
 
 
@@ -85,6 +85,9 @@ CELLS: dict[str, CellEntry] = {
         _spiking(beta=1.8, tau_adaptation=200.0, scale_adaptation=True, adaptive=0.5),
         build=_partly_adaptive,
     ),
+    "gru": CellEntry(GRUCell, recurrent=("weight_hh",), neurons=False),
+    "lstm": CellEntry(LSTMCell, recurrent=("weight_hh",), neurons=False),
+    "lru": CellEntry(LRUCell, recurrent=("nu", "theta"), neurons=False),
 }
 
 
@@ -97,7 +100,7 @@ def with_cell(preset: Preset, name: str) -> Preset:
     changes["rate_cost"] = 0.0
     if not entry.neurons:
         changes |= {"excitatory": None, "shrink": 0.0, "connectivity": 0.0, "density": 1.0}
-        changes |= {"input_scale": 1.0, "recurrent_scale": 1.0}
+        changes |= {"input_signs": None, "input_scale": 1.0, "recurrent_scale": 1.0}
     changes |= entry.settings(preset)
     return dataclasses.replace(preset, cell=name, **changes)
 
@@ -136,6 +139,10 @@ RULES: dict[str, RuleEntry] = {
         lambda types: EProp(),
     ),
     "bptt": RuleEntry("backpropagation through time: the exact gradient", lambda types: BPTT()),
+    "diagonal_rtrl": RuleEntry(
+        "exact RTRL of units that send nothing to each other: cell lru",
+        lambda types: DiagonalRTRL(),
+    ),
     "rtrl": RuleEntry(
         "real-time recurrent learning: the exact gradient, for small networks",
         lambda types: RTRL(),

@@ -13,7 +13,7 @@ from ._bench import bench
 from ._catalogue import CELLS, DEFAULT_RULES, known, RULES, summary
 from ._compare import execute, reopen
 from ._config import Config
-from ._options import CellName, Feedback, Folder, Mu, PresetFloat, PresetInt, TaskName
+from ._options import CellName, FeedbackName, Folder, Mu, PresetFloat, PresetInt, TaskName
 from ._storage import RunFolder
 
 
@@ -31,7 +31,7 @@ def compare(
     hidden_size: PresetInt = None,
     learning_rate: PresetFloat = None,
     cell: CellName = None,
-    feedback: Feedback = None,
+    feedback: FeedbackName = None,
     mu: Mu = None,
 ) -> Callable[[], int]:
     """Train one network under several credit rules and compare what it learns.
@@ -50,8 +50,7 @@ def compare(
         task: What to learn; `modprop-jax list` shows the tasks.
         rules: Credit rules, with options as in modprop:mu=0.5; `modprop-jax list` shows
             them.
-        seeds: Networks per rule, each with its own weights and data, trained side by
-            side.
+        seeds: Networks per rule, each with its own weights and data.
         preset: small (a minute or two on two cores) or published (sizes of the paper).
         out: Folder for the results; by default runs/TASK-PRESET-TIME.
         resume: Folder of an interrupted run to continue; takes no other option.
@@ -110,7 +109,7 @@ def list_names() -> Callable[[], int]:
         for title, lines in sections.items():
             print(title)
             for name, text in lines.items():
-                print(f"  {name:<18} {text}")
+                print(f"  {name:<22} {text}")
         return 0
 
     return work

@@ -50,7 +50,7 @@ def compare(
 
     - `task`, `preset`: names, as `modprop-jax list` shows them.
     - `rules`: names of rules, with options as in `"modprop:mu=0.5"`.
-    - `seeds`: networks per rule, trained side by side.
+    - `seeds`: networks per rule, each with its own weights and data.
     - `out`: folder for the results; by default a new one under `runs/`.
     - `quiet`: print nothing.
     - `settings`: fields of `modprop_jax.tasks.Preset` to replace, such as

@@ -1,7 +1,8 @@
 """The network, types and optimizer that a task's preset describes."""
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import equinox as eqx
@@ -20,7 +21,7 @@ from .._reverse import inner_cell
 from .._rnn import RNN
 from ..tasks import Preset, Task
 from ._catalogue import CELLS, known
-from ._sparse import sparse_dale
+from ._sparse import sparse_dale, sparse_signed
 
 
 class Network(eqx.Module):
@@ -64,10 +65,11 @@ def cell_types(preset: Preset) -> tuple[int, ...]:
 def build_network(task: Task, preset: Preset, key: PRNGKeyArray) -> Network:
     """The preset's network with fresh weights."""
     cell_key, readout_key = jr.split(key)
-    n, dale = preset.hidden_size, signs(preset)
-    cell = _filtered(preset, _build_cell(task, preset, cell_key))
+    dale = signs(preset)
+    cell = _build_cell(task, preset, cell_key)
+    features = jax.eval_shape(lambda: cell.emit(cell.init(()))).shape[-1]
     readout = Readout(
-        n,
+        features,
         task.out_size,
         feedback=preset.feedback,
         use_bias=preset.readout_bias,
@@ -76,30 +78,49 @@ def build_network(task: Task, preset: Preset, key: PRNGKeyArray) -> Network:
     if dale is not None and preset.dale_readout:
         # The recipe published with ModProp: columns of another draw of recurrent weights.
         weight = balanced_dale(readout_key, np.asarray(dale))[: task.out_size]
+        if preset.density < 1:
+            weight = sparse_signed(readout_key, dale, task.out_size, preset.density)
+            weight = weight / math.sqrt(len(dale))
         readout = eqx.tree_at(lambda r: r.weight, readout, weight)
-    return Network(RNN(cell), readout, preset.readout_steps or task.readout)
+    return Network(RNN(_filtered(preset, cell)), readout, preset.readout_steps or task.readout)
 
 
 def _build_cell(task: Task, preset: Preset, key: PRNGKeyArray) -> AbstractCell:
     entry, dale = CELLS[known("cell", preset.cell, CELLS)], signs(preset)
     options = dict(preset.cell_options)
     if dale is not None:
+        if not entry.neurons:
+            raise ValueError(f"cell {preset.cell!r} has no Dale's law: leave excitatory at None.")
         options["signs"] = dale
     cell = entry(task.in_size(preset), preset.hidden_size, key=key, **options)
     if not entry.neurons:
         return cell
-    weight_rec = cell.weight_rec
+    weight_rec, weight_in = cell.weight_rec, cell.weight_in
+    if preset.input_signs is not None:
+        if len(preset.input_signs) != weight_in.shape[1]:
+            raise ValueError(
+                f"input_signs must have one sign for each of the {weight_in.shape[1]} inputs, but "
+                f"has {len(preset.input_signs)}."
+            )
+        weight_in = sparse_signed(
+            jr.fold_in(key, 2), preset.input_signs, preset.hidden_size, preset.density
+        )
     if preset.density < 1:
+        if dale is None:
+            raise ValueError(
+                f"density={preset.density} is of the synapses of a network with Dale's law: give "
+                "excitatory too."
+            )
         weight_rec = sparse_dale(jr.fold_in(key, 1), dale, preset.density)
     return eqx.tree_at(
         lambda c: (c.weight_rec, c.weight_in),
         cell,
-        (preset.recurrent_scale * weight_rec, preset.input_scale * cell.weight_in),
+        (preset.recurrent_scale * weight_rec, preset.input_scale * weight_in),
     )
 
 
 def _filtered(preset: Preset, cell: AbstractCell) -> AbstractCell:
-    """The cell with the emission that the readout sees, and, where rates cost, a count beside it."""
+    """The cell with the emission that the readout sees, and with a count where rates cost."""
     leak = 0.0 if preset.readout_tau is None else math.exp(-1 / preset.readout_tau)
     if preset.rate_cost:
         return Filtered(cell, (leak, 1.0), scale=preset.scale_readout)
@@ -116,19 +137,16 @@ def build_optimizer(preset: Preset) -> optax.GradientTransformation:
         preset.learning_rate, preset.decay_every, preset.decay, staircase=True
     )
     steps = [optax.add_decayed_weights(preset.l2, mask=weights), optax.adam(rate)]
-    dale, signed = signs(preset), signed_weights(preset)
-    if preset.density < 1:
-        # Neither the moments of a synapse that does not exist nor its weight move.
-        existing = optax.masked(optax.stateless_with_tree_map(_where_nonzero), signed)
-        steps = [steps[0], existing, steps[1], existing]
-    if dale is not None:
-        keep = optim.dale(dale)
-        if preset.shrink or preset.connectivity:
-            keep = optim.rewire(
-                dale, shrink=lambda i: preset.shrink * rate(i), connectivity=preset.connectivity
-            )
-        steps.append(optax.masked(keep, signed))
-    return optax.chain(*steps)
+    # Neither the moments of a synapse that does not exist nor its weight move.
+    steps = [steps[0], *only_existing(preset), steps[1], *only_existing(preset)]
+    keep = optim.dale
+    if preset.shrink or preset.connectivity:
+        keep = functools.partial(
+            optim.rewire,
+            shrink=lambda i: preset.shrink * rate(i),
+            connectivity=preset.connectivity,
+        )
+    return optax.chain(*steps, *dales_law(preset, keep))
 
 
 def weights(params: Any) -> PyTree:
@@ -139,16 +157,38 @@ def weights(params: Any) -> PyTree:
     return eqx.tree_at(lambda net: net.readout.feedback_weight, matrices, False)
 
 
-def signed_weights(preset: Preset) -> Callable[[Any], PyTree]:
-    """A function of the parameters: which of them have presynaptic signs under Dale's law."""
+def dales_law(
+    preset: Preset, keep: Callable[[Sequence[int]], optax.GradientTransformation]
+) -> list[optax.GradientTransformation]:
+    """`keep(signs)` of the weights that have presynaptic signs, for `optax.chain`."""
 
-    def selected(net):
-        weight_rec = inner_cell(net.rnn.cell).weight_rec
-        return (weight_rec, net.readout.weight) if preset.dale_readout else (weight_rec,)
+    def from_neurons(net):
+        cell: Any = inner_cell(net.rnn.cell)
+        if not preset.dale_readout:
+            return (cell.weight_rec,)
+        return cell.weight_rec, net.readout.weight
+
+    def from_inputs(net):
+        cell: Any = inner_cell(net.rnn.cell)
+        return (cell.weight_in,)
+
+    found = ((signs(preset), from_neurons), (preset.input_signs, from_inputs))
+    return [optax.masked(keep(sign), _only(where)) for sign, where in found if sign is not None]
+
+
+def only_existing(preset: Preset) -> list[optax.GradientTransformation]:
+    """Where synapses may be lacking: no update of those that are at zero, for `optax.chain`."""
+    if preset.density == 1:
+        return []
+    return dales_law(preset, lambda _: optax.stateless_with_tree_map(_where_nonzero))
+
+
+def _only(where: Callable[[Any], tuple]) -> Callable[[Any], PyTree]:
+    """A mask of the parameters that `where` selects."""
 
     def mask(params):
         nothing = jax.tree.map(lambda p: False, params)
-        return eqx.tree_at(selected, nothing, replace_fn=lambda _: True)
+        return eqx.tree_at(where, nothing, replace_fn=lambda _: True)
 
     return mask
 
@@ -159,5 +199,5 @@ def recurrent_weights(preset: Preset) -> Callable[[Any], tuple[Array, ...]]:
     return lambda net: tuple(getattr(inner_cell(net.rnn.cell), name) for name in names)
 
 
-def _where_nonzero(update: Array, weight: Array) -> Array:
+def _where_nonzero(update: Any, weight: Any) -> Array:
     return jnp.where(weight != 0, update, 0)

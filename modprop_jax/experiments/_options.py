@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from .._readout import Feedback
+
 
 TaskName = Annotated[
     str | None,
@@ -16,10 +18,7 @@ _PRESETS = "(default: the preset's)"
 PresetInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=_PRESETS)]
 PresetFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint=_PRESETS)]
 CellName = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint=_PRESETS)]
-Feedback = Annotated[
-    Literal["symmetric", "random", "adaptive"] | None,
-    tyro.conf.arg(help_behavior_hint=_PRESETS),
-]
+FeedbackName = Annotated[Feedback | None, tyro.conf.arg(help_behavior_hint=_PRESETS)]
 Mu = Annotated[
     float | Literal["auto"] | None, tyro.conf.arg(metavar="FLOAT|auto", help_behavior_hint=_PRESETS)
 ]

@@ -54,7 +54,7 @@ def _setup(task_name: str, settings: str) -> Setup:
         zs = model.rnn(xs)
         value, score = task.loss(model.read(zs), ys)
         if preset.rate_cost:
-            counts = zs[-1, ..., preset.hidden_size :]
+            counts = zs[-1, ..., model.readout.weight.shape[-1] :]
             cost = rate_cost(counts, len(xs), target=preset.rate_target, strength=preset.rate_cost)
             # Its gradient only: the loss that is reported is the task's.
             value = value + (cost - jax.lax.stop_gradient(cost))

@@ -19,7 +19,7 @@ def sparse_dale(key: PRNGKeyArray, signs: Sequence[int], density: float) -> Floa
     """
     weight_key, place_key = jr.split(key)
     sign = np.asarray(signs)
-    exists = _places(place_key, len(sign), density)
+    exists = _places(place_key, len(sign), len(sign), density, autapses=False)
     magnitude = jnp.where(exists, jnp.abs(jr.normal(weight_key, exists.shape)), 0)
     excitatory, inhibitory = (exists & jnp.asarray(sign == s)[None] for s in (1, -1))
     ratio = jnp.sum(magnitude, where=excitatory) / jnp.sum(magnitude, where=inhibitory)
@@ -33,8 +33,24 @@ def sparse_dale(key: PRNGKeyArray, signs: Sequence[int], density: float) -> Floa
     return weights / radius(weights)
 
 
-def _places(key: PRNGKeyArray, n: int, density: float) -> Bool[Array, "n n"]:
-    """Exactly that share of all entries, none of them on the diagonal."""
-    ticket = jnp.where(jnp.eye(n, dtype=bool), jnp.inf, jr.uniform(key, (n, n)))
-    last = min(max(round(density * n * n), 1), n * (n - 1)) - 1
+def sparse_signed(
+    key: PRNGKeyArray, signs: Sequence[int], rows: int, density: float
+) -> Float[Array, "rows n"]:
+    """Weights |N(0, 1)| with these presynaptic signs, at a random share of the synapses."""
+    weight_key, place_key = jr.split(key)
+    magnitude = jnp.abs(jr.normal(weight_key, (rows, len(signs))))
+    exists = _places(place_key, rows, len(signs), density)
+    return jnp.where(exists, magnitude * jnp.asarray(signs, magnitude.dtype)[None], 0)
+
+
+def _places(
+    key: PRNGKeyArray, rows: int, columns: int, density: float, autapses: bool = True
+) -> Bool[Array, "rows columns"]:
+    """That share of all entries, to the next whole number, at random."""
+    ticket = jr.uniform(key, (rows, columns))
+    available = rows * columns
+    if not autapses:
+        ticket = jnp.where(jnp.eye(rows, dtype=bool), jnp.inf, ticket)
+        available -= rows
+    last = min(max(round(density * rows * columns), 1), available) - 1
     return ticket <= jnp.sort(ticket, axis=None)[last]

@@ -1,12 +1,14 @@
 """What an experiment needs to know about a task, and the losses tasks share."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from .._readout import Feedback
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Preset:
     """The loss reads so many steps at the end; None: what the task says."""
     readout_bias: bool = True
     """Whether outputs have a bias."""
-    feedback: Literal["symmetric", "random", "adaptive"] = "symmetric"
+    feedback: Feedback = "symmetric"
     """How the readout sends error back; see `modprop_jax.Readout`."""
     dale_readout: bool = True
     """Dale's law, where there is one, binds the readout too."""
@@ -43,11 +45,13 @@ class Preset:
     """Multiplies the initial input weights ..."""
     recurrent_scale: float = 1.0
     """... and these the recurrent ones."""
-    density: float = 1.0
-    """Dale's law: share of the recurrent synapses that exist at the start. Below 1, a synapse that
-    is at zero does not learn: only `connectivity` brings it back."""
     excitatory: int | None = None
     """Dale's law: the first `excitatory` neurons are +, all others −; None: no law."""
+    input_signs: Sequence[int] | None = None
+    """Dale's law of the inputs: +1 or −1 for each; None: no law."""
+    density: float = 1.0
+    """Share of the synapses under Dale's law that exist at the start. Below 1, a synapse that is at
+    zero does not learn: only `connectivity` brings it back."""
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Keyword arguments of the task's generators, such as `{"delay": 700}`."""
     batch: int = 32
