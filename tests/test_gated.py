@@ -285,7 +285,7 @@ def test_flags(name):
 
 
 @pytest.mark.parametrize("counting", [Counting(), mpj.Filtered(Counting(), 0.7, scale=True)])
-@pytest.mark.parametrize("segment", [1, 4])
+@pytest.mark.parametrize("segment", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_a_cell_of_ones_own_with_an_integer_variable(segment, counting):
     """Units that send nothing: local rules are exact, and each parameter's trace its unit's own."""
     model, (xs, ys) = Net(mpj.RNN(counting), mpj.Readout(N, OUT, key=jr.key(7))), data()
@@ -298,6 +298,7 @@ def test_a_cell_of_ones_own_with_an_integer_variable(segment, counting):
         assert_close((loss, weights(found)), (exact[0], weights(exact[1])))
 
 
+@pytest.mark.slow
 def test_finite_differences():
     (xs, ys), model = data(), net("lstm", mpj.BPTT())
     diff, static = eqx.partition(model, eqx.is_inexact_array)
@@ -388,6 +389,7 @@ def test_single_precision():
     assert mpj.GRUCell(M, N, dtype=jnp.float32, key=jr.key(0)).weight_ih.dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_vmap_over_examples():
     model, (xs, ys) = net("gru", mpj.EProp()), data()
     online = mpj.online_value_and_grad(segment_loss, segment=4)

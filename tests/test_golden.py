@@ -94,7 +94,7 @@ def test_gradients_logits_and_loss(case, name):
     assert_golden_gradients(gradients, figures, name)
 
 
-@pytest.mark.parametrize("chunk", [1, 7])
+@pytest.mark.parametrize("chunk", [pytest.param(1, marks=pytest.mark.slow), 7])
 @pytest.mark.parametrize("case, name", CASES)
 def test_gradients_do_not_depend_on_the_chunk(case, name, chunk):
     figures = golden(case)

@@ -1,4 +1,4 @@
-"""Time constants and other constants of neurons."""
+"""Time constants, connectivity and other constants of cells."""
 
 import math
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
 from .._static import Constant, constant, numeric
 
@@ -34,3 +34,16 @@ def one_or_each(name: str, value: Any, n: int) -> Any:
             f"{np.shape(value)}."
         )
     return value
+
+
+def connectivity(mask: Any, n: int) -> Bool[Array, "n n"] | None:
+    """The mask [post, pre], boolean, or None."""
+    if mask is None:
+        return None
+    mask = jnp.asarray(mask)
+    if mask.shape != (n, n) or mask.dtype != jnp.bool_:
+        raise ValueError(
+            f"mask must be boolean of shape {(n, n)} [post, pre], but is {mask.dtype} of shape "
+            f"{mask.shape}."
+        )
+    return mask

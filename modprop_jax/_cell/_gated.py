@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from ._constants import connectivity
 from ._separable import SeparableCell
 
 
@@ -27,7 +28,7 @@ class GatedCell(SeparableCell):
         self.weight_ih = like.weight_ih
         self.weight_hh = like.weight_hh
         self.bias = like.bias
-        self.mask = _connectivity(mask, like.hidden_size)
+        self.mask = connectivity(mask, like.hidden_size)
 
     @property
     def in_size(self) -> int:
@@ -98,15 +99,3 @@ def taken(make: Callable[..., Cell], namesake: type, cell: Any, mask: Any) -> Ce
 def plus(array: Float[Array, "*batch n"], bias: Float[Array, " n"] | None) -> Array:
     """The sum; without a bias, the array."""
     return array if bias is None else array + jnp.broadcast_to(bias, array.shape)
-
-
-def _connectivity(mask: Any, n: int) -> Bool[Array, "n n"] | None:
-    if mask is None:
-        return None
-    mask = jnp.asarray(mask)
-    if mask.shape != (n, n) or mask.dtype != jnp.bool_:
-        raise ValueError(
-            f"mask must be boolean of shape {(n, n)} [post, pre], but is {mask.dtype} of shape "
-            f"{mask.shape}."
-        )
-    return mask

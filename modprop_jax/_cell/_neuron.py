@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from .._tree import inexact
+from ._constants import connectivity
 from ._init import balanced_dale, scaled_normal
 from ._separable import SeparableCell
 
@@ -77,14 +78,7 @@ class NeuronCell(SeparableCell):
                 key_in, (n, in_size), dtype or jnp.result_type(float)
             )
         self.bias = jnp.zeros(n, self.weight_rec.dtype) if use_bias else None
-        if mask is not None:
-            mask = jnp.asarray(mask)
-            if mask.shape != (n, n) or mask.dtype != jnp.bool_:
-                raise ValueError(
-                    f"mask must be boolean of shape {(n, n)} [post, pre], but is "
-                    f"{mask.dtype} of shape {mask.shape}."
-                )
-        self.mask = mask
+        self.mask = connectivity(mask, n)
         self.autapses = autapses
         self.signs = signs
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from .._cell import ALIFCell, GRUCell, LeakyCell, LIFCell, LRUCell, LSTMCell, RateCell
 from .._cell._lif import AbstractLIF
-from .._rule import BPTT, DiagonalRTRL, EProp, MDGL, ModProp, RTRL
+from .._rule import BPTT, DiagonalRTRL, EProp, MDGL, ModProp, RTRL, SnAp
 from ..tasks import Preset
 
 
@@ -142,6 +142,10 @@ RULES: dict[str, RuleEntry] = {
     "diagonal_rtrl": RuleEntry(
         "exact RTRL of units that send nothing to each other: cell lru",
         lambda types: DiagonalRTRL(),
+    ),
+    "snap1": RuleEntry(
+        "SnAp-1: credit stays in the unit, with its connection to itself; extra snap",
+        lambda types: SnAp(1),
     ),
     "rtrl": RuleEntry(
         "real-time recurrent learning: the exact gradient, for small networks",
