@@ -53,6 +53,7 @@ def test_floor_is_the_flops_at_the_measured_rate(out):
         np.testing.assert_allclose(row["over_floor"], row["milliseconds"] / 1e3 / floor)
 
 
+@pytest.mark.slow
 def test_gradients_are_those_that_the_names_promise(out):
     rows = _rows(out)
     for key in (("eprop", "segment=4"), ("rtrl", "segment=4"), ("plain", "checkpointed")):
@@ -60,6 +61,7 @@ def test_gradients_are_those_that_the_names_promise(out):
     assert rows["rtrl", "segment=4"]["cosine"] > 1 - 1e-5 > rows["eprop", "offline"]["cosine"]
 
 
+@pytest.mark.slow
 def test_table_and_figure(out):
     table = out.with_suffix(".md").read_text()
     for (name, mode), row in _rows(out).items():

@@ -22,7 +22,9 @@ import modprop_jax as mpj
 from modprop_jax._budget import auto_checkpoint, auto_chunk, auto_segment
 
 
-@pytest.mark.parametrize("memory, steps", [(1, 1), (1500, 3), (None, T)])
+@pytest.mark.parametrize(
+    "memory, steps", [pytest.param(1, 1, marks=pytest.mark.slow), (1500, 3), (None, T)]
+)
 def test_an_automatic_segment_fits_the_memory_and_changes_nothing(memory, steps):
     model, (xs, ys) = net("modprop_types", "leaky"), data()
     carry = model.rnn.init(BATCH)

@@ -181,7 +181,9 @@ def test_float32_cells_stay_float32(name):
     assert 1e-9 < distance(gradients, exact) < 1e-5
 
 
-@pytest.mark.parametrize("narrow", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize(
+    "narrow", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)]
+)
 def test_narrower_inputs_are_computed_in_the_cells_precision(narrow):
     rnn = narrow_net("modprop_types", jnp.float32)
     xs = data()[0].astype(narrow)

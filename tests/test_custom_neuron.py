@@ -126,6 +126,7 @@ def test_streams(rule, segment):
     assert_close(weights(found), offline(rule), 1e-9)
 
 
+@pytest.mark.slow
 def test_rtrl_streams_the_exact_gradient():
     stream = mpj.online_value_and_grad(segment_loss, segment=4)
     model = net("rtrl")

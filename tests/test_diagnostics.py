@@ -46,6 +46,7 @@ def _cosine(a, b):
 # --- alignment ---
 
 
+@pytest.mark.slow
 def test_alignment_matrix_is_that_of_the_gradients():
     """Two data sets at once, under jit and vmap, against NumPy on each rule's own gradient."""
     sets = [data(seed=0), data(seed=1)]
@@ -268,6 +269,7 @@ def test_hessian_top_is_that_of_the_dense_hessian(where):
         assert 1 < found.iterations[which] <= len(values)
 
 
+@pytest.mark.slow
 def test_hessian_top_stopped_early_tells_its_residual():
     model, (xs, ys) = net("bptt", "leaky"), data()
 

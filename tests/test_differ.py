@@ -33,7 +33,9 @@ def gradients(cell_name, streams):
     return {name: flat(of(name).rnn.cell) for name in RULES if serves(name, cell_name)}
 
 
-@pytest.mark.parametrize("streams", [False, True], ids=["offline", "streamed"])
+@pytest.mark.parametrize(
+    "streams", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["offline", "streamed"]
+)
 @pytest.mark.parametrize("cell_name", ["leaky", "adaptive"])
 def test_approximate_rules_differ_from_bptt_and_from_each_other(cell_name, streams):
     found = gradients(cell_name, streams)

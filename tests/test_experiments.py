@@ -347,6 +347,7 @@ def test_from_alif_to_lif_only_the_adaptation_goes():
     assert dataclasses.replace(after, cell="alif", cell_options=before.cell_options) == before
 
 
+@pytest.mark.slow
 def test_align_profiles_the_credit_of_neurons_only():
     options = {"optimizer": "adam", "checkpoints": 2, "measure": 2, "noise": 0.1, "sweep": False}
     config = AlignConfig.make("delayed_xor", "small", ["eprop"], 1, cell="gru", **options, **TINY)

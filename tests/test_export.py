@@ -56,6 +56,7 @@ def test_streaming_gradient_exports_for_every_platform(name, rule):
     assert all(jnp.allclose(a, b, rtol=1e-12) for a, b in zip(gradients, want, strict=True))
 
 
+@pytest.mark.slow
 def test_streaming_memory_does_not_depend_on_the_length():
     rnn = mpj.RNN(_cell("leaky"), rule=mpj.ModProp(0.25, TYPES))
 
