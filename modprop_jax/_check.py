@@ -31,6 +31,11 @@ def check_scan(cell: Any, carry: PyTree, xs: Any, rule: Any, chunk: int | None) 
     _check_closure(cell, state, xs.astype(dtype))
     if isinstance(carry, Carry):
         _check_carry(cell, carry, rule)
+    elif rule.needs_key:
+        raise ValueError(
+            f"{type(rule).__name__} draws random numbers and so needs a carry, but got a bare "
+            "state: start from rule.init(cell, state, key=key) or rnn.init(batch_shape, key=key)."
+        )
     return dtype
 
 
@@ -92,7 +97,7 @@ def _check_carry(cell: AbstractCell, carry: Carry, rule: AbstractRule) -> None:
     name = type(rule).__name__
     fits = carry.made_by == name and carry.types == rule.cell_types
     if fits:
-        want = jax.eval_shape(lambda: rule.init(cell, carry.state))
+        want = jax.eval_shape(lambda: rule.init(cell, carry.state, key=jax.random.key(0)))
         want, have = (want.trace, want.observed), (carry.trace, carry.observed)
         have = jax.eval_shape(lambda: have)
         fits = jax.tree.structure(want) == jax.tree.structure(have) and all(

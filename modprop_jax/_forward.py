@@ -80,7 +80,7 @@ def forward_segment(pack: tuple, unroll: int) -> tuple[PyTree, Array, Record, Py
             more = contract(influence, landed._replace(memory=()), first)
         else:
             start = influence.init(rule, cell, before) if value is None else value
-            groups = batch_groups(xs.shape[1:-1])
+            groups = batch_groups(xs.shape[1:-1]) if influence.by_example else 1
             by_group = summed(influence, start, _by_group(contract, groups), cell, (groups,))
             more = as_dtypes(jax.tree.map(lambda s: s.sum(0), by_group), cell)
         if value is None and from_start is not None:

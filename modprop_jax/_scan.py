@@ -12,12 +12,13 @@ from ._budget import auto_chunk
 from ._cell import AbstractCell, Filtered, NeuronCell, SeparableCell
 from ._check import check_flags, check_scan
 from ._credit import Credit, Flags
-from ._flags import as_flags, erase, erase_trace, select, settled
+from ._flags import as_flags, erase, select, settled
 from ._forward import forward_segment, influences
 from ._reverse import inner_cell
 from ._rule import AbstractForwardRule, AbstractRule, BPTT, Carry
 from ._segment import forward, landing, observed, past, plain, segment
 from ._sharding import explicit_batch, with_auto_axes
+from ._trace import AbstractTrace
 from ._tree import stop
 
 
@@ -85,7 +86,10 @@ def scan(
         state, (trace, so_far), zs = run(carry.state, before, xs, cell, rule, flags)
         if ended is not None:
             state = select(ended, cell.init(ended.shape), state)
-            trace, so_far = erase_trace(ended, trace), erase(ended, so_far)
+            so_far = erase(ended, so_far)
+            carrier = _trace(rule, cell, xs)
+            if carrier is not None:
+                trace = carrier.forget(ended, trace)
         return Carry(state, trace, so_far, carry.made_by, carry.types), zs
     state, _, zs = run(carry, None, xs, cell, rule, flags)
     if ended is not None:
@@ -106,7 +110,7 @@ def _scan(
     unroll: int,
 ) -> tuple[PyTree, PyTree, Array]:
     """`(state, past, zs)` after the segment; the past is (trace, so far observed), or None."""
-    trace = rule.trace(cell) if streaming else None
+    trace = _trace(rule, cell, xs) if streaming else None
     prepared = rule.prepare(inner_cell(cell))
     carried = ()
     if isinstance(rule, AbstractForwardRule) and rule.runs_forward(cell):
@@ -153,6 +157,12 @@ def _scan(
     if trace is not None and not carried:
         value = stop(trace.extend(*stop((rule, cell, prepared, record, value))))
     return last, (value, stop(so_far)) if streaming else None, zs
+
+
+def _trace(rule: AbstractRule, cell: AbstractCell, xs: Array) -> AbstractTrace | None:
+    if isinstance(rule, AbstractForwardRule) and rule.runs_forward(cell):
+        return rule.influence(cell, xs.shape[-1])
+    return rule.trace(cell)
 
 
 def _one_step(

@@ -38,9 +38,16 @@ class AbstractRule(eqx.Module):
     """
 
     def init(self, cell: AbstractCell, state: PyTree, *, key: PRNGKeyArray | None = None) -> Carry:
-        """The carry of no past: this state, and an empty trace."""
-        del key
+        """The carry of no past: this state, and an empty trace.
+
+        **Arguments:** `key`: for rules that draw noise or initial values, which need one.
+        """
         self.check(cell)
+        if self.needs_key and key is None:
+            raise ValueError(
+                f"{type(self).__name__} draws random numbers: make its carry with a key, "
+                "rule.init(cell, state, key=key) or rnn.init(batch_shape, key=key)."
+            )
         trace = self.trace(cell)
         if trace is not None and jax.tree.leaves(inexact(self)):
             raise ValueError(
@@ -49,10 +56,24 @@ class AbstractRule(eqx.Module):
                 "array, or differentiate by it offline (from a bare state)."
             )
         inner = state[0] if isinstance(cell, Filtered) else state
-        past = None if trace is None else stop(trace.init(self, cell.effective(), inner))
+        past = None
+        if trace is not None:
+            past = stop(self.begin(trace, cell.effective(), inner, key))
         batch = batch_shape(inner_cell(cell), inner)
         observed = self.unobserved(inner_cell(cell), batch)
         return Carry(state, past, observed, type(self).__name__, self.cell_types)
+
+    def begin(
+        self, trace: AbstractTrace, cell: AbstractCell, state: PyTree, key: PRNGKeyArray | None
+    ) -> PyTree:
+        """The value of the trace before the first step."""
+        del key
+        return trace.init(self, cell, state)
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether `init` needs a key, and `scan` the carry that it makes."""
+        return False
 
     @property
     def cell_types(self) -> tuple[int, ...] | None:

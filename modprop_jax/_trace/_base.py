@@ -7,10 +7,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, Bool, PyTree
 
 from .._cell import AbstractCell, Filtered
 from .._credit import Credit, Record
+from .._flags import erase_trace
 from .._reverse import inner_cell
 from .._tree import inexact
 
@@ -39,6 +40,10 @@ class AbstractTrace(eqx.Module):
         self, rule: Any, cell: AbstractCell, prepared: PyTree, record: Record, trace: PyTree
     ) -> PyTree:
         """The trace after one more segment."""
+
+    def forget(self, flag: Bool[Array, "*batch"], trace: PyTree) -> PyTree:
+        """The trace, of no past where the flag of an example holds; leaves (rows, *batch, ...)."""
+        return erase_trace(flag, trace)
 
 
 def batch_shape(cell: AbstractCell, state: PyTree) -> tuple[int, ...]:

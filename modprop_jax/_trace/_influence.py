@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, PyTree
 
 from .._cell import AbstractCell
 from .._credit import Point, Record
-from .._flags import erase_trace, select
+from .._flags import select
 from .._reverse import inner_cell, points_of
 from ._base import AbstractTrace
 
@@ -61,6 +61,15 @@ class AbstractInfluence(AbstractTrace):
         steps = points_of(inner_cell(cell), record), record.states
         return lax.scan(body, trace, steps)[0]
 
+    def hold(self, keep: Bool[Array, "*batch"], further: PyTree, trace: PyTree) -> PyTree:
+        """`further` where an example's step takes place, else the trace as it was."""
+        return _select_trace(keep, further, trace)
+
+    @property
+    def by_example(self) -> bool:
+        """Whether all leaves are (rows, *batch, ...): none is shared between examples."""
+        return True
+
 
 def onward(
     influence: AbstractInfluence,
@@ -74,9 +83,9 @@ def onward(
     """`advance`, from nothing where a sequence begins, and not at all where no step takes place."""
     if point.flags is None:
         return influence.advance(rule, cell, prepared, point, after, trace)
-    trace = erase_trace(point.flags.fresh, trace)
+    trace = influence.forget(point.flags.fresh, trace)
     further = influence.advance(rule, cell, prepared, point, after, trace)
-    return _select_trace(point.flags.keep, further, trace)
+    return influence.hold(point.flags.keep, further, trace)
 
 
 def _select_trace(flag: Bool[Array, "..."], yes: PyTree, no: PyTree) -> PyTree:
