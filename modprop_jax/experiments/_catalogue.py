@@ -100,7 +100,12 @@ def with_cell(preset: Preset, name: str) -> Preset:
     changes["rate_cost"] = 0.0
     if not entry.neurons:
         changes |= {"excitatory": None, "shrink": 0.0, "connectivity": 0.0, "density": 1.0}
-        changes |= {"input_signs": None, "input_scale": 1.0, "recurrent_scale": 1.0}
+        changes |= {
+            "orthogonal": False,
+            "input_signs": None,
+            "input_scale": 1.0,
+            "recurrent_scale": 1.0,
+        }
     changes |= entry.settings(preset)
     return dataclasses.replace(preset, cell=name, **changes)
 

@@ -24,6 +24,9 @@ from ._catalogue import CELLS, known
 from ._sparse import sparse_dale, sparse_signed
 
 
+OPTIMIZERS = {"adam": optax.adam, "sgd": optax.sgd}
+
+
 class Network(eqx.Module):
     """One recurrent layer and a linear readout of its last step, its last few, or of every step."""
 
@@ -105,6 +108,11 @@ def _build_cell(task: Task, preset: Preset, key: PRNGKeyArray) -> AbstractCell:
         weight_in = sparse_signed(
             jr.fold_in(key, 2), preset.input_signs, preset.hidden_size, preset.density
         )
+    if preset.orthogonal:
+        if dale is not None:
+            raise ValueError("orthogonal weights have both signs: leave excitatory at None.")
+        draw = jax.nn.initializers.orthogonal()
+        weight_rec = draw(jr.fold_in(key, 3), weight_rec.shape, weight_rec.dtype)
     if preset.density < 1:
         if dale is None:
             raise ValueError(
@@ -128,7 +136,7 @@ def _filtered(preset: Preset, cell: AbstractCell) -> AbstractCell:
 
 
 def build_optimizer(preset: Preset) -> optax.GradientTransformation:
-    """Adam with staircase decay, the L2 term of the objective, Dale's law and rewiring.
+    """Adam or plain SGD with staircase decay, the L2 term of the objective, Dale's law and rewiring.
 
     For the networks of `build_network`. `optax.add_decayed_weights` ahead of Adam adds
     `l2 · W` to the gradient, which is the gradient of `l2 · ½ ‖W‖²`.
@@ -136,9 +144,10 @@ def build_optimizer(preset: Preset) -> optax.GradientTransformation:
     rate = optax.exponential_decay(
         preset.learning_rate, preset.decay_every, preset.decay, staircase=True
     )
-    steps = [optax.add_decayed_weights(preset.l2, mask=weights), optax.adam(rate)]
+    step = OPTIMIZERS[known("optimizer", preset.optimizer, OPTIMIZERS)](rate)
+    steps = [optax.add_decayed_weights(preset.l2, mask=weights)]
     # Neither the moments of a synapse that does not exist nor its weight move.
-    steps = [steps[0], *only_existing(preset), steps[1], *only_existing(preset)]
+    steps = [*steps, *only_existing(preset), step, *only_existing(preset)]
     keep = optim.dale
     if preset.shrink or preset.connectivity:
         keep = functools.partial(

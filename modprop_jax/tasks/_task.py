@@ -41,6 +41,8 @@ class Preset:
     """How the readout sends error back; see `modprop_jax.Readout`."""
     dale_readout: bool = True
     """Dale's law, where there is one, binds the readout too."""
+    orthogonal: bool = False
+    """Recurrent weights start as a random orthogonal matrix; else N(0, 1/n)."""
     input_scale: float = 1.0
     """Multiplies the initial input weights ..."""
     recurrent_scale: float = 1.0
@@ -56,6 +58,10 @@ class Preset:
     """Keyword arguments of the task's generators, such as `{"delay": 700}`."""
     batch: int = 32
     eval_every: int = 20
+    segment: int | None = None
+    """Online learning: `batch` endless streams, an optimizer step (an iteration) after each segment
+    of so many time steps. None: each iteration has a batch of sequences of its own."""
+    optimizer: Literal["adam", "sgd"] = "adam"
     decay: float = 1.0
     decay_every: int = 1
     l2: float = 0.0
