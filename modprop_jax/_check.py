@@ -9,7 +9,8 @@ from jax.core import Tracer
 from jaxtyping import PyTree
 
 from ._cell import AbstractCell, Filtered
-from ._rule import AbstractRule, Carry
+from ._rule import AbstractCreditRule, AbstractRule, Carry
+from ._trace._advanced import Pending
 from ._tree import inexact
 
 
@@ -49,6 +50,23 @@ def check_flags(xs: Any, done: Any, mask: Any) -> None:
                 f"{name} must be boolean of shape (T, *batch) = {xs.shape[:-1]}, but is "
                 f"{jnp.result_type(flag)} of shape {jnp.shape(flag)}."
             )
+
+
+def check_credited(rule: AbstractCreditRule, xs: Any, context: Any, spec: Any) -> None:
+    """A ValueError unless `context` is what the rule reads."""
+    name = type(rule).__name__
+    if spec is not None:
+        raise ValueError(
+            f"{name} learns from all examples of a batch together and is not served under Explicit "
+            "mesh axes: make the mesh with AxisType.Auto."
+        )
+    want, have = rule.context_size, 0 if context is None else jnp.shape(context)
+    if want is not None and have != (*xs.shape[:-1], want) and (want or context is not None):
+        raise ValueError(
+            f"{name} was made for context (T, *batch, k) = {(*xs.shape[:-1], want)}, such as "
+            f"one-hot labels, but context={'None' if context is None else have} came: pass "
+            f"context=, or make the rule with another number of labels."
+        )
 
 
 def _check_shapes(cell: AbstractCell, state: PyTree, xs: Any) -> Any:
@@ -95,6 +113,11 @@ def _check_shapes(cell: AbstractCell, state: PyTree, xs: Any) -> Any:
 
 def _check_carry(cell: AbstractCell, carry: Carry, rule: AbstractRule) -> None:
     name = type(rule).__name__
+    if isinstance(carry.trace, Pending):
+        raise ValueError(
+            f"The trace of {name} goes on with the error, so a carry that scan returned has none "
+            "until the gradient is taken: stream with online_value_and_grad, which hands it on."
+        )
     fits = carry.made_by == name and carry.types == rule.cell_types
     if fits:
         want = jax.eval_shape(lambda: rule.init(cell, carry.state, key=jax.random.key(0)))

@@ -13,6 +13,7 @@ from ._budget import auto_checkpoint, auto_segment
 from ._rnn import is_layer, layers, RNN
 from ._rule import AbstractRule
 from ._sharding import loop_start
+from ._trace._advanced import advanced, tokens, with_next, with_traces
 from ._tree import accumulate, accumulator, as_dtypes, inexact, slice_time, stop
 
 
@@ -112,7 +113,15 @@ def online_value_and_grad(
     **Returns:** `(model, carry, xs, ys) -> ((loss, carry), gradients)`, summed over segments at
     fixed weights. `xs` and `ys` are pytrees of (T, ...) arrays.
     """
-    gradient = eqx.filter_value_and_grad(segment_loss, has_aux=True)
+
+    @eqx.filter_value_and_grad(has_aux=True)
+    def gradient(differentiated, carry, xs, ys):
+        model, traces = differentiated
+        loss, after = segment_loss(model, with_traces(carry, traces), xs, ys)
+        # traces go on with the error, also where the loss does not read a segment
+        for token in tokens(after):
+            loss = loss + token.astype(loss.dtype)
+        return loss, after
 
     def wrapped(model, carry, xs, ys):
         _check_rules(model)
@@ -128,7 +137,9 @@ def online_value_and_grad(
 
         def one(sums, seen):
             (loss, carry), gradients = sums
-            (more, carry), fresh = gradient(model, carry, *seen)
+            traces = advanced(carry)
+            (more, after), (fresh, traces) = gradient((model, traces), carry, *seen)
+            carry = with_next(after, traces)
             return (loss + more, carry), accumulate(gradients, fresh)
 
         dtype = _loss_dtype(segment_loss, model, carry, xs, ys, size)

@@ -9,16 +9,17 @@ from jax import lax
 from jaxtyping import Array, PyTree
 
 from ._budget import auto_chunk
+from ._by_credit import credited_segment
 from ._cell import AbstractCell, Filtered, NeuronCell, SeparableCell
-from ._check import check_flags, check_scan
+from ._check import check_credited, check_flags, check_scan
 from ._credit import Credit, Flags
 from ._flags import as_flags, erase, select, settled
 from ._forward import forward_segment, influences
 from ._reverse import inner_cell
-from ._rule import AbstractForwardRule, AbstractRule, BPTT, Carry
+from ._rule import AbstractCreditRule, AbstractForwardRule, AbstractRule, BPTT, Carry
 from ._segment import forward, landing, observed, past, plain, segment
 from ._sharding import explicit_batch, with_auto_axes
-from ._trace import AbstractTrace
+from ._trace import AbstractCarrier
 from ._tree import stop
 
 
@@ -51,7 +52,8 @@ def scan(
     - `xs`: inputs (T, *batch, m), T ≥ 1. They get the rule's credit from within the segment.
         Narrower floats than the state's dtype are cast up.
     - `rule`: the credit rule.
-    - `context`: (T, *batch, k) signals that only the rule reads.
+    - `context`: (T, *batch, k) signals that only the rule reads, such as labels for `DNI`; no
+        gradient goes into them.
     - `done`: boolean (T, *batch): a sequence ends with this step. Its emission is still the old
         sequence's; then state, trace and what the rule has observed are those of no past.
     - `mask`: boolean (T, *batch), False for padding: the step does not take place. State and trace
@@ -70,13 +72,15 @@ def scan(
     **Errors:** ValueError for shapes, dtypes, T = 0, a rule that can't serve the cell, a carry of
     another rule, and a cell that closes over traced arrays.
     """
-    del context
     xs = xs.astype(check_scan(cell, carry, xs, rule, chunk))
     check_flags(xs, done, mask)
     if mask is not None:
         xs = select(mask, xs, jnp.zeros_like(xs))  # NaN in padding would reach the weights
     flags, ended = as_flags(done, mask, xs)
     spec = explicit_batch(xs)
+    if isinstance(rule, AbstractCreditRule):
+        check_credited(rule, xs, context, spec)
+        return _credited(cell, carry, xs, rule, context, flags, ended, unroll)
     streaming = isinstance(carry, Carry)
     run = functools.partial(_scan, streaming=streaming, chunk=chunk, unroll=unroll)
     if spec is not None:
@@ -97,6 +101,36 @@ def scan(
     return state, zs
 
 
+def _credited(
+    cell: AbstractCell,
+    carry: PyTree,
+    xs: Array,
+    rule: AbstractCreditRule,
+    context: Array | None,
+    flags: Flags | None,
+    ended: Array | None,
+    unroll: int,
+) -> tuple[PyTree, Array]:
+    """`scan` under a rule whose trace the error advances."""
+    trace, cell = rule.trace(cell), cell.effective()
+    if isinstance(carry, Carry):
+        state, value = stop(carry.state), carry.trace
+    else:
+        inner = carry[0] if isinstance(cell, Filtered) else carry
+        state, value = carry, stop(rule.begin(trace, cell, inner, None))
+    if context is None:
+        context = jnp.zeros((*xs.shape[:-1], 0), xs.dtype)
+    pack = cell, value, state, xs, context.astype(xs.dtype), flags, ended, trace, rule
+    state, zs, pending = credited_segment(pack, unroll)
+    if flags is not None:
+        zs = erase(~flags.keep, zs)
+    if ended is not None:
+        state = select(ended, cell.init(ended.shape), state)
+    if isinstance(carry, Carry):
+        return Carry(state, pending, carry.observed, carry.made_by, carry.types), zs
+    return state, zs
+
+
 def _scan(
     state: PyTree,
     before: PyTree,
@@ -110,7 +144,7 @@ def _scan(
     unroll: int,
 ) -> tuple[PyTree, PyTree, Array]:
     """`(state, past, zs)` after the segment; the past is (trace, so far observed), or None."""
-    trace = _trace(rule, cell, xs) if streaming else None
+    trace: Any = _trace(rule, cell, xs) if streaming else None
     prepared = rule.prepare(inner_cell(cell))
     carried = ()
     if isinstance(rule, AbstractForwardRule) and rule.runs_forward(cell):
@@ -159,7 +193,7 @@ def _scan(
     return last, (value, stop(so_far)) if streaming else None, zs
 
 
-def _trace(rule: AbstractRule, cell: AbstractCell, xs: Array) -> AbstractTrace | None:
+def _trace(rule: AbstractRule, cell: AbstractCell, xs: Array) -> AbstractCarrier | None:
     if isinstance(rule, AbstractForwardRule) and rule.runs_forward(cell):
         return rule.influence(cell, xs.shape[-1])
     return rule.trace(cell)

@@ -38,9 +38,10 @@ def with_auto_axes(
 
     `run` returns `(state, past, zs)`, the first two shaped as they came; past = (trace, observed)
     or None. Leaves of a state and of what was observed are (*batch, ...), or have no axes; those of
-    traces and sequences are (_, *batch, ...).
+    sequences are (_, *batch, ...), and of traces too, unless all examples share them. args[0] = xs.
     """
     arrays, static = eqx.partition((state, past, *args), eqx.is_array)
+    batch = args[0].shape[1:-1]
 
     def inside(arrays):
         return run(*eqx.combine(arrays, static))
@@ -50,9 +51,12 @@ def with_auto_axes(
     def batched(tree):
         return jax.tree.map(lambda a: first if a.ndim else PartitionSpec(), tree)
 
+    def of_trace(a):
+        return later if a.shape[1 : 1 + len(batch)] == batch else PartitionSpec()
+
     if past is not None:
         trace, observed = past
-        past = jax.tree.map(lambda _: later, trace), batched(observed)
+        past = jax.tree.map(of_trace, trace), batched(observed)
     out = batched(state), past, later
     return jax.sharding.auto_axes(inside, out_sharding=out)(arrays)
 

@@ -63,6 +63,8 @@ RULES = {
     "modprop_auto_types": RuleRow(mpj.ModProp, ("auto", TYPES), cells=(*FEW, "filtered_leaky")),
     "modprop_taps": RuleRow(mpj.ModProp, (0.5,), {"taps": 3}, cells=("leaky",)),
     "modprop_taps_types": RuleRow(mpj.ModProp, (0.5, TYPES), {"taps": 3}, cells=("leaky",)),
+    # a leak goes further than the horizon: the other cells' limits do not hold
+    "future_bptt": RuleRow(mpj.FutureBPTT, (4,), cells=("leaky", "leaky_tau", "rate")),
 }
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from .._cell import AbstractCell, Filtered, NeuronCell, SeparableCell
 from .._credit import Back, Credit, Point, Record
 from .._reverse import inner_cell
-from .._trace import AbstractTrace, batch_shape
+from .._trace import AbstractCarrier, batch_shape
 from .._tree import inexact, stop
 
 
@@ -64,7 +64,7 @@ class AbstractRule(eqx.Module):
         return Carry(state, past, observed, type(self).__name__, self.cell_types)
 
     def begin(
-        self, trace: AbstractTrace, cell: AbstractCell, state: PyTree, key: PRNGKeyArray | None
+        self, trace: Any, cell: AbstractCell, state: PyTree, key: PRNGKeyArray | None
     ) -> PyTree:
         """The value of the trace before the first step."""
         del key
@@ -123,7 +123,7 @@ class AbstractRule(eqx.Module):
         del cell, prepared, record, before
         return memories, so_far
 
-    def trace(self, cell: AbstractCell) -> AbstractTrace | None:
+    def trace(self, cell: AbstractCell) -> AbstractCarrier | None:
         """The trace that carries the past between segments; None: the past is cut."""
         del cell
         return None

@@ -16,7 +16,15 @@ from .._reverse import inner_cell
 from .._tree import inexact
 
 
-class AbstractTrace(eqx.Module):
+class AbstractCarrier(eqx.Module):
+    """What a rule carries between segments, next to the state."""
+
+    def forget(self, flag: Bool[Array, "*batch"], trace: PyTree) -> PyTree:
+        """The value, of no past where the flag of an example holds; leaves (rows, *batch, ...)."""
+        return erase_trace(flag, trace)
+
+
+class AbstractTrace(AbstractCarrier):
     r"""How a rule carries the past between segments.
 
     A trace M is the map from credit on a segment's last state (and on all else that the rule
@@ -40,10 +48,6 @@ class AbstractTrace(eqx.Module):
         self, rule: Any, cell: AbstractCell, prepared: PyTree, record: Record, trace: PyTree
     ) -> PyTree:
         """The trace after one more segment."""
-
-    def forget(self, flag: Bool[Array, "*batch"], trace: PyTree) -> PyTree:
-        """The trace, of no past where the flag of an example holds; leaves (rows, *batch, ...)."""
-        return erase_trace(flag, trace)
 
 
 def batch_shape(cell: AbstractCell, state: PyTree) -> tuple[int, ...]:

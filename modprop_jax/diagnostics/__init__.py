@@ -6,6 +6,7 @@ from ._alignment import (
     alignment_matrix as alignment_matrix,
     AlignmentMatrix as AlignmentMatrix,
 )
+from ._compartments import Compartments as Compartments, compartments as compartments
 from ._credit import credit_profile as credit_profile, CreditProfile as CreditProfile
 from ._filters import (
     filter_taps as filter_taps,
@@ -19,4 +20,6 @@ from ._gap import (
     input_noise as input_noise,
 )
 from ._hessian import hessian_top as hessian_top, HessianTop as HessianTop
+from ._online import online_alignment as online_alignment, OnlineAlignment as OnlineAlignment
 from ._rates import curvature_bound as curvature_bound, matched_rates as matched_rates
+from ._spread import gradient_spread as gradient_spread, GradientSpread as GradientSpread

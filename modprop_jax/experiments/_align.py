@@ -136,7 +136,7 @@ def execute_align(config: AlignConfig, folder: RunFolder, console: Console) -> A
     fresh, measures = parts.start(weight_keys), measurements(config)
     swept = [label for each in config.swept for label in sweep_labels(*each)]
     labels = (*config.run.rules, *swept)
-    states, metrics = saved(folder, labels, fresh)
+    states, metrics = saved(folder, dict.fromkeys(labels, fresh))
     lines = functools.partial(_lines, config, keys, parts, measures)
 
     def trainings() -> Iterator[Run]:

@@ -9,10 +9,28 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import optax
 
 from .._cell import ALIFCell, GRUCell, LeakyCell, LIFCell, LRUCell, LSTMCell, RateCell
 from .._cell._lif import AbstractLIF
-from .._rule import BPTT, DiagonalRTRL, EProp, MDGL, ModProp, RTRL, SnAp
+from .._readout import Feedback
+from .._rule import (
+    BPTT,
+    DiagonalRTRL,
+    DNI,
+    EProp,
+    FutureBPTT,
+    KeRNL,
+    KFRTRL,
+    LocalDNI,
+    MDGL,
+    ModProp,
+    ReadoutOnly,
+    RKFRTRL,
+    RTRL,
+    SnAp,
+    UORO,
+)
 from ..tasks import Preset
 
 
@@ -112,11 +130,27 @@ def with_cell(preset: Preset, name: str) -> Preset:
 
 @dataclasses.dataclass(frozen=True)
 class RuleEntry:
-    """A rule by name: `build(types, **options)` makes it for these cell types."""
+    """A rule by name: `build(types, **options)` makes it for these cell types.
+
+    - `online`: it learns on a stream only (`Preset.segment`).
+    - `feedback`: how the readout sends error back under this rule; None: as the preset says.
+    """
 
     description: str
     build: Callable[..., Any]
     options: tuple[str, ...] = ()
+    online: bool = False
+    feedback: Feedback | None = None
+
+
+def _kernl(types: Any, rate: float | None = None, **options: Any) -> KeRNL:
+    return KeRNL(**options) if rate is None else KeRNL(learn=optax.sgd(rate), **options)
+
+
+def _local_dni(
+    types: Any, rate: float = 0.01, jacobian_rate: float = 0.01, **options: Any
+) -> LocalDNI:
+    return LocalDNI(learn=optax.sgd(rate), learn_jacobian=optax.sgd(jacobian_rate), **options)
 
 
 RULES: dict[str, RuleEntry] = {
@@ -152,6 +186,52 @@ RULES: dict[str, RuleEntry] = {
         "SnAp-1: credit stays in the unit, with its connection to itself; extra snap",
         lambda types: SnAp(1),
     ),
+    "future_bptt": RuleEntry(
+        "future-facing BPTT: exact credit of the next steps; horizon=10",
+        lambda types, horizon=10: FutureBPTT(horizon),
+        ("horizon",),
+    ),
+    "uoro": RuleEntry(
+        "UORO: an unbiased estimate of rank one, on streams; probes=1",
+        lambda types, **options: UORO(**options),
+        ("probes",),
+        online=True,
+    ),
+    "kf_rtrl": RuleEntry(
+        "KF-RTRL: an unbiased Kronecker-factored estimate, on streams; probes=1",
+        lambda types, **options: KFRTRL(**options),
+        ("probes",),
+        online=True,
+    ),
+    "rkf_rtrl": RuleEntry(
+        "R-KF-RTRL: KF-RTRL with the factors reversed, on streams; probes=1",
+        lambda types, **options: RKFRTRL(**options),
+        ("probes",),
+        online=True,
+    ),
+    "kernl": RuleEntry(
+        "KeRNL: learnt sensitivities and decays, on streams; sigma, alpha, rate (of SGD)",
+        _kernl,
+        ("sigma", "alpha", "rate"),
+        online=True,
+    ),
+    "dni": RuleEntry(
+        "DNI: synthetic gradients, on streams; rate=0.001, refresh=5",
+        lambda types, rate=1e-3, **options: DNI(learn=optax.sgd(rate), **options),
+        ("rate", "refresh", "labels"),
+        online=True,
+    ),
+    "local_dni": RuleEntry(
+        "DNI by local plasticity, random feedback, on streams; rate, jacobian_rate=0.01",
+        _local_dni,
+        ("rate", "jacobian_rate", "refresh", "labels"),
+        online=True,
+        feedback="random",
+    ),
+    "readout_only": RuleEntry(
+        "a fixed recurrent network, as in reservoir computing: the readout alone learns",
+        lambda types: ReadoutOnly(),
+    ),
     "rtrl": RuleEntry(
         "real-time recurrent learning: the exact gradient, for small networks",
         lambda types: RTRL(),
@@ -159,6 +239,18 @@ RULES: dict[str, RuleEntry] = {
 }
 
 DEFAULT_RULES = ("modprop", "modprop_cell", "mdgl", "eprop", "bptt")
+ONLINE_RULES = (
+    "rtrl",
+    "future_bptt",
+    "kf_rtrl",
+    "rkf_rtrl",
+    "uoro",
+    "dni",
+    "eprop",
+    "kernl",
+    "readout_only",
+)
+"""By default, on a stream."""
 
 
 def build_rule(text: str, types: tuple[int, ...], **defaults: Any) -> Any:
@@ -170,13 +262,20 @@ def build_rule(text: str, types: tuple[int, ...], **defaults: Any) -> Any:
     **Raises:** `ValueError` for an unknown name or option, or a value that is no
     number.
     """
-    name, _, rest = text.partition(":")
-    entry = RULES[known("rule", name, RULES)]
+    entry, typed = _parse(text)
+    typed.pop("segment", None)
     options = {key: defaults[key] for key in entry.options if key in defaults}
-    for item in filter(None, rest.split(",")):
-        key, _, value = item.partition("=")
-        options[known(f"{name} option", key, entry.options)] = _value(text, key, value)
-    return entry.build(types, **options)
+    return entry.build(types, **(options | typed))
+
+
+def rule_entry(text: str) -> RuleEntry:
+    """What the catalogue has of the rule that `text` names."""
+    return _parse(text)[0]
+
+
+def segment_of(text: str, segment: int) -> int:
+    """Steps from one optimizer step to the next on a stream: the rule's own, or the preset's."""
+    return _parse(text)[1].get("segment", segment)
 
 
 def known(kind: str, name: str, choices: Iterable[str]) -> str:
@@ -194,6 +293,22 @@ def summary(cls: type) -> str:
     return (inspect.getdoc(cls) or "").partition("\n")[0]
 
 
+# options that are counts
+_WHOLE = ("taps", "horizon", "probes", "refresh", "labels", "segment")
+
+
+def _parse(text: str) -> tuple[RuleEntry, dict[str, Any]]:
+    """A rule's entry, and the options that come with its name; all take `segment`."""
+    name, _, rest = text.partition(":")
+    entry = RULES[known("rule", name, RULES)]
+    options = {}
+    for item in filter(None, rest.split(",")):
+        key, _, value = item.partition("=")
+        allowed = (*entry.options, "segment")
+        options[known(f"{name} option", key, allowed)] = _value(text, key, value)
+    return entry, options
+
+
 def _value(text: str, key: str, value: str) -> Any:
     if key == "mu" and value == "auto":
         return value
@@ -204,4 +319,4 @@ def _value(text: str, key: str, value: str) -> Any:
     if not math.isfinite(number):
         possible = 'a number or "auto"' if key == "mu" else "a number"
         raise ValueError(f"rule {text!r}: {key} needs {possible}, but got {value!r}.")
-    return int(number) if number.is_integer() and key == "taps" else number
+    return int(number) if number.is_integer() and key in _WHOLE else number

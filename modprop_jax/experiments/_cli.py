@@ -10,17 +10,26 @@ from rich.console import Console
 from ..tasks import TASKS
 from ._align_cli import align
 from ._bench import bench
-from ._catalogue import CELLS, DEFAULT_RULES, known, RULES, summary
+from ._catalogue import CELLS, known, RULES, summary
 from ._compare import execute, reopen
 from ._config import Config
-from ._options import CellName, FeedbackName, Folder, Mu, PresetFloat, PresetInt, TaskName
+from ._options import (
+    CellName,
+    FeedbackName,
+    Folder,
+    Mu,
+    PresetFloat,
+    PresetInt,
+    RuleNames,
+    TaskName,
+)
 from ._storage import RunFolder
 
 
 def compare(
     task: TaskName = None,
     *,
-    rules: tuple[str, ...] = DEFAULT_RULES,
+    rules: RuleNames = None,
     seeds: int = 5,
     preset: str = "small",
     out: Folder = None,
@@ -32,6 +41,7 @@ def compare(
     learning_rate: PresetFloat = None,
     cell: CellName = None,
     feedback: FeedbackName = None,
+    segment: PresetInt = None,
     mu: Mu = None,
 ) -> Callable[[], int]:
     """Train one network under several credit rules and compare what it learns.
@@ -58,10 +68,12 @@ def compare(
         eval_every: Iterations between two evaluations.
         batch: Trials in a training batch.
         hidden_size: Neurons.
-        learning_rate: Adam's.
+        learning_rate: Of Adam, or of plain SGD on streams.
         cell: Kind of neuron in place of the preset's, with options of its own and the
             preset's time constant; `modprop-jax list` shows them.
         feedback: How the readout sends error back; adaptive feedback learns as the readout does.
+        segment: Online learning from endless streams: time steps from one optimizer step to
+            the next. For tasks without trials, such as add.
         mu: ModProp's stand-in for the activation's derivative; auto measures it.
     """
     if (resume is None) == (task is None):
@@ -86,6 +98,7 @@ def compare(
             learning_rate=learning_rate,
             cell=cell,
             feedback=feedback,
+            segment=segment,
             mu=mu,
         )
         folder = RunFolder.create(config, out)

@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
-from jaxtyping import Array, Key
 from rich.console import Console
 
-from ._catalogue import build_rule, DEFAULT_RULES
+from ._catalogue import segment_of
 from ._config import Config
-from ._network import cell_types, Network
+from ._network import Network
 from ._plots import learning_curves
 from ._progress import Reporter
 from ._runs import check_precision, drive, introduce, Run, saved
-from ._setup import seed_keys, Setup, setup
+from ._setup import seed_keys, setup
 from ._storage import RunFolder
+from ._stream import iterate_stream, stream_state, Streaming
 from ._summary import markdown, Row, SECONDS, summarise
-from ._train import cosines, iterate, State
+from ._train import cosines, iterate, Record, State
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Comparison:
 
 def compare(
     task: str,
-    rules: Sequence[str] = DEFAULT_RULES,
+    rules: Sequence[str] | None = None,
     *,
     seeds: int = 5,
     preset: str = "small",
@@ -46,10 +46,15 @@ def compare(
 ) -> Comparison:
     """Train a task's network under each rule, from the same weights on the same data.
 
+    Presets with a `segment` learn online, from endless streams: an optimizer step after each
+    segment, loss and score those of the outputs while learning.
+
     **Arguments:**
 
     - `task`, `preset`: names, as `modprop-jax list` shows them.
-    - `rules`: names of rules, with options as in `"modprop:mu=0.5"`.
+    - `rules`: names of rules, with options as in `"modprop:mu=0.5"`; by default `DEFAULT_RULES`,
+        and on streams `ONLINE_RULES`. There, `"bptt:segment=10"` has an optimizer step every 10
+        time steps.
     - `seeds`: networks per rule, each with its own weights and data.
     - `out`: folder for the results; by default a new one under `runs/`.
     - `quiet`: print nothing.
@@ -81,7 +86,7 @@ def trained(folder: str | os.PathLike, rule: str) -> Network:
     """The networks of a run's last checkpoint of one rule, seeds on a leading axis."""
     run = RunFolder(Path(folder))
     config = reopen(run)
-    like = eqx.filter_eval_shape(setup(config).start, seed_keys(config)[0])
+    like = eqx.filter_eval_shape(lambda: _start(config, rule))
     state = run.load_state(rule, like)
     if state is None:
         raise ValueError(
@@ -99,11 +104,9 @@ def reopen(folder: RunFolder) -> Config:
 
 def execute(config: Config, folder: RunFolder, console: Console) -> Comparison:
     """Do what is left to do of a run; all of it, if the folder is new."""
-    parts, (weight_keys, keys) = setup(config), seed_keys(config)
-    fresh = parts.start(weight_keys)
-    states, metrics = saved(folder, config.rules, fresh)
-    lines = functools.partial(_lines, config, keys, parts)
-    runs = [Run(rule, fresh, functools.partial(lines, rule)) for rule in config.rules]
+    fresh = {rule: _start(config, rule) for rule in config.rules}
+    states, metrics = saved(folder, fresh)
+    runs = [Run(rule, fresh[rule], functools.partial(_lines, config, rule)) for rule in fresh]
     with Reporter(config, console) as reporter:
         introduce(config, folder, reporter)
         try:
@@ -119,24 +122,53 @@ def execute(config: Config, folder: RunFolder, console: Console) -> Comparison:
     return Comparison(folder.path, config, rows, metrics)
 
 
-def _lines(
-    config: Config, keys: Key[Array, " seeds"], parts: Setup, label: str, state: State
-) -> Iterator[tuple[State, dict[str, Any]]]:
-    """Train under one rule from `state` on; yields at each evaluation."""
-    settings = config.settings
-    rule = build_rule(label, cell_types(settings), mu=settings.mu)
-    for state, record in iterate(
+def _start(config: Config, label: str) -> State:
+    """The networks before the first iteration under a rule."""
+    weight_keys, keys = seed_keys(config)
+    fresh = setup(config.for_rule(label)).start(weight_keys)
+    if config.settings.segment is None:
+        return fresh
+    return stream_state(fresh, keys, config.rule(label), config.settings.batch)
+
+
+def _records(config: Config, label: str, state: State) -> Iterator[tuple[State, Record]]:
+    """Train under one rule from `state` on."""
+    settings, (_, keys) = config.settings, seed_keys(config)
+    parts, rule = setup(config.for_rule(label)), config.rule(label)
+    if settings.segment is None:
+        return iterate(
+            state,
+            keys,
+            loss=parts.loss,
+            data=parts.data,
+            evaluate=parts.evaluate,
+            optimizer=parts.optimizer,
+            rule=rule,
+            iterations=settings.iterations,
+            eval_every=settings.eval_every,
+            label=label,
+        )
+    return iterate_stream(
         state,
         keys,
-        loss=parts.loss,
+        loss=config.entry.loss,
         data=parts.data,
-        evaluate=parts.evaluate,
         optimizer=parts.optimizer,
         rule=rule,
-        iterations=settings.iterations,
-        eval_every=settings.eval_every,
+        streaming=Streaming(
+            settings.segment,
+            segment_of(label, settings.segment),
+            settings.eval_every * settings.segment,
+            settings.iterations * settings.segment,
+        ),
         label=label,
-    ):
+    )
+
+
+def _lines(config: Config, label: str, state: State) -> Iterator[tuple[State, dict[str, Any]]]:
+    """Train under one rule from `state` on; yields at each evaluation."""
+    settings, (_, keys) = config.settings, seed_keys(config)
+    for state, record in _records(config, label, state):
         line = {
             "rule": label,
             "iteration": record.iteration,
@@ -147,14 +179,10 @@ def _lines(
         }
         if record.radius is not None:
             line["radius"] = record.radius.tolist()
-        if record.iteration in (0, settings.iterations):
+        if settings.segment is None and record.iteration in (0, settings.iterations):
+            parts, rule = setup(config.for_rule(label)), config.rule(label)
             angle = cosines(
-                state.model,
-                keys,
-                record.iteration,
-                loss=parts.loss,
-                data=parts.data,
-                rule=rule,
+                state.model, keys, record.iteration, loss=parts.loss, data=parts.data, rule=rule
             )
             line["cosine"] = angle.tolist()
         yield state, line

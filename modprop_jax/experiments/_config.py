@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import importlib.metadata
+import inspect
 import platform
 from collections.abc import Sequence
 from typing import Any
@@ -10,8 +11,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .._rule import AbstractRule
 from ..tasks import Preset, Task, TASKS
-from ._catalogue import build_rule, known, with_cell
+from ._catalogue import (
+    build_rule,
+    DEFAULT_RULES,
+    known,
+    ONLINE_RULES,
+    rule_entry,
+    segment_of,
+    with_cell,
+)
 from ._network import build_network, cell_types
 
 
@@ -29,9 +39,12 @@ class Config:
 
     @classmethod
     def make(
-        cls, task: str, preset: str, rules: Sequence[str], seeds: int, **overrides: Any
+        cls, task: str, preset: str, rules: Sequence[str] | None, seeds: int, **overrides: Any
     ) -> "Config":
-        """A checked configuration; overrides that are None keep the preset's value."""
+        """A checked configuration; overrides that are None keep the preset's value.
+
+        `rules`: None for the rules that are compared by default.
+        """
         entry = TASKS[known("task", task, TASKS)]
         settings = entry.presets[known("preset", preset, entry.presets)]
         given = {name: value for name, value in overrides.items() if value is not None}
@@ -43,10 +56,13 @@ class Config:
             # A resized layer keeps its share of excitatory neurons.
             given["excitatory"] = round(settings.excitatory * n / settings.hidden_size)
         settings = dataclasses.replace(settings, **given)
+        if rules is None:
+            rules = DEFAULT_RULES if settings.segment is None else ONLINE_RULES
         _check(settings, rules, seeds)
-        _check_rules(entry, settings, rules)
         created = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        return cls(task, preset, tuple(rules), seeds, settings, environment(), created)
+        config = cls(task, preset, tuple(rules), seeds, settings, environment(), created)
+        _check_rules(config)
+        return config
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Config":
@@ -58,6 +74,19 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
+
+    def for_rule(self, label: str) -> "Config":
+        """With what a rule changes of the settings: how the readout sends error back."""
+        feedback = rule_entry(label).feedback or self.settings.feedback
+        return dataclasses.replace(
+            self, settings=dataclasses.replace(self.settings, feedback=feedback)
+        )
+
+    def rule(self, label: str) -> AbstractRule:
+        """The rule of this name, for these settings."""
+        settings = self.settings
+        defaults = {"mu": settings.mu, "labels": self.entry.out_size}
+        return build_rule(label, cell_types(settings), **defaults)
 
     @property
     def entry(self) -> Task:
@@ -94,6 +123,7 @@ def _check(settings: Preset, rules: Sequence[str], seeds: int) -> None:
         "batch": settings.batch,
         "hidden_size": settings.hidden_size,
         "learning_rate": settings.learning_rate,
+        "segment": 1 if settings.segment is None else settings.segment,
     }
     for name, value in counts.items():
         if not value > 0:
@@ -105,9 +135,10 @@ def _check(settings: Preset, rules: Sequence[str], seeds: int) -> None:
         raise ValueError(f"rule {twice[0]!r} is given twice.")
 
 
-def _check_rules(task: Task, settings: Preset, rules: Sequence[str]) -> None:
+def _check_rules(config: Config) -> None:
     """A ValueError unless the network can be built and every rule serves its cell."""
-    built = [build_rule(rule, cell_types(settings), mu=settings.mu) for rule in rules]
+    task, settings = config.entry, config.settings
+    built = [config.rule(label) for label in config.rules]
 
     def outline(key):
         cell = build_network(task, settings, key).rnn.cell
@@ -115,3 +146,45 @@ def _check_rules(task: Task, settings: Preset, rules: Sequence[str]) -> None:
             rule.check(cell)
 
     jax.eval_shape(outline, jax.random.key(0))
+    if settings.segment is None:
+        _check_batches(config)
+    else:
+        _check_stream(config, settings.segment)
+
+
+def _check_batches(config: Config) -> None:
+    for label in config.rules:
+        online = rule_entry(label).online
+        if online or segment_of(label, 0):
+            why = "learns" if online else "has a segment"
+            streams = [name for name, task in TASKS.items() if is_stream(task)]
+            raise ValueError(
+                f"rule {label!r} {why} on a stream only: give segment=1 (--segment 1), an "
+                "optimizer step after each time step, with a task that has no end: "
+                f"{', '.join(streams)}."
+            )
+
+
+def _check_stream(config: Config, segment: int) -> None:
+    settings, task = config.settings, config.entry
+    if not is_stream(task) or settings.readout_steps or settings.rate_cost:
+        raise ValueError(
+            f"segment={segment} learns from an endless stream, but task {config.task!r} has trials "
+            "that end, or a loss that does not read every step: leave segment at None, or take "
+            f"one of {', '.join(name for name, each in TASKS.items() if is_stream(each))}."
+        )
+    block = settings.eval_every * segment
+    for label in config.rules:
+        own = segment_of(label, segment)
+        total = settings.iterations * segment
+        if own % segment or block % own or total % own:
+            raise ValueError(
+                f"rule {label!r} steps every {own} time steps, which must be a multiple of segment="
+                f"{segment} and divide the {block} steps between evaluations and the {total} of "
+                "the stream: change eval_every or iterations."
+            )
+
+
+def is_stream(task: Task) -> bool:
+    """Whether a task can be learnt from an endless stream: any number of steps, each one read."""
+    return task.readout == "every" and "steps" in inspect.signature(task.batch).parameters

@@ -78,6 +78,9 @@ def build_network(task: Task, preset: Preset, key: PRNGKeyArray) -> Network:
         use_bias=preset.readout_bias,
         key=readout_key,
     )
+    if readout.feedback_weight is not None:
+        scaled = preset.feedback_scale * readout.feedback_weight
+        readout = eqx.tree_at(lambda r: r.feedback_weight, readout, scaled)
     if dale is not None and preset.dale_readout:
         # The recipe published with ModProp: columns of another draw of recurrent weights.
         weight = balanced_dale(readout_key, np.asarray(dale))[: task.out_size]
@@ -136,7 +139,7 @@ def _filtered(preset: Preset, cell: AbstractCell) -> AbstractCell:
 
 
 def build_optimizer(preset: Preset) -> optax.GradientTransformation:
-    """Adam or plain SGD with staircase decay, the L2 term of the objective, Dale's law and rewiring.
+    """Adam or SGD with staircase decay, the L2 term of the objective, Dale's law and rewiring.
 
     For the networks of `build_network`. `optax.add_decayed_weights` ahead of Adam adds
     `l2 · W` to the gradient, which is the gradient of `l2 · ½ ‖W‖²`.

@@ -6,12 +6,22 @@ from typing import Annotated, Literal
 import tyro
 
 from .._readout import Feedback
+from ._catalogue import DEFAULT_RULES, ONLINE_RULES
 
 
 TaskName = Annotated[
     str | None,
     tyro.conf.Positional,
     tyro.conf.arg(metavar="TASK", help_behavior_hint=""),
+]
+RuleNames = Annotated[
+    tuple[str, ...] | None,
+    tyro.conf.arg(
+        metavar="NAME [NAME ...]",
+        help_behavior_hint=(
+            f"(default: {' '.join(DEFAULT_RULES)}; on streams {' '.join(ONLINE_RULES)})"
+        ),
+    ),
 ]
 Folder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")]
 _PRESETS = "(default: the preset's)"

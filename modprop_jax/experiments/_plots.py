@@ -12,6 +12,7 @@ from ._config import Config
 # Okabe and Ito's colours, which colour-blind readers tell apart; black is the exact
 # gradient.
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
+_STYLES = ("-", ":", "-.")
 
 
 def learning_curves(config: Config, metrics: Sequence[dict[str, Any]]) -> bytes:
@@ -32,21 +33,27 @@ def learning_curves(config: Config, metrics: Sequence[dict[str, Any]]) -> bytes:
         if not lines:
             continue
         black = rule == "bptt"
-        colour = "black" if black else _COLOURS[others.index(rule) % len(_COLOURS)]
+        turn, index = (0, 0) if black else divmod(others.index(rule), len(_COLOURS))
+        colour, style = ("black", "--") if black else (_COLOURS[index], _STYLES[turn % 3])
         at = np.array([line["iteration"] for line in lines])
         for axes, quantity in ((left, "loss"), (right, "accuracy")):
             values = np.array([line[quantity] for line in lines], dtype=float)
             axes.plot(
-                at, values.mean(1), color=colour, lw=1.8, ls="--" if black else "-",
+                at, values.mean(1), color=colour, lw=1.8, ls=style,
                 label=rule,
             )  # fmt: skip
             axes.fill_between(at, values.min(1), values.max(1), color=colour, alpha=0.15, lw=0)
-    left.set(ylabel="validation loss", yscale="log")
+    of = "validation" if config.settings.segment is None else "online"
+    left.set(ylabel=f"{of} loss", yscale="log")
+    for name, level in config.entry.floors.items():
+        left.axhline(level, color="grey", lw=0.8, ls=":")
+        left.annotate(
+            name, (1, level), xycoords=("axes fraction", "data"), fontsize="x-small",
+            ha="right", va="bottom", color="grey",
+        )  # fmt: skip
     # A score may start anywhere below 0; how far below, the loss says.
     lowest = min((min(line["accuracy"]) for line in metrics), default=0)
-    right.set(
-        ylabel=f"validation {config.entry.score}", ylim=(max(min(lowest, 0), -1) - 0.02, 1.02)
-    )
+    right.set(ylabel=f"{of} {config.entry.score}", ylim=(max(min(lowest, 0), -1) - 0.02, 1.02))
     right.axhline(config.settings.criterion, color="grey", lw=0.8, ls=":")
     for axes in (left, right):
         axes.set_xlabel("iteration")

@@ -1,6 +1,6 @@
 """Training runs of one folder, one after the other, so that a kill loses nothing."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ._config import Config, environment
@@ -18,10 +18,10 @@ class Run(NamedTuple):
 
 
 def saved(
-    folder: RunFolder, labels: Sequence[str], like: State
+    folder: RunFolder, like: Mapping[str, State]
 ) -> tuple[dict[str, State], list[dict[str, Any]]]:
-    """The states and metrics that the folder holds of these runs."""
-    found = {label: folder.load_state(label, like) for label in labels}
+    """The states and metrics that the folder holds of these runs, shaped as `like`."""
+    found = {label: folder.load_state(label, state) for label, state in like.items()}
     # A checkpoint of iteration 0 saves nothing: that run starts over.
     states = {label: s for label, s in found.items() if s is not None and s.iteration > 0}
     return states, folder.load_metrics({label: int(s.iteration) for label, s in states.items()})

@@ -60,10 +60,11 @@ def _setup(task_name: str, settings: str) -> Setup:
             value = value + (cost - jax.lax.stop_gradient(cost))
         return value, score
 
+    steps = {} if preset.segment is None else {"steps": preset.iterations * preset.segment}
     return Setup(
         start,
         loss,
-        functools.partial(task.batch, batch=preset.batch, **preset.data),
+        functools.partial(task.batch, batch=preset.batch, **{**preset.data, **steps}),
         functools.partial(task.evaluation, **preset.data),
         optimizer,
     )

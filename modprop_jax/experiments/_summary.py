@@ -77,18 +77,26 @@ def _row(config: Config, rule: str, lines: list[dict[str, Any]], diverged: str |
     ]
     seconds = [line[SECONDS] for line in lines if line[SECONDS] is not None]
     cosine = {line["iteration"]: line["cosine"] for line in lines if "cosine" in line}
+    ending = lines[-1:]
+    if config.settings.segment is not None:
+        # online losses are of a few outputs each
+        ending = [line for line in lines if line["iteration"] > 0.9 * last["iteration"]] or ending
     end = cosine.get(config.settings.iterations)
     return Row(
         rule,
         last["iteration"],
-        Spread.of(last["accuracy"]),
-        Spread.of(last["loss"]),
+        Spread.of(_mean_by_seed(ending, "accuracy")),
+        Spread.of(_mean_by_seed(ending, "loss")),
         Spread.of([r for r in reached if r is not None]),
         statistics.median(seconds) if seconds else None,
         statistics.fmean(cosine[0]) if 0 in cosine else None,
         statistics.fmean(end) if end else None,
         diverged,
     )
+
+
+def _mean_by_seed(lines: Sequence[dict[str, Any]], quantity: str) -> list[float]:
+    return [statistics.fmean(values) for values in zip(*(line[quantity] for line in lines))]
 
 
 def iterations_to_criterion(
@@ -140,9 +148,10 @@ def cells(row: Row, seeds: int) -> list[str]:
 def caption(config: Config) -> str:
     """What the table's columns are, in a sentence."""
     settings = config.settings
+    online = "" if settings.segment is None else ", online: means over the last tenth of the stream"
     return (
         f"{config.task}, preset {config.preset}: mean ± sd over {config.seeds} "
-        f"seed{'s' if config.seeds > 1 else ''}, {settings.iterations} iterations; "
+        f"seed{'s' if config.seeds > 1 else ''}, {settings.iterations} iterations{online}; "
         f"criterion: {settings.patience} evaluations in a row, one every "
         f"{settings.eval_every} iterations, over the seeds that met it (how many); "
         "time: median, without compilation; cosine of the gradient, start → end."

@@ -44,6 +44,8 @@ class State(eqx.Module):
     model: PyTree
     opt_state: PyTree
     iteration: Int[Array, ""]
+    carry: PyTree = None
+    """On streams: what the networks carry from segment to segment."""
 
 
 class TrainingDiverged(FloatingPointError):
@@ -200,11 +202,11 @@ def iterate(
         value, accuracy = map(
             np.asarray, _evaluate(state.model, eval_keys, loss=loss, data=evaluate)
         )
-        _check(label, ~np.isfinite(value), np.full(len(keys), iteration))
-        radius = _radius(state.model, rule=rule)
+        check(label, ~np.isfinite(value), np.full(len(keys), iteration))
+        radius = radius_of(state.model, rule=rule)
         if radius is not None:
             radius = np.asarray(radius)
-            _check_stable(state.model, rule, label, iteration, radius)
+            check_stable(state.model, rule, label, iteration, radius)
         return Record(iteration, value, accuracy, seconds, radius)
 
     if iteration == 0:
@@ -218,7 +220,7 @@ def iterate(
         state, broken = jax.block_until_ready(advance(state, data_keys, jnp.int32(count)))
         seconds = (time.perf_counter() - began) / count
         iteration += count
-        _check(label, np.asarray(broken) >= 0, np.asarray(broken) + 1)
+        check(label, np.asarray(broken) >= 0, np.asarray(broken) + 1)
         yield state, record(seconds)
 
 
@@ -295,7 +297,7 @@ def _advance(
             with jax.numpy_dtype_promotion("standard"):  # optax knows no strict mode
                 updates, opt_state = optimizer.update(grads, opt_state, params)
             model = eqx.apply_updates(model, updates)
-            sound = _all_finite((value, grads, eqx.filter(model, eqx.is_inexact_array)))
+            sound = all_finite((value, grads, eqx.filter(model, eqx.is_inexact_array)))
             broken = jnp.where((broken < 0) & ~sound, i, broken)
             return eqx.filter((model, opt_state), eqx.is_array), broken
 
@@ -316,7 +318,7 @@ def _evaluate(model: PyTree, keys: Key[Array, " seeds"], *, loss: Loss, data: Da
 
 
 @eqx.filter_jit
-def _radius(model: PyTree, *, rule: AbstractRule | None) -> Array | None:
+def radius_of(model: PyTree, *, rule: AbstractRule | None) -> Array | None:
     """The largest of the layers' radii, by seed; None if no rule has one."""
 
     def one_seed(model):
@@ -372,12 +374,13 @@ def _shard(state: State, mesh: Mesh) -> State:
     return State(model, opt_state, iteration)
 
 
-def _all_finite(tree: PyTree) -> Array:
+def all_finite(tree: PyTree) -> Array:
+    """Whether no array of the tree holds NaN or infinity."""
     finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
     return functools.reduce(jnp.logical_and, finite)
 
 
-def _check_stable(
+def check_stable(
     model: PyTree, rule: AbstractRule | None, label: str, iteration: int, radius: np.ndarray
 ) -> None:
     """The rule's own check, of the seed with the largest radius; its message names a safe mu."""
@@ -390,7 +393,8 @@ def _check_stable(
             raise RuleUnstable(message) from None
 
 
-def _check(label: str, bad: np.ndarray, iterations: np.ndarray) -> None:
+def check(label: str, bad: np.ndarray, iterations: np.ndarray) -> None:
+    """Raise `TrainingDiverged` where a seed is bad, with the iteration at which it was."""
     if bad.any():
         # The first to break, not the first in order of seeds.
         seed = int(np.argmin(np.where(bad, iterations, np.iinfo(iterations.dtype).max)))

@@ -1,5 +1,6 @@
 """Tasks: pure functions of a key that return time-major `(xs, ys)`; registry."""
 
+from ._add import ADD, add as add, ADD_FLOORS as ADD_FLOORS
 from ._copy_memory import COPY_MEMORY, copy_memory as copy_memory
 from ._delayed_match import DELAYED_MATCH, delayed_match as delayed_match
 from ._delayed_xor import DELAYED_XOR, delayed_xor as delayed_xor
@@ -13,7 +14,9 @@ from ._evidence_accumulation import (
     evidence_accumulation as evidence_accumulation,
 )
 from ._flip_flop import FLIP_FLOP, flip_flop as flip_flop
+from ._mimic import MIMIC, mimic as mimic
 from ._pattern_generation import PATTERN_GENERATION, pattern_generation as pattern_generation
+from ._sine_wave import SINE_WAVE, sine_wave as sine_wave
 from ._task import (
     cross_entropy as cross_entropy,
     Preset as Preset,
@@ -33,5 +36,8 @@ TASKS: dict[str, Task] = {
         COPY_MEMORY,
         FLIP_FLOP,
         EVIDENCE_ACCUMULATION,
+        ADD,
+        MIMIC,
+        SINE_WAVE,
     )
 }

@@ -39,6 +39,8 @@ class Preset:
     """Whether outputs have a bias."""
     feedback: Feedback = "symmetric"
     """How the readout sends error back; see `modprop_jax.Readout`."""
+    feedback_scale: float = 1.0
+    """Multiplies random and adaptive feedback weights, which start as N(0, 1/n)."""
     dale_readout: bool = True
     """Dale's law, where there is one, binds the readout too."""
     orthogonal: bool = False
@@ -95,6 +97,9 @@ class Task:
       `"every"` step, `(T, size, out_size)`; a preset with `readout_steps` asks for the last k
       steps, `(k, size, out_size)`.
     - `score`: what tables and figures call the second output of `loss`.
+    - `floors`: losses that mark something, by name: lines in figures.
+    A task that takes `steps` as a data option and reads every step can be learnt online, from one
+    endless stream (`Preset.segment`): its loss then is a mean over steps.
     """
 
     name: str
@@ -106,6 +111,7 @@ class Task:
     readout: Literal["last", "every"]
     presets: Mapping[str, Preset]
     score: str = "accuracy"
+    floors: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def in_size(self, preset: Preset) -> int:
         """Number of input features under the preset's data options."""

@@ -1,0 +1,94 @@
+"""The derivative of a segment under a rule whose trace the error advances."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, PyTree
+
+from ._cell import AbstractCell
+from ._credit import Flags, Record
+from ._flags import entering, erase, settled
+from ._reverse import points_of
+from ._trace._advanced import AbstractCreditTrace, Advanced, Pending
+from ._tree import add, materialise, pullback
+from ._vjp import with_derivative
+
+
+def credited_segment(pack: tuple, unroll: int) -> tuple[PyTree, Array, Pending]:
+    r"""Last state and emissions; the derivative: \(\sum_t \hat\lambda_t F_t\), and the next trace.
+
+    pack = (cell, value of the trace, before, xs, context, flags, ended, trace, rule). The cotangent
+    of the value is not a gradient, but the value after the segment.
+
+    Memory: the states of the segment and the trace.
+    """
+
+    def run(pack):
+        cell, _, before, xs, _, flags, *_ = pack
+        record = record_of(cell, before, xs, flags, unroll)
+        last = jax.tree.map(lambda s: s[-1], record.states)
+        zs = cell.emit(record.states)
+        return (last, zs, Pending(jnp.zeros((), zs.dtype))), record
+
+    def backward(pack, record, cotangents):
+        cell, value, before, xs, context, flags, ended, trace, rule = pack
+        ct_last, ct_zs, _ = cotangents
+        if ct_zs is None:
+            zs = jax.eval_shape(cell.emit, record.states)
+            ct_zs = jnp.zeros(zs.shape, zs.dtype)
+        ct_last = materialise(ct_last, before)
+        gradient, direct = pullback(lambda c, s: c.emit(s), cell, record.states)(ct_zs)
+        direct = jax.tree.map(lambda d, last: d.at[-1].add(last), direct, ct_last)
+        credit, after = credits_of(rule, trace, cell, record, direct, context, value.value)
+        if ended is not None:
+            after = trace.forget(ended, after)
+        points = points_of(cell, record)
+        fresh, ct_xs = pullback(lambda c, x: c.step(points.before, x), cell, xs)(credit)
+        nothing = jax.tree.map(lambda _: None, (before, ct_xs, context, flags, ended, trace, rule))
+        rest = (nothing[0], ct_xs, *nothing[2:])
+        return add(gradient, fresh), Advanced(after), *rest
+
+    return with_derivative(run, backward)(pack)
+
+
+def credits_of(
+    rule: Any,
+    trace: AbstractCreditTrace,
+    cell: AbstractCell,
+    record: Record,
+    direct: PyTree,
+    context: Array,
+    value: PyTree,
+) -> tuple[PyTree, PyTree]:
+    """The rule's credit on the state after each step of a segment, and the trace after it."""
+
+    def body(value, at):
+        point, after, direct, context = at
+        if point.flags is not None:
+            value = trace.forget(point.flags.fresh, value)
+        credit, further = trace.advance(rule, cell, point, after, direct, context, value)
+        if point.flags is not None:
+            credit = erase(~point.flags.keep, credit)
+            further = trace.hold(point.flags.keep, further, value)
+        return further, credit
+
+    steps = points_of(cell, record), record.states, direct, context
+    value, credit = lax.scan(body, value, steps)
+    return credit, value
+
+
+def record_of(
+    cell: AbstractCell, before: PyTree, xs: Array, flags: Flags | None = None, unroll: int = 1
+) -> Record:
+    """A segment as it runs, of any cell that is effective."""
+
+    def body(state, at):
+        x, flags = at
+        state = entering(cell, flags, state)
+        state = settled(flags, cell.step(state, x), state)
+        return state, state
+
+    _, states = lax.scan(body, before, (xs, flags), unroll=unroll)
+    return Record(before, states, None, xs, flags=flags)

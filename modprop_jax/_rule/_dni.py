@@ -1,0 +1,143 @@
+from collections.abc import Callable
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .._cell import AbstractCell, Filtered
+from .._reverse import inner_cell
+from .._trace._sparsity import to_rows
+from .._trace._synthetic import SyntheticGradient
+from ._base import require_neurons
+from ._by_credit import AbstractCreditRule
+
+
+def identity(credit: Array) -> Array:
+    """Credit as it is."""
+    return credit
+
+
+class DNI(AbstractCreditRule):
+    r"""Decoupled neural interfaces: credit is predicted from the state, and the prediction learnt.
+
+    With features \(\tilde a_t = [s_t; y_t; 1]\) of the state and the labels, at each step
+
+    \[ \tau_{t-1} = c_{t-1} + \psi(A^- \tilde a_t)\,\tilde J_t, \qquad
+       A \leftarrow A - \eta_A\,(A \tilde a_{t-1} - \tau_{t-1}) \otimes \tilde a_{t-1}, \qquad
+       \hat\lambda_t = A \tilde a_t, \qquad \nabla_\theta = \sum_t \hat\lambda_t F_t \]
+
+    with \(c_t\) the direct credit of the emission, \(\psi\) = `squash`, \(A^-\) a copy of A that is
+    refreshed every `refresh` steps, and \(\tilde J_t\) the Jacobian of the step, exact or learnt:
+    \( \tilde J \leftarrow \tilde J - \eta_J (\tilde J s_{t-1} - s_t) \otimes s_{t-1} \), a linear
+    predictor of the next state. A's and J̃'s gradients are means over the examples of a batch, and
+    learn by `learn` and `learn_jacobian`; all of them live in the trace. The labels are `context`.
+
+    Approximate: the credit is as good as a linear function of the state, and as what A has learnt;
+    one step's bootstrap, no λ-return. Any cell with exact Jacobians. Time of A, J̃: O(n²) a step and
+    example; memory O(n²), nothing grows with time. The trace advances with the error: stream it
+    with `online_value_and_grad`; the gradient does not depend on its segments.
+    Locality: with the exact Jacobian none (a transposed weight matrix); see `LocalDNI` for the
+    learnt one.
+
+    Departures: the first step's spurious update, from a zero state and the first label, is kept,
+    and taken again when a sequence begins (`done`). A `Filtered` cell's memory is state too.
+
+    Sources: Jaderberg et al., ICML 2017 (arXiv 1608.05343); Czarnecki et al., ICML 2017; this
+    online form: Marschall, Cho & Savin, JMLR 2020 (arXiv 1907.02649).
+    """
+
+    labels: int = eqx.field(static=True)
+    jacobian: Literal["exact", "learned"] = eqx.field(static=True)
+    learn: optax.GradientTransformation = eqx.field(static=True)
+    learn_jacobian: optax.GradientTransformation | None = eqx.field(static=True)
+    squash: Callable[[Array], Array] = eqx.field(static=True)
+    refresh: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        *,
+        labels: int = 0,
+        jacobian: Literal["exact", "learned"] = "exact",
+        learn: optax.GradientTransformation,
+        learn_jacobian: optax.GradientTransformation | None = None,
+        squash: Callable[[Array], Array] = identity,
+        refresh: int = 5,
+    ):
+        """**Arguments:**
+
+        - `labels`: number of features of `context`; 0: the prediction sees no labels.
+        - `jacobian`: "exact", or "learned" (neuron cells of one state variable).
+        - `learn`: how A learns, such as `optax.sgd(0.05)`.
+        - `learn_jacobian`: how J̃ learns.
+        - `squash`: elementwise ψ on the credit that is sent back, such as `jnp.tanh`.
+        - `refresh`: steps from one copy of A to the next.
+        """
+        if jacobian not in ("exact", "learned"):
+            raise ValueError(f'jacobian must be "exact" or "learned", but is {jacobian!r}.')
+        if (jacobian == "learned") != (learn_jacobian is not None):
+            raise ValueError(
+                f"jacobian={jacobian!r} came with learn_jacobian={learn_jacobian!r}: "
+                '"learned" needs an optax transformation for it, and "exact" has none.'
+            )
+        check_counts(self, labels, refresh)
+        self.labels = labels
+        self.jacobian = jacobian
+        self.learn = learn
+        self.learn_jacobian = learn_jacobian
+        self.squash = squash
+        self.refresh = refresh
+
+    @property
+    def needs_key(self) -> bool:
+        """For the initial A."""
+        return True
+
+    @property
+    def context_size(self) -> int:
+        """The labels."""
+        return self.labels
+
+    def check(self, cell: AbstractCell) -> None:
+        """Needs a neuron cell of one state variable, if the Jacobian is learnt."""
+        if self.jacobian == "learned":
+            require_one_variable(self, cell)
+
+    def initial(self, key: PRNGKeyArray, size: int, dtype: Any) -> Float[Array, "s f"]:
+        """A ~ N(0, 1 / its number of columns)."""
+        return normal_rows(key, size, size + self.labels + 1, dtype)
+
+    def trace(self, cell: AbstractCell) -> SyntheticGradient:
+        """The synthetic gradient and what it learns from."""
+        del cell
+        return SyntheticGradient()
+
+
+def require_one_variable(rule: AbstractCreditRule, cell: AbstractCell) -> None:
+    """A ValueError unless the state is one number a neuron."""
+    n = require_neurons(rule, cell).hidden_size
+    (size,) = jax.eval_shape(lambda: to_rows(cell.init())).shape
+    if size != n:
+        filtered = ", filtered," if isinstance(cell, Filtered) else ""
+        raise ValueError(
+            f"{type(rule).__name__} learns to predict a state of one number a neuron, but this "
+            f"{type(inner_cell(cell)).__name__}{filtered} has {size} for {n} neurons: use "
+            'DNI(jacobian="exact").'
+        )
+
+
+def normal_rows(key: PRNGKeyArray, rows: int, columns: int, dtype: Any) -> Float[Array, "r c"]:
+    """Entries N(0, 1/columns)."""
+    return jr.normal(key, (rows, columns), dtype) / jnp.sqrt(jnp.asarray(columns, dtype))
+
+
+def check_counts(rule: AbstractCreditRule, labels: int, refresh: int) -> None:
+    """A ValueError for what no rule has."""
+    if labels < 0 or refresh < 1:
+        raise ValueError(
+            f"{type(rule).__name__} needs labels >= 0 and refresh >= 1, but got {labels} and "
+            f"{refresh}."
+        )

@@ -1,0 +1,106 @@
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, PyTree
+
+from .._cell import AbstractCell, SeparableCell
+from .._credit import Back, Credit, Point
+from .._trace import AbstractTrace, batch_shape
+from .._trace._tape import Tape
+from .._tree import add, inexact
+from ._base import AbstractRule, require_separable
+from ._bptt import BPTT
+
+
+class FutureBPTT(AbstractRule):
+    r"""Future-facing BPTT: exact credit from the emissions of the next `horizon` steps.
+
+    \[ \lambda_s = \sum_{u=s}^{s+h-1} c_u\, J_u J_{u-1} \cdots J_{s+1}, \qquad
+       \nabla_\theta = \sum_s \lambda_s F_s \]
+
+    with h = `horizon`, \(c_u\) the direct credit of the emission, \(J\) the exact Jacobian of a
+    step and \(F\) the step's derivative by the parameters. The last h - 1 steps of a sequence are
+    charged with the credit that is still to come (trailing credits). A sliding window: unlike
+    BPTT in segments, every step's loss reaches the same h steps.
+
+    Exact: `horizon` ≥ T is BPTT for all parameters (`T + 1` for a bare initial state too), and the
+    emission's own filter (`Filtered`) is transported in full. Approximate: longer paths, those
+    within a neuron among them. `horizon` = 1 is what a step does to its own emission: `EProp`
+    where nothing of a neuron's state stays, as on `RateCell` with alpha = 1.
+
+    Streaming keeps a tape of the last h steps instead of a trace per parameter: memory O(h·(n+m))
+    an example. The online program of the source delays: at t it emits the credit of step t - h + 1,
+    by then complete. Here what comes at t is the credit of \(c_t\) on the last h steps: another
+    order of the same terms, hence the same sum. The tape is linearised at the current weights.
+    A `Filtered` cell learns offline only. Time: h times BPTT's transposed recurrence, offline and,
+    on neuron cells, one step at a time; otherwise a segment adds up to h² steps of it.
+    Locality: none.
+
+    Source: Marschall, Cho & Savin, JMLR 2020 (arXiv 1907.02649).
+    """
+
+    horizon: int = eqx.field(static=True)
+
+    def __init__(self, horizon: int):
+        """**Arguments:** `horizon`: h, the emissions that a step is charged with, 1 or more."""
+        if isinstance(horizon, bool) or not isinstance(horizon, int | np.integer) or horizon < 1:
+            raise ValueError(
+                f"FutureBPTT(horizon) needs horizon = 1, 2, ... steps, but horizon is {horizon!r}."
+            )
+        self.horizon = int(horizon)
+
+    def check(self, cell: AbstractCell) -> None:
+        """Needs a separable cell."""
+        require_separable(self, cell)
+
+    def trace(self, cell: AbstractCell) -> AbstractTrace:
+        """The last h steps."""
+        del cell
+        return Tape(self.horizon)
+
+    def extra(self, cell: SeparableCell, batch_shape: tuple[int, ...]) -> PyTree:
+        """No credit of age 1 ... h - 1, on an axis after those of the batch."""
+
+        def ages(leaf):
+            features = leaf.shape[len(batch_shape) :]
+            return jnp.zeros((*batch_shape, self.horizon - 1, *features), leaf.dtype)
+
+        return jax.tree.map(ages, inexact(cell.init(batch_shape)))
+
+    def arrive(self, cell: SeparableCell, prepared: PyTree, direct: Credit) -> Credit:
+        """Credit of no age yet, which reaches all of the tape: the ages need not be told apart."""
+        del cell, prepared
+        return Credit(direct.state)
+
+    def back(
+        self, cell: SeparableCell, prepared: PyTree, point: Point, credit: Credit, direct: PyTree
+    ) -> Back:
+        """All ages at once through the cell's Jacobian, but for the oldest."""
+        exact, aged = BPTT(), credit.extra
+        if not jax.tree.leaves(aged):
+            return exact.back(cell, prepared, point, credit, direct)
+        axis = len(batch_shape(cell, point.before))
+
+        def one_older(ages, state, direct):
+            # more credit than its ages came over the end of a segment, straight onto its last state
+            new = direct + state - ages.sum(axis)
+            both = jnp.concatenate([jnp.expand_dims(new, axis), ages], axis)
+            return lax.slice_in_dim(both, 0, self.horizon - 1, axis=axis)
+
+        ages = jax.tree.map(one_older, aged, credit.state, direct)
+
+        def through(credit):
+            return exact.back(cell, prepared, point, Credit(credit), None)
+
+        back = jax.vmap(through, in_axes=axis, out_axes=axis)(ages)
+        before, message = jax.tree.map(lambda a: a.sum(axis), (back.credit.state, back.message))
+        return Back(add(credit.state, direct), Credit(before, back.credit.state), message)
+
+    def step(self, cell: SeparableCell, state: PyTree, x: Array) -> PyTree:
+        """Not available: credit is cut at its age, which one step does not know."""
+        raise ValueError(
+            "FutureBPTT has no one-step derivative, credit is cut by the steps that it has come: "
+            "use scan, or rule.step of BPTT."
+        )

@@ -1,0 +1,86 @@
+"""Where a stochastic rule's noise comes from: keys, or a table of recorded numbers."""
+
+import functools
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Int
+
+from .._static import FrozenArray
+
+
+LAWS = {"rademacher": jr.rademacher, "normal": jr.normal}
+
+
+class Drawn(eqx.Module):
+    """Independent numbers of mean 0 and variance 1, for each example and probe from its own key."""
+
+    law: str = eqx.field(static=True)
+
+    def draw(self, keys: Array, step: Int[Array, "*lead"], size: int, dtype: Any) -> Array:
+        """(*lead, size) numbers; the step does not matter."""
+        one = functools.partial(LAWS[self.law], shape=(size,), dtype=dtype)
+        for _ in range(step.ndim):
+            one = jax.vmap(one)
+        return one(keys)
+
+
+class Given(eqx.Module):
+    """Row t of a table at an example's step t, (T, k) or (T, *batch, k); NaN past its end."""
+
+    table: FrozenArray
+
+    def draw(self, keys: Array, step: Int[Array, "*lead"], size: int, dtype: Any) -> Array:
+        """(*lead, size) numbers; the keys do not matter."""
+        del keys
+        table = jnp.asarray(self.table.numpy()[..., :size], dtype)
+        if table.ndim > 2:
+            return jnp.take_along_axis(table, step[..., None], axis=0, mode="fill")
+        return table.at[step].get(mode="fill", fill_value=jnp.nan)
+
+    def check(self, name: str, cell: str, batch: tuple[int, ...] | None, size: int) -> None:
+        """A ValueError unless rows have this size, and examples rows; batch None: not known."""
+        *lead, width = self.table.shape
+        if width != size:
+            raise ValueError(
+                f"{name} needs {size} random numbers a step for this {cell}, but the rows of "
+                f"noise, an array of shape {self.table.shape}, hold {width}."
+            )
+        if batch is not None and len(lead) > 1 and tuple(lead[1:]) != batch:
+            raise ValueError(
+                f"noise of shape {self.table.shape} has a row for each example of a batch "
+                f"{tuple(lead[1:])}, but the state's batch is {batch}: pass (T, *batch, k), or "
+                "(T, k) for all examples."
+            )
+
+
+def as_noise(noise: Any, probes: int) -> Drawn | Given:
+    """What `noise=` says, or a ValueError."""
+    if isinstance(noise, str):
+        if noise not in LAWS:
+            raise ValueError(
+                f"noise must be one of {sorted(LAWS)} (mean 0, variance 1: any other variance, "
+                f"such as 1/3 of uniform noise, is biased), or an array, but is {noise!r}."
+            )
+        return Drawn(noise)
+    if isinstance(noise, Tracer):
+        raise ValueError(
+            "noise is part of the rule's structure, but a traced array came: make the rule "
+            "outside of the transformed function."
+        )
+    shape, dtype = np.shape(noise), np.asarray(noise).dtype
+    if len(shape) < 2 or 0 in shape or dtype.kind not in "fiu":
+        raise ValueError(
+            f"noise must be one of {sorted(LAWS)}, or an array (T, k) or (T, *batch, k) of "
+            f"numbers, but is {dtype} of shape {shape}."
+        )
+    if probes != 1:
+        raise ValueError(
+            f"noise given as an array is that of one probe, but probes={probes}: leave it at 1."
+        )
+    return Given(FrozenArray(np.asarray(noise, np.float64)))

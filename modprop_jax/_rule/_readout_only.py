@@ -1,0 +1,63 @@
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from .._cell import AbstractCell
+from .._credit import Back, Credit, Point, Record
+from .._trace import AbstractTrace
+from .._tree import inexact, stop
+from ._base import AbstractRule
+
+
+class ReadoutOnly(AbstractRule):
+    r"""No credit to the recurrent network: it stays as it is, and only what reads it learns.
+
+    \[ \lambda_t = 0 \]
+
+    Reservoir computing, and the baseline for rules that train the network: what follows the layer
+    gets its exact gradient, the dynamics' parameters, the initial state and the inputs (and so all
+    layers below) get zeros. What only a cell's emission reads belongs to the readout and learns:
+    the output weights of `LRUCell`. Any cell; streamed as offline, with nothing to carry. An
+    optimizer with weight decay shrinks weights without a gradient too: mask them.
+
+    Source: the baseline of Marschall, Cho & Savin, JMLR 2020 (arXiv 1907.02649).
+    """
+
+    def trace(self, cell: AbstractCell) -> AbstractTrace:
+        """Nothing of the past is needed."""
+        del cell
+        return _Nothing()
+
+    def back(
+        self, cell: Any, prepared: PyTree, point: Point, credit: Credit, direct: PyTree
+    ) -> Back:
+        """Zeros."""
+        del cell, prepared, point
+        nothing = jax.tree.map(jnp.zeros_like, direct)
+        return Back(nothing, credit, None)
+
+    def step(self, cell: Any, state: PyTree, x: Array) -> PyTree:
+        """The cell's step, without a derivative."""
+        return stop(cell.step(state, x))
+
+
+class _Nothing(AbstractTrace):
+    """The trace of a rule without credit."""
+
+    def init(self, rule: Any, cell: AbstractCell, state: PyTree) -> tuple[()]:
+        """Empty."""
+        return ()
+
+    def contract(
+        self, rule: Any, cell: Any, prepared: PyTree, trace: tuple[()], credit: Credit
+    ) -> PyTree:
+        """Zeros."""
+        return jax.tree.map(jnp.zeros_like, inexact(cell))
+
+    def extend(
+        self, rule: Any, cell: AbstractCell, prepared: PyTree, record: Record, trace: tuple[()]
+    ) -> tuple[()]:
+        """Empty."""
+        return ()

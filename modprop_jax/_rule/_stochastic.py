@@ -1,0 +1,156 @@
+"""Unbiased rules, which keep the influence at rank one (or one Kronecker product) by noise."""
+
+import abc
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from .._cell import AbstractCell, NeuronCell
+from .._reverse import inner_cell
+from .._trace import AbstractTrace
+from .._trace._rank_one import Linearised, RankOne, Tangent
+from .._tree import inexact
+from ._base import require_neurons
+from ._forward import AbstractForwardRule
+from ._noise import as_noise, Drawn, Given
+
+
+class AbstractStochasticRule(AbstractForwardRule):
+    r"""A rule whose influence is a product, \(M_t \approx\) tangent ⊗ factor, in expectation.
+
+    `move` says how one example's product goes one step on, `gradient` what it is worth. The noise
+    that makes one product of a sum of two has mean 0 and variance 1.
+    """
+
+    noise: Drawn | Given
+    probes: int = eqx.field(static=True)
+    epsilon: float = eqx.field(static=True)
+
+    def __init__(self, noise: Any, probes: int, epsilon: float | int):
+        """**Arguments:** as those of the rules."""
+        if isinstance(probes, bool) or not isinstance(probes, int | np.integer) or probes < 1:
+            raise ValueError(f"probes must be 1, 2, ... independent estimates, but is {probes!r}.")
+        known = isinstance(epsilon, int | float | np.number) and not isinstance(epsilon, bool)
+        if not known or not 0 <= epsilon < math.inf:
+            raise ValueError(f"epsilon must be a float that is 0 or more, but is {epsilon!r}.")
+        self.noise = as_noise(noise, int(probes))
+        self.probes = int(probes)
+        self.epsilon = float(epsilon)
+
+    @property
+    def needs_key(self) -> bool:
+        """Always."""
+        return True
+
+    def check(self, cell: AbstractCell) -> None:
+        """Rows of given noise must have the right size."""
+        self._check_noise(cell, None)
+
+    def begin(
+        self, trace: AbstractTrace, cell: AbstractCell, state: PyTree, key: PRNGKeyArray | None
+    ) -> PyTree:
+        """Zeros, and a key for each probe of each example."""
+        value = trace.init(self, cell, state)
+        held = value.state
+        self._check_noise(cell, held.step.shape[1:])
+        assert key is not None
+        data = jr.bits(key, held.key.shape, held.key.dtype)
+        return value._replace(state=held._replace(key=data))
+
+    def influence(self, cell: AbstractCell, in_size: int | None) -> RankOne:
+        """The product."""
+        del cell, in_size
+        return RankOne()
+
+    @abc.abstractmethod
+    def draws(self, cell: AbstractCell) -> int:
+        """How many random numbers a step takes, for this cell, filtered or not."""
+
+    @abc.abstractmethod
+    def columns(self, cell: Any) -> tuple[int, ...]:
+        """Leading axes of the tangents: `()`, or `(columns,)`."""
+
+    @abc.abstractmethod
+    def factor(self, cell: Any) -> PyTree:
+        """Zeros, shaped as the other factor of one example."""
+
+    @abc.abstractmethod
+    def move(
+        self, step: Linearised, tangent: Tangent, factor: PyTree, noise: Float[Array, " k"]
+    ) -> tuple[Tangent, PyTree]:
+        """Both factors of one example after one more step."""
+
+    @abc.abstractmethod
+    def gradient(self, cell: Any, credit: Array, factor: PyTree) -> PyTree:
+        """`Σ_rows credit ⊗ factor` as a gradient of the cell.
+
+        A row is a probe of an example: credit on its columns (rows, *columns), factor (rows, ...).
+        """
+
+    def ratio(self, above: PyTree, below: PyTree) -> Float[Array, ""]:
+        """`√(|above| / (|below| + ε)) + ε`, the floor that makes zero factors safe."""
+        above, below = optax.tree.norm(above), optax.tree.norm(below)
+        return jnp.sqrt(above / (below + self.epsilon)) + self.epsilon
+
+    def _check_noise(self, cell: AbstractCell, batch: tuple[int, ...] | None) -> None:
+        if isinstance(self.noise, Given):
+            names = type(self).__name__, type(inner_cell(cell)).__name__
+            self.noise.check(*names, batch, self.draws(cell))
+
+
+def mix(a: Array, x: PyTree, b: Array, y: PyTree) -> PyTree:
+    """`a x + b y`."""
+    return jax.tree.map(lambda x, y: a * x + b * y, x, y)
+
+
+def require_weights(rule: AbstractForwardRule, cell: AbstractCell) -> None:
+    """A ValueError unless the cell is a neuron cell whose weights are all that trains."""
+    inner = require_neurons(rule, cell)
+    others, _ = inner.split()
+    if jax.tree.leaves(others):
+        paths, _ = jax.tree_util.tree_flatten_with_path(others)
+        names = ", ".join(jax.tree_util.keystr(path).lstrip(".") for path, _ in paths)
+        raise ValueError(
+            f"{type(rule).__name__} keeps the influence of weight_rec, weight_in and bias, but "
+            f"{names} of this {type(inner).__name__} trains too: use UORO or RTRL, or give it as "
+            "a float or a NumPy array, which does not train."
+        )
+
+
+def presynaptic(step: Linearised) -> Float[Array, " m"]:
+    """What the synapses of each neuron see: messages, inputs and, for a bias, 1."""
+    bias = () if step.inner.bias is None else (jnp.ones(1, step.x.dtype),)
+    return jnp.concatenate([step.inner.message(step.before), step.x, *bias])
+
+
+def synapses(cell: NeuronCell) -> int:
+    """How many of them a neuron has, the bias included."""
+    return cell.hidden_size + cell.in_size + (cell.bias is not None)
+
+
+def driven(step: Linearised) -> PyTree:
+    """`∂integrate/∂drive`, elementwise: for each state variable one number a neuron."""
+    drive = step.inner.drive(step.inner.message(step.before), step.x)
+
+    def integrate(drive):
+        return inexact(step.inner.integrate(step.before, drive))
+
+    return jax.jvp(integrate, (drive,), (jnp.ones_like(drive),))[1]
+
+
+def as_weights(cell: NeuronCell, gradient: Float[Array, "n m"]) -> PyTree:
+    """The gradient of `[weight_rec | weight_in | bias]`, as one of the cell."""
+    n, m = cell.hidden_size, cell.in_size
+    zeros = jax.tree.map(jnp.zeros_like, inexact(cell))
+    parts = gradient[:, :n], gradient[:, n : n + m]
+    zeros = eqx.tree_at(lambda c: (c.weight_rec, c.weight_in), zeros, parts)
+    if cell.bias is None:
+        return zeros
+    return eqx.tree_at(lambda c: c.bias, zeros, gradient[:, -1])

@@ -1,0 +1,114 @@
+"""Traces that the error advances: their next value comes with the gradient."""
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+
+from .._cell import AbstractCell
+from .._credit import Point
+from ._base import AbstractCarrier
+
+
+class Advanced(eqx.Module):
+    """The value of such a trace. All leaves are floats, as its cotangent is the next value.
+
+    `online_value_and_grad` hands that on; whoever differentiates by it has to do so too.
+    """
+
+    value: PyTree
+
+
+class Pending(eqx.Module):
+    """What `scan` returns in place of the next value, which is the cotangent of the last one.
+
+    `token` is 0; a loss that adds it depends on the segment, whatever else it reads.
+    """
+
+    token: Float[Array, ""]
+
+
+class AbstractCreditTrace(AbstractCarrier):
+    """A trace that goes on with the direct credit of each step, forward in time.
+
+    `scan` advances it in the backward pass. Leaves are (*batch, ...), or shared by all examples.
+    """
+
+    @abc.abstractmethod
+    def init(
+        self, rule: Any, cell: AbstractCell, state: PyTree, key: PRNGKeyArray | None
+    ) -> PyTree:
+        """The value before the first step; `cell` is effective, `state` shaped as its own."""
+
+    @abc.abstractmethod
+    def advance(
+        self,
+        rule: Any,
+        cell: Any,
+        point: Point,
+        after: PyTree,
+        direct: PyTree,
+        context: Float[Array, "*batch k"],
+        trace: PyTree,
+    ) -> tuple[PyTree, PyTree]:
+        """Credit on the state after a step, by which its parameters learn; and the value after it.
+
+        `direct`: the loss's credit on that state from this step's emission. What is shared by all
+        examples has to leave out those whose step does not take place (`point.flags`).
+        """
+
+    @abc.abstractmethod
+    def forget(self, flag: Bool[Array, "*batch"], trace: PyTree) -> PyTree:
+        """The value, of no past where the flag of an example holds."""
+
+    @abc.abstractmethod
+    def hold(self, keep: Bool[Array, "*batch"], further: PyTree, trace: PyTree) -> PyTree:
+        """`further` where an example's step takes place, else as it was."""
+
+
+def advanced(carry: PyTree) -> list[PyTree]:
+    """The values of these traces in a carry, in order."""
+    return [node.value for node in _nodes(carry) if isinstance(node, Advanced)]
+
+
+def with_traces(carry: PyTree, values: list[PyTree]) -> PyTree:
+    """The carry with other values of these traces."""
+    rest = iter(values)
+    return _replace(carry, lambda node: Advanced(next(rest)))
+
+
+def tokens(carry: PyTree) -> list[Array]:
+    """What the loss has to add, so that all these traces go on."""
+    return [node.token for node in _nodes(carry) if isinstance(node, Pending)]
+
+
+def with_next(carry: PyTree, cotangents: list[PyTree]) -> PyTree:
+    """The carry after a segment, with the next values where there were none yet.
+
+    A trace that no `scan` took up stays as it is.
+    """
+    rest = iter(cotangents)
+
+    def one(node):
+        value = next(rest)
+        return Advanced(value) if isinstance(node, Pending) else node
+
+    return _replace(carry, one)
+
+
+def _nodes(carry: PyTree) -> list[Any]:
+    return jax.tree.leaves(carry, is_leaf=_is_node)
+
+
+def _replace(carry: PyTree, function: Callable[[Any], Any]) -> PyTree:
+    def one(node):
+        return function(node) if _is_node(node) else node
+
+    return jax.tree.map(one, carry, is_leaf=_is_node)
+
+
+def _is_node(node: Any) -> bool:
+    return isinstance(node, Advanced | Pending)

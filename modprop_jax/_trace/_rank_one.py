@@ -1,0 +1,167 @@
+"""An influence kept as one product: tangents of the state times a factor over parameters."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Bool, PyTree
+
+from .._cell import AbstractCell, Filtered
+from .._credit import Credit, Point
+from .._flags import erase_trace
+from .._reverse import inner_cell
+from .._tree import inexact
+from ._base import batch_shape
+from ._influence import AbstractInfluence, Influence
+
+
+# of key data in traces, whatever kind of key `init` was given
+KEYS = "threefry2x32"
+
+
+class Estimate(NamedTuple):
+    """What the trace holds of the state's influence, leaves (probes, *batch, ...).
+
+    `tangent`: the factor over the state (UORO's A, the others' B), leaves (*columns, *variable).
+    `factor`: the factor over parameters. `key`: key data of the next draws. `step`: steps so far.
+    """
+
+    tangent: PyTree
+    factor: PyTree
+    key: Array
+    step: Array
+
+
+class Tangent(NamedTuple):
+    """Tangents of one example's state and, for a `Filtered` cell, of its memory, else `()`."""
+
+    state: PyTree
+    memory: PyTree = ()
+
+
+class Linearised(NamedTuple):
+    """One step of one example, as a linear map."""
+
+    cell: AbstractCell
+    before: PyTree
+    x: Array
+    after: PyTree
+
+    @property
+    def inner(self) -> Any:
+        """The cell, without the filter of its emission."""
+        return inner_cell(self.cell)
+
+    def push(self, tangent: Tangent) -> Tangent:
+        """`J tangent`; the memory leaks, and takes up what is emitted."""
+
+        def step(before):
+            return self.inner.step(before, self.x)
+
+        state = pushforward(step, self.before, tangent.state)
+        return Tangent(state, self._filtered(state, None, tangent.memory))
+
+    def fresh(self, state: PyTree, emitted: Array | None = None) -> Tangent:
+        """A tangent that begins with this step, in the state and in the emission alone."""
+        return Tangent(state, self._filtered(state, emitted, None))
+
+    def _filtered(self, state: PyTree, emitted: Array | None, memory: PyTree) -> PyTree:
+        if not isinstance(self.cell, Filtered):
+            return ()
+        z = pushforward(self.inner.emit, self.after, state)
+        z = z if emitted is None else z + emitted
+        return self.cell.filter(self.cell.silent(z) if memory is None else memory, z)
+
+
+class RankOne(AbstractInfluence):
+    r"""\( M_t \approx \) mean over probes of tangent ⊗ factor, advanced by the rule's `move`.
+
+    Each example and each probe draws from a key of its own, which goes on at every step. A
+    sequence that ends forgets the estimate, and neither key nor count.
+    """
+
+    def init(self, rule: Any, cell: AbstractCell, state: PyTree) -> Influence:
+        """Zeros, also in place of the keys, which `rule.begin` draws."""
+        inner = inner_cell(cell)
+        batch = batch_shape(inner, state)
+        lead = rule.probes, *batch
+
+        def zeros(a, columns=(), skip=0):
+            return jnp.zeros((*lead, *columns, *a.shape[skip:]), a.dtype)
+
+        def tangents(tree):
+            return jax.tree.map(lambda a: zeros(a, rule.columns(inner), len(batch)), inexact(tree))
+
+        factor = jax.tree.map(zeros, rule.factor(inner))
+        key, step = jnp.zeros((*lead, 2), jnp.uint32), jnp.zeros(lead, jnp.int32)
+        memory = cell.silent(inner.emit(state)) if isinstance(cell, Filtered) else ()
+        return Influence(Estimate(tangents(state), factor, key, step), tangents(memory))
+
+    def advance(
+        self,
+        rule: Any,
+        cell: AbstractCell,
+        prepared: PyTree,
+        point: Point,
+        after: PyTree,
+        trace: Influence,
+    ) -> Influence:
+        """One more step's noise, and `rule.move`."""
+        del prepared
+        held, axes = trace.state, trace.state.step.ndim
+        keys = each(jr.split, axes)(jr.wrap_key_data(held.key, impl=KEYS))
+        drawn = rule.noise.draw(keys[..., 1], held.step, rule.draws(cell), point.x.dtype)
+
+        def one(before, x, after, tangent, factor, drawn):
+            return rule.move(Linearised(cell, before, x, after), tangent, factor, drawn)
+
+        move = jax.vmap(each(one, axes - 1), in_axes=(None, None, None, 0, 0, 0))
+        tangent = Tangent(held.tangent, trace.memory)
+        tangent, factor = move(point.before, point.x, after, tangent, held.factor, drawn)
+        estimate = Estimate(tangent.state, factor, jr.key_data(keys[..., 0]), held.step + 1)
+        return Influence(estimate, tangent.memory)
+
+    def contract(
+        self, rule: Any, cell: Any, prepared: PyTree, trace: Influence, credit: Credit
+    ) -> PyTree:
+        """`Σ_batch (credit · tangent) ⊗ factor`, averaged over probes."""
+        del prepared
+        axes = trace.state.step.ndim
+
+        def reached(credit, tangent):
+            pairs = zip(jax.tree.leaves(credit), jax.tree.leaves(tangent), strict=True)
+            return sum(jnp.tensordot(t, c, c.ndim) for c, t in pairs)
+
+        received = jax.vmap(each(reached, axes - 1), in_axes=(None, 0))
+        columns = received((credit.state, credit.filter), (trace.state.tangent, trace.memory))
+        columns, factor = jax.tree.map(
+            lambda a: a.reshape(-1, *a.shape[axes:]), (columns / rule.probes, trace.state.factor)
+        )
+        return rule.gradient(cell, columns, factor)
+
+    def forget(self, flag: Bool[Array, "*batch"], trace: Influence) -> Influence:
+        """No estimate where the flag of an example holds; its draws go on."""
+        held = trace.state
+        tangent, factor = erase_trace(flag, (held.tangent, held.factor))
+        estimate = held._replace(tangent=tangent, factor=factor)
+        return Influence(estimate, erase_trace(flag, trace.memory))
+
+
+def each(function: Callable, axes: int) -> Callable:
+    """`function` of one example, over this many leading axes."""
+    for _ in range(axes):
+        function = jax.vmap(function)
+    return function
+
+
+def pushforward(function: Callable[..., PyTree], primal: PyTree, tangent: PyTree) -> PyTree:
+    """`jax.jvp` by the inexact leaves; integers (refractory counters) have no tangents."""
+    moving, rest = eqx.partition(primal, eqx.is_inexact_array)
+
+    def differentiable(moving):
+        return inexact(function(eqx.combine(moving, rest)))
+
+    return jax.jvp(differentiable, (moving,), (tangent,))[1]

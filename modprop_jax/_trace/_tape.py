@@ -1,0 +1,100 @@
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, PyTree
+
+from .._cell import AbstractCell, Filtered, SeparableCell
+from .._credit import Credit, Flags, Point, Record
+from .._flags import erase, select
+from .._reverse import charge, inner_cell, points_of, transport
+from .._tree import inexact
+from ._base import AbstractTrace, batch_shape
+
+
+class Steps(NamedTuple):
+    """Steps as they were, oldest first: leaves (steps, *batch, ...).
+
+    `before`: the state that a step started from; `x`: its input; `keep`: whether there is a step.
+    """
+
+    before: PyTree
+    x: Array
+    keep: Bool[Array, "steps *batch"]
+
+
+class Tape(AbstractTrace):
+    r"""The last `steps` steps themselves, for rules whose credit does not reach further.
+
+    Credit that enters the past goes back through them as in a segment, linearised at the weights of
+    the moment. Memory O(steps · (n + m)) an example. What is before the first step, or before the
+    sequence's beginning, is no step: zeros, which credit passes without effect. Steps that padding
+    takes the place of are not on the tape.
+    """
+
+    steps: int = eqx.field(static=True)
+
+    def init(self, rule: Any, cell: AbstractCell, state: PyTree) -> Steps:
+        """No step."""
+        if isinstance(cell, Filtered):
+            raise ValueError(
+                f"{type(rule).__name__} streams with the last {self.steps} steps, but the memory "
+                "of a Filtered emission brings credit to all steps before: learn offline (from a "
+                "bare state), or stream with RTRL."
+            )
+        inner: Any = inner_cell(cell)
+        batch = batch_shape(inner, state)
+        dtype = jax.tree.leaves(inexact(state))[0].dtype
+        return Steps(
+            jax.tree.map(lambda s: jnp.zeros((self.steps, *s.shape), s.dtype), state),
+            jnp.zeros((self.steps, *batch, inner.in_size), dtype),
+            jnp.zeros((self.steps, *batch), bool),
+        )
+
+    def contract(
+        self, rule: Any, cell: SeparableCell, prepared: PyTree, trace: Steps, credit: Credit
+    ) -> PyTree:
+        """Credit goes back through the tape, and charges the parameters at each step."""
+        # no step, but from a state that the cell can be in: what it would send from zeros may be
+        # infinite, and a credit of 0 does not erase that
+        before = select(trace.keep, trace.before, cell.init(trace.keep.shape))
+        drive = cell.drive(cell.message(before), trace.x)
+        flags = Flags(jnp.zeros_like(trace.keep), trace.keep)
+        points = Point(before, trace.x, drive, flags=flags)
+        silent = jax.tree.map(jnp.zeros_like, inexact(before))
+        _, total, message = transport(rule, cell, prepared, points, silent, credit)
+        # what the oldest step received was sent one step earlier, out of reach
+        message = jax.tree.map(lambda m: m.at[0].set(0), message)
+        gradient, _ = charge(cell, points, before, total, message, None)
+        return gradient
+
+    def extend(
+        self, rule: Any, cell: AbstractCell, prepared: PyTree, record: Record, trace: Steps
+    ) -> Steps:
+        """The newest steps stay."""
+        del rule, prepared
+        flags, points = record.flags, points_of(inner_cell(cell), record)
+        keep = jnp.ones(record.xs.shape[:-1], bool) if flags is None else flags.keep
+        fresh = Steps(points.before, record.xs, keep)
+        both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), trace, fresh)
+        if flags is None:
+            return jax.tree.map(lambda a: a[-self.steps :], both)
+        keep = both.keep & ~_followed(flags.fresh, len(both.keep))
+        # stable: what is no step goes to the front, and the order of steps stays
+        newest = jnp.argsort(keep, axis=0, stable=True)[-self.steps :]
+
+        def take(a):
+            index = newest.reshape(*newest.shape, *(1,) * (a.ndim - newest.ndim))
+            return jnp.take_along_axis(a, index, axis=0)
+
+        kept = jax.tree.map(take, both._replace(keep=keep))
+        return erase(~kept.keep, kept)
+
+
+def _followed(fresh: Bool[Array, "T *batch"], steps: int) -> Bool[Array, "steps *batch"]:
+    """Whether a sequence begins after a step, for the last of so many steps."""
+    begins = lax.cummax(fresh.astype(jnp.int32), axis=0, reverse=True).astype(bool)
+    earlier = jnp.broadcast_to(begins[:1], (steps - len(fresh), *begins.shape[1:]))
+    return jnp.concatenate([earlier, begins[1:], jnp.zeros_like(begins[:1])])

@@ -1,0 +1,88 @@
+"""What the compartments of neurons do under a rule that predicts credit."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from .._by_credit import record_of
+from .._reverse import points_of
+from .._rnn import RNN
+from .._rule import Carry, DNI, LocalDNI
+from .._trace._synthetic import SyntheticGradient
+from .._tree import pullback
+
+
+class Compartments(NamedTuple):
+    r"""Voltages and rates over time, each (T, *batch, n), by neuron.
+
+    - `soma`: the drive \(h_t = W \hat a_t\); `rate`: \(a_t\).
+    - `credit`: of the credit compartment, \(v_t\), after the step's plasticity.
+    - `teaching`: what the credit compartment should have been one step earlier, \(\tau_{t-1}\):
+      compare `teaching[1:]` with `credit[:-1]`.
+    - `prediction`: of the soma's rate, \(p_t\), before the step's plasticity: compare with `rate`.
+    - `error`: what the feedback synapses bring, \(W_{FB}^T e_t\).
+    """
+
+    soma: Float[Array, "T *batch n"]
+    rate: Float[Array, "T *batch n"]
+    credit: Float[Array, "T *batch n"]
+    teaching: Float[Array, "T *batch n"]
+    prediction: Float[Array, "T *batch n"]
+    error: Float[Array, "T *batch n"]
+
+
+def compartments(
+    rnn: RNN,
+    carry: Carry,
+    xs: Float[Array, "T *batch m"],
+    loss: Callable[[Array], Float[Array, ""]],
+    *,
+    context: Float[Array, "T *batch k"] | None = None,
+) -> Compartments:
+    """Run a layer under `LocalDNI` and return its neurons' compartments, for plots.
+
+    **Arguments:** `rnn`: a layer under `LocalDNI` (or `DNI` with a learnt Jacobian). `carry`: from
+    `rnn.init(batch_shape, key=key)`, or after some training. `loss(zs) -> scalar`: of the layer's
+    emissions, such as a readout and its error. `context`: the labels, if the rule reads them.
+
+    A, B, C and J learn while it runs, as in training; the network's own weights do not. Runs under
+    `jit`. Cost: one forward pass and the rule's trace.
+
+    **Errors:** ValueError for another rule, or a carry that does not fit.
+
+    Example, for a model of a layer `rnn` and a `readout`:
+
+    ```python
+    seen = mpj.compartments(
+        model.rnn, carry, xs, lambda zs: error(model.readout(zs), ys), context=ys
+    )
+    plt.plot(seen.credit[:, 0]), plt.plot(seen.prediction[:, 0]), plt.plot(seen.soma[:, 0])
+    ```
+    """
+    rule: Any = rnn.rule
+    if not isinstance(rule, DNI | LocalDNI) or rule.learn_jacobian is None:
+        raise ValueError(
+            "compartments needs a layer under LocalDNI, or DNI(jacobian='learned'), but its rule "
+            f"is {type(rule).__name__}."
+        )
+    _, zs = rnn(xs, carry, context=context)  # what can be wrong is checked there
+    cell: Any = rnn.cell.effective()
+    record = record_of(cell, carry.state, xs)
+    (direct,) = pullback(cell.emit, record.states)(jax.grad(loss)(zs))
+    labels = jnp.zeros((*xs.shape[:-1], 0), zs.dtype) if context is None else context
+    trace = SyntheticGradient()
+
+    def body(value, at):
+        seen, value = trace.phases(rule, cell, *at, value)
+        return value, seen
+
+    points = points_of(cell, record)
+    steps = points, record.states, direct, labels.astype(zs.dtype)
+    _, seen = lax.scan(body, carry.trace.value, steps)
+    drive = cell.drive(cell.message(points.before), xs)
+    voltages = seen.credit, seen.teaching, seen.prediction, seen.error
+    return Compartments(drive, record.states, *voltages)

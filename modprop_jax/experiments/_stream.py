@@ -1,0 +1,170 @@
+"""Online learning on endless streams: an optimizer step after every segment of a few steps."""
+
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from .._grad import online_value_and_grad, with_rule
+from .._rule import AbstractRule, BPTT
+from ._network import Network
+from ._train import (
+    all_finite,
+    check,
+    check_stable,
+    Data,
+    radius_of,
+    Record,
+    State,
+    stream_keys,
+)
+
+
+# of the outputs of some steps: (outputs, ys) -> (loss, score)
+OutputLoss = Callable[[Array, Array], tuple[Array, Array]]
+
+
+class Streaming(NamedTuple):
+    """How a stream is learnt; all in time steps."""
+
+    iteration: int
+    """What counts as one."""
+    segment: int
+    """From one optimizer step to the next."""
+    block: int
+    """From one evaluation to the next."""
+    total: int
+
+
+def stream_state(state: State, keys: Key[Array, " seeds"], rule: AbstractRule, batch: int) -> State:
+    """Iteration 0 of networks on streams: under this rule, with its carry of no past."""
+
+    @eqx.filter_vmap
+    def start(model, key):
+        model = with_rule(model, rule)
+        return model, model.rnn.init((batch,), key=key)
+
+    _, carry_keys = stream_keys(keys)
+    model, carry = start(state.model, carry_keys)
+    return State(model, state.opt_state, state.iteration, carry)
+
+
+def iterate_stream(
+    state: State,
+    keys: Key[Array, " seeds"],
+    *,
+    loss: OutputLoss,
+    data: Data,
+    optimizer: optax.GradientTransformation,
+    rule: AbstractRule,
+    streaming: Streaming,
+    label: str,
+) -> Iterator[tuple[State, Record]]:
+    """As `iterate`, online: yields the state after each block of a stream.
+
+    `data(key)` is the whole stream, (T, batch, ...), of a seed. The loss and score of a record are
+    those of the outputs while learning, over the block before it; of the first one, those of
+    the untrained network on the first block. The optimizer gets the sum of a segment's gradients.
+    Seeds run side by side.
+    """
+    segment, block = streaming.segment, streaming.block
+    xs, ys = jax.jit(jax.vmap(data))(stream_keys(keys)[0])
+    given: dict[str, Any] = dict(xs=xs, ys=ys, loss=loss, optimizer=optimizer, streaming=streaming)
+
+    def record(value: Any, score: Any, seconds: float) -> Record:
+        value, score = np.asarray(value), np.asarray(score)
+        iteration = int(state.iteration)
+        check(label, ~np.isfinite(value), np.full(len(keys), iteration))
+        radius = radius_of(state.model, rule=rule)
+        if radius is not None:
+            radius = np.asarray(radius)
+            check_stable(state.model, rule, label, iteration, radius)
+        return Record(iteration, value, score, seconds, radius)
+
+    if state.iteration == 0:
+        first = xs[:, :block], ys[:, :block]
+        yield state, record(*_untrained(state.model, *first, loss=loss), math.nan)
+    done = int(state.iteration) * streaming.iteration
+    compiled: dict[int, Any] = {}
+    advance: Any = _advance
+    while done < streaming.total:
+        count = min(block, streaming.total - done) // segment
+        if count not in compiled:
+            compiled[count] = advance.lower(state, **given, count=count).compile()
+        began = time.perf_counter()
+        advanced = compiled[count](state, **given, count=count)
+        state, broken, value, score = jax.block_until_ready(advanced)
+        seconds = (time.perf_counter() - began) / (count * segment // streaming.iteration)
+        done += count * segment
+        check(label, np.asarray(broken) >= 0, np.asarray(broken) + 1)
+        yield state, record(value, score, seconds)
+
+
+@eqx.filter_jit
+def _advance(
+    state: State,
+    *,
+    xs: Float[Array, "seeds T batch m"],
+    ys: Array,
+    loss: OutputLoss,
+    optimizer: optax.GradientTransformation,
+    streaming: Streaming,
+    count: int,
+) -> tuple[State, Int[Array, " seeds"], Float[Array, " seeds"], Float[Array, " seeds"]]:
+    """`count` segments of every seed; the first one that was not finite (or −1), loss and score."""
+    segment, iterations = streaming.segment, streaming.segment // streaming.iteration
+    gradient = online_value_and_grad(functools.partial(_segment_loss, loss), segment=segment)
+
+    def one_seed(model, opt_state, carry, xs, ys):
+        arrays, static = eqx.partition((model, opt_state, carry), eqx.is_array)
+        shape = jax.eval_shape(with_rule(model, BPTT()), xs[:segment])
+        silent = jnp.zeros(shape.shape, shape.dtype)
+
+        def step(arrays, start):
+            model, opt_state, carry = eqx.combine(arrays, static)
+            seen = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, start, segment), (xs, ys))
+            (_, (carry, outputs)), grads = gradient(model, (carry, silent), *seen)
+            params = eqx.filter(model, eqx.is_inexact_array)
+            with jax.numpy_dtype_promotion("standard"):  # optax knows no strict mode
+                updates, opt_state = optimizer.update(grads, opt_state, params)
+            model = eqx.apply_updates(model, updates)
+            sound = all_finite((grads, eqx.filter(model, eqx.is_inexact_array), outputs))
+            return eqx.filter((model, opt_state, carry), eqx.is_array), (outputs, sound)
+
+        first = state.iteration * streaming.iteration
+        starts = first + segment * jnp.arange(count, dtype=first.dtype)
+        arrays, (outputs, sound) = jax.lax.scan(step, arrays, starts)
+        labels = jax.lax.dynamic_slice_in_dim(ys, first, count * segment)
+        value, score = loss(outputs.reshape(count * segment, *outputs.shape[2:]), labels)
+        after = iterations * jnp.argmin(sound).astype(first.dtype)
+        broken = jnp.where(sound.all(), -1, state.iteration + after)
+        return eqx.combine(arrays, static), broken, value, score
+
+    together = eqx.filter_vmap(one_seed)
+    (model, opt_state, carry), *rest = together(state.model, state.opt_state, state.carry, xs, ys)
+    return State(model, opt_state, state.iteration + iterations * count, carry), *rest
+
+
+def _segment_loss(
+    loss: OutputLoss, model: Network, carry: PyTree, xs: Array, ys: Array
+) -> tuple[Array, PyTree]:
+    """A segment's loss, a sum over its steps; its outputs go along in the carry."""
+    carry, zs = model.rnn(xs, carry[0], context=ys)
+    outputs = model.read(zs)
+    return len(xs) * loss(outputs, ys)[0], (carry, outputs)
+
+
+@eqx.filter_jit
+def _untrained(model: Network, xs: Array, ys: Array, *, loss: OutputLoss) -> tuple[Array, Array]:
+    def one_seed(model, xs, ys):
+        return loss(with_rule(model, BPTT())(xs), ys)
+
+    return eqx.filter_vmap(one_seed)(model, xs, ys)
