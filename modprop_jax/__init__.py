@@ -21,6 +21,7 @@ from ._cell import (
     spiking_preset as spiking_preset,
     triangular as triangular,
 )
+from ._force import ForceReadout as ForceReadout
 from ._grad import (
     checkpointed_value_and_grad as checkpointed_value_and_grad,
     online_value_and_grad as online_value_and_grad,

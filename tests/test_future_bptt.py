@@ -22,6 +22,7 @@ from helpers import (
     Net,
     OUT,
     plain_scan,
+    segment_loss,
     streamed_gradient,
     T,
 )
@@ -273,9 +274,13 @@ def test_leading_batch_axes_and_vmap():
     expected = gradient(model, *rows)[1]
     assert_close(gradient(model, xs, ys)[1], expected)
     for segment in (1, 4):
-        stream = streamed_gradient(segment)
-        assert_close(stream(model, xs, ys)[1], expected)
-        each = jit(jax.vmap(lambda x, y: stream(model, x, y)[1], in_axes=1))(*rows)
+        assert_close(streamed_gradient(segment)(model, xs, ys)[1], expected)
+        stream = mpj.online_value_and_grad(segment_loss, segment=segment)
+
+        def one(xs, ys, stream=stream):
+            return eqx.filter(stream(model, model.rnn.init(), xs, ys)[1], eqx.is_array)
+
+        each = jit(jax.vmap(one, in_axes=1))(*rows)
         assert_close(jax.tree.map(lambda g: g.sum(0), each), expected)
 
 

@@ -59,14 +59,12 @@ def published_start(name, net, batch=()):
     return eqx.tree_at(lambda c: c.trace, carry, carry.trace._replace(state=held))
 
 
-@pytest.mark.parametrize("law", ["discrete", "gaussian"])
-@pytest.mark.parametrize("case", online.CASES)
+@pytest.mark.parametrize(
+    "case, law", [("a10_ce", "discrete"), ("a10_ce", "gaussian"), ("a05_mse", "discrete")]
+)
 @pytest.mark.parametrize("name", RULES)
 def test_published_runs(case, name, law):
     figures = online.figures(f"{case}/{name}_{law}")
-    if not figures:
-        assert (case, law) == ("a05_mse", "gaussian")
-        pytest.skip("not recorded")
     net = online.network(case, RULES[name](noise=figures["nu"], epsilon=0))
     steps = online.per_step(case, net, published_start(name, net))
     online.assert_golden(steps.recurrent, figures["rec_grads"])

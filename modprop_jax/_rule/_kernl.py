@@ -44,7 +44,8 @@ class KeRNL(AbstractForwardRule):
     Approximate and biased: one time-scale a neuron, and a sensitivity that does not follow the
     activity. Mean cosine of single steps to RTRL, with random \(c_t\) and fixed orthogonal weights
     (five networks of 5 neurons, the second half of 5,000 steps), on `RateCell` of alpha 1, 0.5,
-    0.3: 0.80, 0.93, 0.94; e-prop 0.76, 0.81, 0.81; in the public order 0.58, 0.91, 0.96.
+    0.3: 0.80, 0.93, 0.94; e-prop 0.76, 0.81, 0.81; in the public order, all else as here, 0.58,
+    0.91, 0.96.
 
     The difference of two runs has to be above rounding: `sigma` of 1e-4 or more in float32. Inputs
     get the credit of their own step; a bare initial state gets none. Time: the forward pass and one

@@ -32,9 +32,10 @@ class KFRTRL(AbstractStochasticRule):
     postsynaptic neuron, with all of the state's variables.
 
     Exact: the expectation, that of RTRL from zero traces. \(F_t\) is a product already, so only the
-    sum with what came before takes noise, and the variance is far below UORO's. `epsilon` and
-    inputs are as in `UORO`; so is a `Filtered` emission, whose memory has
-    \(\bar B_t = (\nu_0 / p_0) k \bar B_{t-1} + s_{out} (\partial z/\partial s) B_t\) beside B.
+    sum with what came before takes noise, and the variance is far below that of `UORO` (figures
+    there). `epsilon` and inputs are as in `UORO`; so is a `Filtered` emission, whose memory has
+    \(\bar B_t = (\nu_0 / p_0)\,leak\,\bar B_{t-1} + s_{out} (\partial z/\partial s) B_t\) beside
+    B.
 
     Memory O(n² + m) an example and probe, for m synapses a neuron; time O(n³) a step. Locality:
     none, B takes J.

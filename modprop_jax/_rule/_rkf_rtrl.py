@@ -31,9 +31,10 @@ class RKFRTRL(AbstractStochasticRule):
     1 a step, one a neuron. A is over postsynaptic neurons; B has a column for each synapse of a
     neuron, with all of the state's variables.
 
-    Exact: the expectation, that of RTRL from zero traces. The variance is nearer to UORO's than to
-    `KFRTRL`'s. `epsilon` and inputs are as in `UORO`; so is a `Filtered` emission, whose memory has
-    \(\bar B_t = k \bar B_{t-1} / p_0 + s_{out} (\partial z/\partial s) B_t\) beside B.
+    Exact: the expectation, that of RTRL from zero traces. The variance is about that of `UORO`
+    (figures there). `epsilon` and inputs are as in `UORO`; so is a `Filtered` emission, whose
+    memory has \(\bar B_t = leak\,\bar B_{t-1} / p_0 + s_{out} (\partial z/\partial s) B_t\) beside
+    B.
 
     Memory O(nm) an example and probe, for m synapses a neuron; time O(n²m) a step. Locality: none,
     B takes J.

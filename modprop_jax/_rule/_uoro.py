@@ -26,16 +26,23 @@ class UORO(AbstractStochasticRule):
     over all leaves. A is shaped as the state, B as the parameters.
 
     Exact: nothing but the expectation. From the traces that `init` makes, which are zero, the mean
-    over noise of the gradient is that of RTRL, for any cell; one draw is far from it. Both p are
+    over noise of the gradient is that of RTRL, for any cell. One draw is far from it: on a
+    `RateCell` of 16 neurons (alpha 0.5, 40 steps, random \(c_t\)) its variance is 37 times the
+    squared gradient, for `KFRTRL` 2.2 and for `RKFRTRL` 38 times. Both p are
     \(\sqrt{a / (b + \epsilon)} + \epsilon\) (`epsilon`), which keeps zero traces safe and is
-    unbiased too; \(\epsilon = 0\) is the published form, for traces that are not zero. A
-    `Filtered` emission's memory has a factor \(\bar A_t = p_0 k \bar A_{t-1} + s_{out}
-    (\partial z/\partial s) A_t\) beside A, and noise of its own if the emission reads parameters:
-    the gradient stays unbiased, but what one draw gives depends on the segment, within which the
-    filter is exact. Inputs get credit from their own step alone.
+    unbiased too; \(\epsilon = 0\) is the published form, for traces that are not zero.
+
+    A `Filtered` emission's memory has \(\bar A_t = p_0\, leak\, \bar A_{t-1} + s_{out}
+    (\partial z/\partial s) A_t\) beside A, counted in its norm, and noise of its own if the
+    emission reads parameters. The gradient stays unbiased, but what one draw gives depends on how
+    the sequence is cut, since within a segment the filter is exact; without a filter it does not.
+    Each example and probe has its own stream of noise, which goes on after `done`; padding draws
+    nothing. Inputs get credit from their own step alone.
 
     Memory O(n + P) an example and probe for n numbers of state and P parameters; time that of a
-    forward and a reverse pass through one step. Locality: the scalar \(c \cdot A\) is global.
+    forward and a reverse pass of one example, and O(P), a step. A segment of more than one step
+    advances the trace twice, for the carry and for the gradient. Locality: the scalar
+    \(c \cdot A\) is global.
 
     Errors: ValueError without a key in `init`, and for a bare state.
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .._grad import online_value_and_grad, with_rule
-from .._rnn import layers
 from .._rule import AbstractRule, RTRL
+from ._online import flat
 from ._pairs import cosine, norm
 
 
@@ -18,8 +18,9 @@ class GradientSpread(eqx.Module):
     r"""A random gradient g against the exact one r, over independent draws.
 
     - `bias`: \(\|\bar g - r\| / \|r\|\) of the mean over draws.
-    - `bias_error`: how large that is by chance if there is no bias, \(\sqrt{variance / draws}\).
-    - `variance`: \(E \|g - \bar g\|^2 / \|r\|^2\), of one draw.
+    - `bias_error`: what that is by chance (root mean square) if there is no bias,
+        \(\sqrt{variance / draws}\).
+    - `variance`: \(E \|g - E g\|^2 / \|r\|^2\), of one draw.
     - `cosine`: of a single draw with r, a mean over draws; `mean_cosine`: of their mean with r.
     """
 
@@ -44,9 +45,17 @@ def gradient_spread(
 ) -> GradientSpread:
     """Bias and variance of a stochastic rule's gradient of the recurrent layers.
 
-    **Arguments:** `segment_loss`, `model`, `xs`, `ys`: as in `online_value_and_grad`, which takes
-    the whole of `xs` as one segment. `init(model, key)`: a carry of no past. `draws`: keys, all
-    side by side. `reference`: the exact rule. Runs under `jit`.
+    **Arguments:**
+
+    - `segment_loss`, `model`, `xs`, `ys`: as in `online_value_and_grad`. The gradient is that of
+        the whole of `xs`, taken as one segment, at fixed weights.
+    - `init(model, key)`: a carry of no past; its key makes the draw.
+    - `rule`: the rule, which may also draw nothing: then all draws are alike.
+    - `draws`: how many, 2 or more, all side by side.
+    - `reference`: the exact rule.
+
+    **Returns:** a `GradientSpread`, relative to the exact gradient: NaN where that is zero. Runs
+    under `jit`. Cost: `draws` streamed gradients, in time and in memory.
 
     **Errors:** ValueError for fewer than 2 draws.
 
@@ -54,23 +63,22 @@ def gradient_spread(
     """
     if draws < 2:
         raise ValueError(f"gradient_spread needs 2 draws or more, but draws is {draws}.")
-    steps = jax.tree.leaves(xs)[0].shape[0]
-    gradient = online_value_and_grad(segment_loss, segment=steps)
+    gradient = online_value_and_grad(segment_loss, segment=jax.tree.leaves(xs)[0].shape[0])
 
     def of(rule, key):
         under = with_rule(model, rule)
         _, grads = gradient(under, init(under, key), xs, ys)
-        leaves = [leaf.ravel() for layer in layers(grads) for leaf in jax.tree.leaves(layer)]
-        return jnp.concatenate(leaves)
+        return flat(grads)
 
-    exact = of(reference, key)
-    each = jax.vmap(lambda key: of(rule, key))(jax.random.split(key, draws))
+    keys = jax.random.split(key, draws + 1)
+    exact = of(reference, keys[0])
+    each = jax.vmap(lambda key: of(rule, key))(keys[1:])
     mean, scale = each.mean(0), norm(exact)
     variance = jnp.sum((each - mean[None]) ** 2) / (draws - 1) / scale**2
     return GradientSpread(
-        norm(mean - exact) / scale,
-        jnp.sqrt(variance / draws),
-        variance,
-        jax.vmap(cosine, (0, None))(each, exact).mean(),
-        cosine(mean, exact),
+        bias=norm(mean - exact) / scale,
+        bias_error=jnp.sqrt(variance / draws),
+        variance=variance,
+        cosine=jax.vmap(cosine, (0, None))(each, exact).mean(),
+        mean_cosine=cosine(mean, exact),
     )
