@@ -5,8 +5,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import online
+import optax
 import pytest
 from helpers import jit
 from online import assert_golden, CASES, figures
@@ -147,4 +149,56 @@ def test_training_at_every_step(name, rule, feedback):
     losses, after = online.train(case, net, net.rnn.init())
     assert_golden(losses, golden["loss"], TOL)
     for found, expected in zip(online.weights(after), online.weights_of(golden), strict=True):
+        assert_golden(found, expected, TOL)
+
+
+def predicting(name, local=False):
+    """DNI as published, by the name of its figures."""
+    learn = optax.sgd({"dni_frozenA": 0.0}.get(name, 0.05))
+    options: dict[str, Any] = {"labels": 2, "learn": learn}
+    if name == "dni_fix1":
+        options["refresh"] = 1
+    if name in ("dni", "dni_frozenA", "dni_fix1"):
+        return mpj.DNI(**options)
+    options["learn_jacobian"] = optax.sgd(0.01)
+    if local:
+        return mpj.LocalDNI(**options)
+    squash = {"squash": jnp.tanh} if name == "dnib" else {}
+    return mpj.DNI(jacobian="learned", **options, **squash)
+
+
+def predicting_net(case, name, local=False):
+    rule = predicting(name, local)
+    net = online.network(case, rule, "random" if name == "dnib" else "symmetric")
+    carry, first = net.rnn.init(key=jr.key(0)), jnp.asarray(figures("shared")["dni_A0"])
+    at = lambda c: (c.trace.value.weight, c.trace.value.target)  # noqa: E731
+    return net, eqx.tree_at(at, carry, (first, first))
+
+
+PREDICTING = [
+    *[(case, name, False) for case in CASES for name in ("dni", "dni_J", "dnib")],
+    ("a10_ce", "dni_frozenA", False),
+    ("a10_ce", "dni_fix1", False),
+    ("a10_ce", "dnib", True),
+    ("a05_mse", "dnib", True),
+]
+
+
+@pytest.mark.parametrize("case, name, local", PREDICTING)
+def test_synthetic_gradients_step_by_step(case, name, local):
+    golden = figures(f"{case}/{name}")
+    found = online.per_step(case, *predicting_net(case, name, local))
+    assert_golden(found.recurrent, golden["rec_grads"], TOL)
+    trace = found.traces.value
+    assert_golden(trace.weight[-1], golden["A_final"], TOL)
+    if "J_final" in golden:
+        assert_golden(trace.jacobian[-1], golden["J_final"], TOL)
+
+
+@pytest.mark.parametrize("name", ["dni", "dnib"])
+def test_training_with_synthetic_gradients(name):
+    golden = figures(f"a10_ce/train_{name}")
+    losses, net = online.train("a10_ce", *predicting_net("a10_ce", name))
+    assert_golden(losses, golden["loss"], TOL)
+    for found, expected in zip(online.weights(net), online.weights_of(golden)):
         assert_golden(found, expected, TOL)
