@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
@@ -25,6 +26,14 @@ CASES = [
     (mpj.ModProp("auto", TYPES), "leaky", AxisType.Explicit),
     (mpj.ModProp(0.3, TYPES, taps=2), "leaky, no tau to train", AxisType.Explicit),
     (mpj.MDGL(TYPES), "rate", AxisType.Explicit),
+]
+# with a trace of random numbers, or of values that the examples share
+ONLINE = [
+    (mpj.UORO(), AxisType.Explicit),
+    (mpj.FutureBPTT(4), AxisType.Explicit),
+    (mpj.KeRNL(), AxisType.Auto),
+    (mpj.KeRNL(), AxisType.Explicit),
+    (mpj.DNI(learn=optax.sgd(0.1)), AxisType.Auto),
 ]
 STEPS, BATCH = 150, 16
 
@@ -96,3 +105,39 @@ def test_sharded_batch(rule, name, axis_type):
             streamed = jax.jit(stream)(arrays, xs, ys)
             for have, need in zip(_leaves(streamed), _leaves(want), strict=True):
                 np.testing.assert_allclose(have, need, rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize("rule, axis_type", ONLINE)
+def test_sharded_stream(rule, axis_type):
+    """The gradients, and the traces, of the same stream on one device."""
+    rnn, xs, ys = _problem(rule, "rate")
+    xs, ys = xs[:30], ys[:30]
+    arrays, static = eqx.partition(rnn, eqx.is_array)
+    carry = rnn.init((BATCH,), key=jr.key(3))
+    carried, rest = eqx.partition(carry, eqx.is_array)
+
+    @jax.jit
+    def stream(arrays, carried, xs, ys):
+        online = mpj.online_value_and_grad(_segment_loss, segment=8)
+        both = eqx.combine(arrays, static), eqx.combine(carried, rest)
+        (_, carry), gradients = online(*both, xs, ys)
+        return gradients, eqx.filter(carry, eqx.is_array)
+
+    want = stream(arrays, carried, xs, ys)
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(axis_type,))
+    with jax.set_mesh(mesh):
+        arrays, carried = jax.device_put((arrays, carried), NamedSharding(mesh, P()))
+        xs, ys = jax.device_put((xs, ys), NamedSharding(mesh, P(None, "batch")))
+        have = stream(arrays, carried, xs, ys)
+    for a, b in zip(_leaves(have), _leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-13)
+
+
+def test_what_examples_share_needs_auto_axes():
+    rule = mpj.DNI(learn=optax.sgd(0.1))
+    rnn, xs, _ = _problem(rule, "rate")
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        xs = jax.device_put(xs, NamedSharding(mesh, P(None, "batch")))
+        with pytest.raises(ValueError, match="not served under Explicit"):
+            rnn(xs, rnn.init((BATCH,), key=jr.key(0)))

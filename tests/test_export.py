@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import optax
 import pytest
 
 import modprop_jax as mpj
@@ -32,13 +33,31 @@ def _loss(rnn, carry, xs, ys):
         ("leaky", mpj.ModProp("auto", TYPES)),
         ("leaky", mpj.ModProp(0.25, TYPES, taps=2)),
         ("rate", mpj.EProp()),
+        ("rate", mpj.FutureBPTT(3)),
+        ("rate", mpj.UORO(probes=2)),
+        ("rate", mpj.KFRTRL()),
+        ("rate", mpj.KeRNL()),
+        ("rate", mpj.DNI(learn=optax.adam(0.1))),
     ],
-    ids=["no-trace", "dense", "presynaptic", "measured", "window", "per-synapse"],
+    ids=[
+        "no-trace",
+        "dense",
+        "presynaptic",
+        "measured",
+        "window",
+        "per-synapse",
+        "tape",
+        "rank-one",
+        "kronecker",
+        "kernel",
+        "synthetic",
+    ],
 )
 @pytest.mark.slow
 def test_streaming_gradient_exports_for_every_platform(name, rule):
     rnn = mpj.RNN(_cell(name), rule=rule)
-    carry, xs, ys = rnn.init((3,)), jr.normal(jr.key(1), (7, 3, 2)), jnp.zeros((7, 3, 4))
+    carry = rnn.init((3,), key=jr.key(2))
+    xs, ys = jr.normal(jr.key(1), (7, 3, 2)), jnp.zeros((7, 3, 4))
     arrays, static = eqx.partition((rnn, carry, xs, ys), eqx.is_array)
 
     @jax.jit

@@ -44,7 +44,8 @@ def learning_curves(config: Config, metrics: Sequence[dict[str, Any]]) -> bytes:
             )  # fmt: skip
             axes.fill_between(at, values.min(1), values.max(1), color=colour, alpha=0.15, lw=0)
     of = "validation" if config.settings.segment is None else "online"
-    left.set(ylabel=f"{of} loss", yscale="log")
+    # a loss with floors is read against them, any other over orders of magnitude
+    left.set(ylabel=f"{of} loss", yscale="linear" if config.entry.floors else "log")
     for name, level in config.entry.floors.items():
         left.axhline(level, color="grey", lw=0.8, ls=":")
         left.annotate(
@@ -59,7 +60,10 @@ def learning_curves(config: Config, metrics: Sequence[dict[str, Any]]) -> bytes:
         axes.set_xlabel("iteration")
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    if metrics:
+    if metrics and len(config.rules) > 6:
+        figure.set_size_inches(11.5, 3.8)
+        figure.legend(*right.get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    elif metrics:
         right.legend(frameon=False, fontsize="small")
     seeds = f"{config.seeds} seed{'s' if config.seeds > 1 else ''}"
     figure.suptitle(
