@@ -11,6 +11,7 @@ from ._cell import AbstractCell
 from ._credit import Flags, Record
 from ._flags import entering, erase, settled
 from ._reverse import points_of
+from ._rule import Carry
 from ._trace._advanced import AbstractCreditTrace, Advanced, Pending
 from ._tree import add, materialise, pullback
 from ._vjp import with_derivative
@@ -26,11 +27,11 @@ def credited_segment(pack: tuple, unroll: int) -> tuple[PyTree, Array, Pending]:
     """
 
     def run(pack):
-        cell, _, before, xs, _, flags, *_ = pack
+        cell, _, before, xs, _, flags, _, trace, _ = pack
         record = record_of(cell, before, xs, flags, unroll)
         last = jax.tree.map(lambda s: s[-1], record.states)
         zs = cell.emit(record.states)
-        return (last, zs, Pending(jnp.zeros((), zs.dtype))), record
+        return (last, zs, Pending(jnp.zeros((), zs.dtype), trace.settle(cell))), record
 
     def backward(pack, record, cotangents):
         cell, value, before, xs, context, flags, ended, trace, rule = pack
@@ -45,7 +46,7 @@ def credited_segment(pack: tuple, unroll: int) -> tuple[PyTree, Array, Pending]:
         if ended is not None:
             after = trace.forget(ended, after)
         points = points_of(cell, record)
-        fresh, ct_xs = pullback(lambda c, x: c.step(points.before, x), cell, xs)(credit)
+        fresh, ct_xs = trace.charge(rule, cell, points, record.states, credit)
         nothing = jax.tree.map(lambda _: None, (before, ct_xs, context, flags, ended, trace, rule))
         rest = (nothing[0], ct_xs, *nothing[2:])
         return add(gradient, fresh), Advanced(after), *rest
@@ -77,6 +78,31 @@ def credits_of(
     steps = points_of(cell, record), record.states, direct, context
     value, credit = lax.scan(body, value, steps)
     return credit, value
+
+
+def with_next(carry: PyTree, cotangents: list[PyTree]) -> PyTree:
+    """The carry after a segment: the next values, and the states as the error leaves them.
+
+    A trace that no `scan` took up stays as it is.
+    """
+    rest = iter(cotangents)
+
+    def one(node):
+        if not _went_on(node):
+            next(rest)
+            return node
+        value, settle = next(rest), node.trace.settle
+        state = node.state if settle is None else settle(node.state, value)
+        return Carry(state, Advanced(value), node.observed, node.made_by, node.types)
+
+    def is_node(node):
+        return isinstance(node, Advanced) or _went_on(node)
+
+    return jax.tree.map(lambda node: one(node) if is_node(node) else node, carry, is_leaf=is_node)
+
+
+def _went_on(node: Any) -> bool:
+    return isinstance(node, Carry) and isinstance(node.trace, Pending)
 
 
 def record_of(

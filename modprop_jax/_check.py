@@ -52,9 +52,19 @@ def check_flags(xs: Any, done: Any, mask: Any) -> None:
             )
 
 
-def check_credited(rule: AbstractCreditRule, xs: Any, context: Any, spec: Any) -> None:
-    """A ValueError unless `context` is what the rule reads."""
+def check_credited(
+    rule: AbstractCreditRule, cell: AbstractCell, carry: PyTree, xs: Any, context: Any, spec: Any
+) -> None:
+    """A ValueError unless `context` is what the rule reads, and the error can go where it has to."""
     name = type(rule).__name__
+    moved = rule.trace(cell).settle(cell.effective()) is not None
+    if moved and (len(xs) > 1 or not isinstance(carry, Carry)):
+        came = f"{len(xs)} steps from a {'Carry' if isinstance(carry, Carry) else 'bare state'}"
+        raise ValueError(
+            f"The error of {name} nudges the state of this {type(cell).__name__} after each step, "
+            f"but {came} came: stream it with online_value_and_grad(..., segment=1), or run it "
+            "without errors under BPTT, as in with_rule(model, BPTT())."
+        )
     if spec is not None:
         raise ValueError(
             f"{name} learns from all examples of a batch together and is not served under Explicit "

@@ -10,10 +10,11 @@ from jax import lax
 from jaxtyping import PyTree
 
 from ._budget import auto_checkpoint, auto_segment
+from ._by_credit import with_next
 from ._rnn import is_layer, layers, RNN
 from ._rule import AbstractRule
 from ._sharding import loop_start
-from ._trace._advanced import advanced, tokens, with_next, with_traces
+from ._trace._advanced import advanced, tokens, with_traces
 from ._tree import accumulate, accumulator, as_dtypes, inexact, slice_time, stop
 
 

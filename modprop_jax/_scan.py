@@ -79,7 +79,7 @@ def scan(
     flags, ended = as_flags(done, mask, xs)
     spec = explicit_batch(xs)
     if isinstance(rule, AbstractCreditRule):
-        check_credited(rule, xs, context, spec)
+        check_credited(rule, cell, carry, xs, context, spec)
         return _credited(cell, carry, xs, rule, context, flags, ended, unroll)
     streaming = isinstance(carry, Carry)
     run = functools.partial(_scan, streaming=streaming, chunk=chunk, unroll=unroll)

@@ -268,7 +268,8 @@ def test_compartments_against_numpy():
     np.testing.assert_allclose(seen.credit, credit, atol=1e-12)
     np.testing.assert_allclose(seen.prediction, before @ rec.T, atol=1e-12)
     brought = np.tanh(credit) @ rec
-    np.testing.assert_allclose(seen.teaching[1:], np.asarray(seen.error)[:-1] + brought[1:], atol=1e-12)
+    taught = np.asarray(seen.error)[:-1] + brought[1:]
+    np.testing.assert_allclose(seen.teaching[1:], taught, atol=1e-12)
     np.testing.assert_allclose(seen.teaching[0], brought[0], atol=1e-12)
 
     (_, after), _ = run(LOCAL, dynamics, xs, ys)

@@ -163,8 +163,9 @@ def predicting(name, local=False):
     options["learn_jacobian"] = optax.sgd(0.01)
     if local:
         return mpj.LocalDNI(**options)
-    squash = {"squash": jnp.tanh} if name == "dnib" else {}
-    return mpj.DNI(jacobian="learned", **options, **squash)
+    if name == "dnib":
+        options["squash"] = jnp.tanh
+    return mpj.DNI(jacobian="learned", **options)
 
 
 def predicting_net(case, name, local=False):

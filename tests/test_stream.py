@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -20,7 +21,12 @@ from modprop_jax.experiments._train import stream_keys
 from modprop_jax.tasks import add, TASKS
 
 
-TINY = {"hidden_size": 4, "iterations": 24, "eval_every": 8, "data": {"lags": (1, 2)}}
+TINY: dict[str, Any] = {
+    "hidden_size": 4,
+    "iterations": 24,
+    "eval_every": 8,
+    "data": {"lags": (1, 2)},
+}
 
 
 def config(*rules, seeds=2, **settings):
@@ -109,7 +115,7 @@ def test_a_segment_is_one_step_with_the_sum_of_its_gradients():
 @pytest.mark.slow
 @pytest.mark.parametrize("label", ["uoro", "dni:rate=0.05", "kernl"])
 def test_a_stream_that_was_killed_goes_on_bit_for_bit(tmp_path, label):
-    settings = dict(seeds=2, preset="brief", quiet=True, **TINY)
+    settings: dict[str, Any] = {"seeds": 2, "preset": "brief", "quiet": True, **TINY}
     whole = compare("add", ["eprop", label], out=tmp_path / "whole", **settings)
     compare("add", ["eprop", label], out=tmp_path / "part", **settings)
     folder = tmp_path / "part"
@@ -157,7 +163,8 @@ def test_rules_bring_their_own_feedback():
     # N(0, 1/n), of four neurons here, times the preset's scale of 4
     assert 1.4 < np.std(local.feedback_weight) < 2.6
     assert isinstance(made.rule("local_dni"), mpj.LocalDNI)
-    assert made.rule("dni:rate=0.1,refresh=7").labels == 2
+    rule = made.rule("dni:rate=0.1,refresh=7")
+    assert isinstance(rule, mpj.DNI) and (rule.labels, rule.refresh) == (2, 7)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 from ._base import AbstractCell as AbstractCell
+from ._equilibrium import EquilibriumCell as EquilibriumCell
 from ._filtered import Filtered as Filtered
 from ._function import FunctionCell as FunctionCell
+from ._gle import GLECell as GLECell
 from ._gru import GRUCell as GRUCell
 from ._init import balanced_dale as balanced_dale
 from ._leaky import LeakyCell as LeakyCell

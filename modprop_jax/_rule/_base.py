@@ -1,7 +1,7 @@
 """What a credit rule is: how credit goes one step back, and which trace carries the past."""
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -12,6 +12,7 @@ from .._credit import Back, Credit, Point, Record
 from .._reverse import inner_cell
 from .._trace import AbstractCarrier, batch_shape
 from .._tree import inexact, stop
+from ._card import Card
 
 
 class Carry(eqx.Module):
@@ -34,8 +35,11 @@ class AbstractRule(eqx.Module):
     """A credit rule: hyper-parameters only, none of them trainable, and pure methods.
 
     A rule of the transport family is one linear function, `back`. From it the segment primitive
-    derives the offline gradient, and the trace that `trace` names derives streaming.
+    derives the offline gradient, and the trace that `trace` names derives streaming. `card` is a
+    rule's entry in the taxonomy, which those of this package have.
     """
+
+    card: ClassVar[Card]
 
     def init(self, cell: AbstractCell, state: PyTree, *, key: PRNGKeyArray | None = None) -> Carry:
         """The carry of no past: this state, and an empty trace.

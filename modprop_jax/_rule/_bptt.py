@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 from jaxtyping import Array, PyTree
 
 from .._cell import AbstractCell, SeparableCell
@@ -5,6 +7,7 @@ from .._credit import Back, Credit, Point
 from .._trace import AbstractTrace, Dense
 from .._tree import add, pullback
 from ._base import AbstractRule
+from ._card import Card
 
 
 class BPTT(AbstractRule):
@@ -21,6 +24,17 @@ class BPTT(AbstractRule):
 
     Source: Werbos, Proc. IEEE 78 (1990).
     """
+
+    card: ClassVar[Card] = Card(
+        facing="future",
+        structure="λ_i itself, within a segment",
+        bias="exact",
+        when="offline; segments are cut at their starts (truncated BPTT)",
+        memory="0",
+        time="n*(n+m+1)",
+        synapse="the future of the whole network",
+        source="Werbos 1990",
+    )
 
     def back(
         self, cell: AbstractCell, prepared: PyTree, point: Point, credit: Credit, direct: PyTree
@@ -51,10 +65,22 @@ class RTRL(AbstractRule):
 
     `BPTT`'s derivative inside a segment, with the dense influence matrix \(M = ds/d\theta\) as
     the trace between segments: exact for any segmentation. Memory O(n·P) an example (P parameters;
-    n³ for a fully connected net), time O(n·P) a step on neuron cells. Locality: none.
+    n³ for a fully connected net), time O(n·P) a step on neuron cells, and O(n²·P) a segment.
+    Locality: none.
 
     Source: Williams & Zipser, Neural Computation 1 (1989).
     """
+
+    card: ClassVar[Card] = Card(
+        facing="both",
+        structure="M_sij itself",
+        bias="exact",
+        when="however a sequence is cut",
+        memory="n**2*(n+m+1)",
+        time="n**3*(n+m+1)",
+        synapse="how its weight moves the whole network",
+        source="Williams & Zipser 1989",
+    )
 
     def trace(self, cell: AbstractCell) -> AbstractTrace:
         """The dense influence matrix."""

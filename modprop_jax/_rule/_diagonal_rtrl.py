@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 import jax
 from jaxtyping import Array, PyTree
 
@@ -5,6 +7,7 @@ from .._cell import AbstractCell, SeparableCell
 from .._credit import Back, Credit, Point
 from .._trace import AbstractTrace, PerUnit
 from ._base import AbstractRule, require_separable
+from ._card import Card
 from ._eprop import EProp
 
 
@@ -34,6 +37,17 @@ class DiagonalRTRL(AbstractRule):
     Sources: Zucchet, Meier, Schug, Mujika & Sacramento, NeurIPS 2023 (arXiv 2305.15947); the same
     structure in Elelimy, White, Bowling & White, NeurIPS 2024.
     """
+
+    card: ClassVar[Card] = Card(
+        facing="both",
+        structure="δ_si B_ij, where units send nothing to each other",
+        bias="exact",
+        when="however a sequence is cut; costs are those of `LRUCell`",
+        memory="2*n*(2*m+3)",
+        time="4*n*(2*m+3)",
+        synapse="its own input, its unit's state and the error at the layer's output",
+        source="Zucchet et al. 2023",
+    )
 
     def check(self, cell: AbstractCell) -> None:
         """Needs a separable cell without messages."""

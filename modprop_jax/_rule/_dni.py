@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -14,6 +14,7 @@ from .._trace._sparsity import to_rows
 from .._trace._synthetic import SyntheticGradient
 from ._base import require_neurons
 from ._by_credit import AbstractCreditRule
+from ._card import Card
 
 
 def identity(credit: Array) -> Array:
@@ -49,6 +50,19 @@ class DNI(AbstractCreditRule):
     Sources: Jaderberg et al., ICML 2017 (arXiv 1608.05343); Czarnecki et al., ICML 2017; this
     online form: Marschall, Cho & Savin, JMLR 2020 (arXiv 1907.02649).
     """
+
+    card: ClassVar[Card] = Card(
+        facing="future",
+        structure="λ_i ≈ A_il ã_l with ã = [state; labels; 1], A learned",
+        learned=True,
+        bias="biased",
+        when="as good as what A has learned",
+        memory="2*n+k+1",
+        shared="2*n*(n+k+1)+1",
+        time="n*(n+m+1)+n*(n+k+1)",
+        synapse="its neuron's row of A and the whole state; A learns by the transposed Jacobian",
+        source="Jaderberg et al. 2017; Marschall, Cho & Savin 2020",
+    )
 
     labels: int = eqx.field(static=True)
     jacobian: Literal["exact", "learned"] = eqx.field(static=True)

@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 from jaxtyping import Array, PyTree
 
 from .._cell import AbstractCell, NeuronCell, SeparableCell
@@ -7,6 +9,7 @@ from .._reverse import inner_cell
 from .._trace import AbstractTrace, PerSynapse, PerUnit, Presynaptic
 from .._tree import add, pullback
 from ._base import AbstractRule, require_separable
+from ._card import Card
 
 
 class EProp(AbstractRule):
@@ -27,6 +30,18 @@ class EProp(AbstractRule):
 
     Sources: Bellec et al., Nature Communications 11 (2020); Murray, eLife 8 (2019).
     """
+
+    card: ClassVar[Card] = Card(
+        facing="both",
+        structure="δ_si B_ij",
+        bias="biased",
+        when="exact where W_rec = 0",
+        memory="n*(n+m+1)",
+        leaky="n+m+1",
+        time="n*(n+m+1)",
+        synapse="its presynaptic activity, its neuron's state and the learning signal",
+        source="Bellec et al. 2020; Murray 2019",
+    )
 
     def check(self, cell: AbstractCell) -> None:
         """Needs a separable cell."""

@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from .._trace._tape import Tape
 from .._tree import add, inexact
 from ._base import AbstractRule, require_separable
 from ._bptt import BPTT
+from ._card import Card
 
 
 class FutureBPTT(AbstractRule):
@@ -40,6 +43,17 @@ class FutureBPTT(AbstractRule):
 
     Source: Marschall, Cho & Savin, JMLR 2020 (arXiv 1907.02649).
     """
+
+    card: ClassVar[Card] = Card(
+        facing="future",
+        structure="λ_i of h errors, its own step's and the next",
+        bias="biased",
+        when="exact where the horizon h is the sequence's length or more",
+        memory="h*(n+m)",
+        time="h*n*(n+m+1)",
+        synapse="the next h steps of the whole network",
+        source="Marschall, Cho & Savin 2020",
+    )
 
     horizon: int = eqx.field(static=True)
 

@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -11,6 +11,7 @@ from .._cell import AbstractCell, Filtered, NeuronCell
 from .._trace._influence import Influence
 from .._trace._kernel import Kernel, KernelState
 from ._base import require_neurons
+from ._card import Card
 from ._forward import AbstractForwardRule
 from ._noise import as_noise, Drawn, Given
 from ._stochastic import require_weights
@@ -58,6 +59,20 @@ class KeRNL(AbstractForwardRule):
     Sources: Roth, Kanitscheider & Fiete, ICLR 2019; the public program is that of Marschall, Cho &
     Savin, JMLR 2020 (arXiv 1907.02649).
     """
+
+    card: ClassVar[Card] = Card(
+        facing="past",
+        structure="A_si B_ij, A and the decay of B learned",
+        stochastic=True,
+        learned=True,
+        bias="biased",
+        when="starts as e-prop on cells of constant leak",
+        memory="n*(n+m+4)",
+        shared="n**2+n",
+        time="n*(n+m+1)",
+        synapse="its eligibility trace and, through A, the learning signals of all neurons",
+        source="Roth, Kanitscheider & Fiete 2019",
+    )
 
     sigma: float = eqx.field(static=True)
     learn: optax.GradientTransformation = eqx.field(static=True)

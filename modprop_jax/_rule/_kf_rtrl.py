@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +6,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .._cell import AbstractCell, NeuronCell
 from .._trace._rank_one import Linearised, Tangent
+from ._card import Card
 from ._stochastic import (
     AbstractStochasticRule,
     as_weights,
@@ -46,6 +47,18 @@ class KFRTRL(AbstractStochasticRule):
     Sources: Mujika, Meier & Steger, NeurIPS 2018 (arXiv 1805.10842); in this notation Marschall,
     Cho & Savin, JMLR 2020 (arXiv 1907.02649).
     """
+
+    card: ClassVar[Card] = Card(
+        facing="past",
+        structure="A_j B_si",
+        stochastic=True,
+        bias="unbiased",
+        when="in the mean over noise, from the carry of `init`",
+        memory="n**2+n+m+1",
+        time="n**3+n*(n+m+1)",
+        synapse="its presynaptic A_j, and how its neuron moves the whole network",
+        source="Mujika, Meier & Steger 2018",
+    )
 
     def __init__(self, *, noise: Any = "rademacher", probes: int = 1, epsilon: float | int = 1e-7):
         """**Arguments:** those of `UORO`; k = 2 numbers a step."""

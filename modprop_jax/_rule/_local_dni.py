@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from .._cell import AbstractCell
 from .._trace._synthetic import SyntheticGradient
 from ._by_credit import AbstractCreditRule
+from ._card import Card
 from ._dni import check_counts, normal_rows, require_one_variable
 
 
@@ -56,6 +57,19 @@ class LocalDNI(AbstractCreditRule):
     Sources: Marschall, Cho & Savin, "Using local plasticity rules to train recurrent neural
     networks" (arXiv 1905.12100); program and history of Marschall, Cho & Savin, JMLR 2020.
     """
+
+    card: ClassVar[Card] = Card(
+        facing="future",
+        structure="λ_i ≈ A_il ã_l, A and the Jacobian by which it learns both learned",
+        learned=True,
+        bias="biased",
+        when="as good as what they have learned",
+        memory="2*n+k+1",
+        shared="2*n*(n+k+1)+n**2+1",
+        time="n*(n+m+1)+n*(n+k+1)",
+        synapse="its presynaptic rate, and one voltage or rate of its own neuron",
+        source="Marschall, Cho & Savin 2019",
+    )
 
     labels: int = eqx.field(static=True)
     learn: optax.GradientTransformation = eqx.field(static=True)

@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from .._trace import AbstractTrace, PerSynapse, Presynaptic
 from .._tree import add, pullback, stop
 from ._base import AbstractRule, require_neurons, require_types
 from ._broadcast import broadcast, filtered_derivative, silent
+from ._card import Card
 from ._types import as_types, expand, mean_over_all, mean_over_synapses, Types
 
 
@@ -42,6 +43,18 @@ class MDGL(AbstractRule):
 
     Source: Liu, Smith, Mihalas, Shea-Brown & Sümbül, PNAS 118 (2021).
     """
+
+    card: ClassVar[Card] = Card(
+        facing="both",
+        structure="δ_si B_ij; direct credit also goes one hop",
+        bias="biased",
+        when="exact where W_rec = 0",
+        memory="n*(n+m+1)",
+        leaky="n+m+1",
+        time="n*(n+m+1)",
+        synapse="as for e-prop, and the modulator that its neuron's targets secrete, by type",
+        source="Liu et al. 2021",
+    )
 
     types: Types = eqx.field(static=True)
     diffuse: bool = eqx.field(static=True)

@@ -1,4 +1,4 @@
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -15,6 +15,7 @@ from .._static import Constant, constant, numeric
 from .._trace import AbstractTrace, PerSynapse, Presynaptic, Window
 from .._tree import add, pullback, stop
 from ._base import AbstractRule, require_neurons, require_types
+from ._card import Card
 from ._filter import (
     counts,
     Filter,
@@ -68,6 +69,18 @@ class ModProp(AbstractRule):
 
     Source: Liu, Smith, Mihalas, Shea-Brown & Sümbül, NeurIPS 2022 (arXiv 2206.01338).
     """
+
+    card: ClassVar[Card] = Card(
+        facing="both",
+        structure="δ_si B_ij + Σ_c U_sc B_cij, U the one-hot types",
+        bias="biased",
+        when="exact where W_rec = 0, and cell-specific on linear neurons with mu = 1",
+        memory="(1+C)*n*(n+m+1)",
+        leaky="(C+C**2)*(n+m+1)",
+        time="(1+C)**2*n*(n+m+1)",
+        synapse="its eligibility trace and each type's modulators, filtered by taps of its type",
+        source="Liu et al. 2022",
+    )
 
     mu: Array | Constant | RunningMean
     types: Types = eqx.field(static=True)

@@ -1,14 +1,16 @@
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .._cell import AbstractCell
-from .._credit import Back, Credit, Point, Record
+from .._credit import Back, Credit, Point
 from .._trace import AbstractTrace
-from .._tree import inexact, stop
+from .._trace._nothing import Nothing
+from .._tree import stop
 from ._base import AbstractRule
+from ._card import Card
 
 
 class ReadoutOnly(AbstractRule):
@@ -25,10 +27,21 @@ class ReadoutOnly(AbstractRule):
     Source: the baseline of Marschall, Cho & Savin, JMLR 2020 (arXiv 1907.02649).
     """
 
+    card: ClassVar[Card] = Card(
+        facing="neither",
+        structure="0",
+        bias="biased",
+        when="zero, but for what only the emission reads",
+        memory="0",
+        time="n*(n+m+1)",
+        synapse="nothing: it stays as it is",
+        source="the baseline of Marschall, Cho & Savin 2020",
+    )
+
     def trace(self, cell: AbstractCell) -> AbstractTrace:
         """Nothing of the past is needed."""
         del cell
-        return _Nothing()
+        return Nothing()
 
     def back(
         self, cell: Any, prepared: PyTree, point: Point, credit: Credit, direct: PyTree
@@ -41,23 +54,3 @@ class ReadoutOnly(AbstractRule):
     def step(self, cell: Any, state: PyTree, x: Array) -> PyTree:
         """The cell's step, without a derivative."""
         return stop(cell.step(state, x))
-
-
-class _Nothing(AbstractTrace):
-    """The trace of a rule without credit."""
-
-    def init(self, rule: Any, cell: AbstractCell, state: PyTree) -> tuple[()]:
-        """Empty."""
-        return ()
-
-    def contract(
-        self, rule: Any, cell: Any, prepared: PyTree, trace: tuple[()], credit: Credit
-    ) -> PyTree:
-        """Zeros."""
-        return jax.tree.map(jnp.zeros_like, inexact(cell))
-
-    def extend(
-        self, rule: Any, cell: AbstractCell, prepared: PyTree, record: Record, trace: tuple[()]
-    ) -> tuple[()]:
-        """Empty."""
-        return ()

@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, PyTree
 from .._cell import AbstractCell, NeuronCell
 from .._reverse import inner_cell
 from .._trace._rank_one import Linearised, Tangent
+from ._card import Card
 from ._stochastic import (
     AbstractStochasticRule,
     as_weights,
@@ -44,6 +45,18 @@ class RKFRTRL(AbstractStochasticRule):
 
     Source: Marschall, Cho & Savin, JMLR 2020 (arXiv 1907.02649).
     """
+
+    card: ClassVar[Card] = Card(
+        facing="past",
+        structure="A_i B_sj",
+        stochastic=True,
+        bias="unbiased",
+        when="in the mean over noise, from the carry of `init`",
+        memory="n+n*(n+m+1)",
+        time="n**2*(n+m+1)",
+        synapse="its neuron's A_i, and how its presynaptic activity moves the whole network",
+        source="Marschall, Cho & Savin 2020",
+    )
 
     def __init__(self, *, noise: Any = "rademacher", probes: int = 1, epsilon: float | int = 1e-7):
         """**Arguments:** those of `UORO`; k = n numbers a step, one a neuron."""

@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -16,6 +16,7 @@ from .._trace._compressed import Compressed, FromStart
 from .._trace._jacobian import coupling
 from .._trace._pattern import Pattern, pattern_of
 from .._trace._structure import within_units
+from ._card import Card
 from ._forward import AbstractForwardRule
 from ._snap1 import own_back
 
@@ -45,6 +46,17 @@ class SnAp(AbstractForwardRule):
 
     Source: Menick, Elsen, Evci, Osindero, Simonyan & Graves, ICLR 2021 (arXiv 2006.07232).
     """
+
+    card: ClassVar[Card] = Card(
+        facing="past",
+        structure="M_sij for the r neurons s up to q - 1 connections from i, of SnAp(q); else 0",
+        bias="biased",
+        when="exact for a q above the network's diameter; r = 1 for SnAp(1)",
+        memory="r*n*(n+m+1)",
+        time="r**2*n*(n+m+1)",
+        synapse="how its weight moves the r neurons",
+        source="Menick et al. 2021",
+    )
 
     n: int = eqx.field(static=True)
     connectivity: tuple[FrozenArray, ...] | None

@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -10,6 +10,7 @@ from .._cell import AbstractCell, Filtered
 from .._reverse import inner_cell
 from .._trace._rank_one import Linearised, Tangent
 from .._tree import inexact, pullback
+from ._card import Card
 from ._stochastic import AbstractStochasticRule, mix
 
 
@@ -49,6 +50,18 @@ class UORO(AbstractStochasticRule):
     Sources: Tallec & Ollivier, ICLR 2018 (arXiv 1702.05043); in this notation Marschall, Cho &
     Savin, JMLR 2020 (arXiv 1907.02649).
     """
+
+    card: ClassVar[Card] = Card(
+        facing="past",
+        structure="A_s B_ij",
+        stochastic=True,
+        bias="unbiased",
+        when="in the mean over noise, from the carry of `init`",
+        memory="n+n*(n+m+1)",
+        time="n*(n+m+1)",
+        synapse="scalars that are the whole network's, c·A among them",
+        source="Tallec & Ollivier 2018",
+    )
 
     def __init__(self, *, noise: Any = "rademacher", probes: int = 1, epsilon: float | int = 1e-7):
         """**Arguments:**

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from .._cell import AbstractCell
 from .._credit import Point
+from .._tree import pullback
 from ._base import AbstractCarrier
 
 
@@ -25,10 +26,12 @@ class Advanced(eqx.Module):
 class Pending(eqx.Module):
     """What `scan` returns in place of the next value, which is the cotangent of the last one.
 
-    `token` is 0; a loss that adds it depends on the segment, whatever else it reads.
+    `token` is 0; a loss that adds it depends on the segment, whatever else it reads. `settle` is
+    `AbstractCreditTrace.settle` of the cell.
     """
 
     token: Float[Array, ""]
+    settle: Callable[[PyTree, PyTree], PyTree] | None = None
 
 
 class AbstractCreditTrace(AbstractCarrier):
@@ -54,11 +57,28 @@ class AbstractCreditTrace(AbstractCarrier):
         context: Float[Array, "*batch k"],
         trace: PyTree,
     ) -> tuple[PyTree, PyTree]:
-        """Credit on the state after a step, by which its parameters learn; and the value after it.
+        """Credit on the state after a step, or what else `charge` reads; and the value after it.
 
         `direct`: the loss's credit on that state from this step's emission. What is shared by all
         examples has to leave out those whose step does not take place (`point.flags`).
         """
+
+    def charge(
+        self, rule: Any, cell: Any, points: Point, states: PyTree, credit: PyTree
+    ) -> tuple[PyTree, PyTree]:
+        """The gradients of the cell and of the inputs, from the credit of all steps of a segment.
+
+        `states`: those after the steps.
+        """
+        del rule, states
+        return pullback(lambda c, x: c.step(points.before, x), cell, points.x)(credit)
+
+    def settle(self, cell: Any) -> Callable[[PyTree, PyTree], PyTree] | None:
+        """The state that the error leaves, a function of the state after a step and of the value
+        after it, without array leaves; None: the error leaves states alone.
+        """
+        del cell
+        return None
 
     @abc.abstractmethod
     def forget(self, flag: Bool[Array, "*batch"], trace: PyTree) -> PyTree:
@@ -77,7 +97,11 @@ def advanced(carry: PyTree) -> list[PyTree]:
 def with_traces(carry: PyTree, values: list[PyTree]) -> PyTree:
     """The carry with other values of these traces."""
     rest = iter(values)
-    return _replace(carry, lambda node: Advanced(next(rest)))
+
+    def one(node):
+        return Advanced(next(rest)) if _is_node(node) else node
+
+    return jax.tree.map(one, carry, is_leaf=_is_node)
 
 
 def tokens(carry: PyTree) -> list[Array]:
@@ -85,29 +109,8 @@ def tokens(carry: PyTree) -> list[Array]:
     return [node.token for node in _nodes(carry) if isinstance(node, Pending)]
 
 
-def with_next(carry: PyTree, cotangents: list[PyTree]) -> PyTree:
-    """The carry after a segment, with the next values where there were none yet.
-
-    A trace that no `scan` took up stays as it is.
-    """
-    rest = iter(cotangents)
-
-    def one(node):
-        value = next(rest)
-        return Advanced(value) if isinstance(node, Pending) else node
-
-    return _replace(carry, one)
-
-
 def _nodes(carry: PyTree) -> list[Any]:
     return jax.tree.leaves(carry, is_leaf=_is_node)
-
-
-def _replace(carry: PyTree, function: Callable[[Any], Any]) -> PyTree:
-    def one(node):
-        return function(node) if _is_node(node) else node
-
-    return jax.tree.map(one, carry, is_leaf=_is_node)
 
 
 def _is_node(node: Any) -> bool:

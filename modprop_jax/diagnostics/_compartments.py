@@ -77,12 +77,14 @@ def compartments(
     trace = SyntheticGradient()
 
     def body(value, at):
-        seen, value = trace.phases(rule, cell, *at, value)
+        point, after, direct, label = at
+        seen, value = trace.phases(rule, cell, point, after, direct, label, value)
         return value, seen
 
     points = points_of(cell, record)
     steps = points, record.states, direct, labels.astype(zs.dtype)
     _, seen = lax.scan(body, carry.trace.value, steps)
     drive = cell.drive(cell.message(points.before), xs)
+    assert seen.prediction is not None  # the Jacobian is learnt
     voltages = seen.credit, seen.teaching, seen.prediction, seen.error
     return Compartments(drive, record.states, *voltages)

@@ -141,10 +141,10 @@ class Study(eqx.Module):
     def bounds(self, total: int, blocks: int) -> list[tuple[int, int]]:
         """Where blocks begin and end, for `advance`; the first one takes the lag in addition."""
         compared = total - self.lag
-        if blocks < 1 or compared < blocks:
+        if not 1 <= blocks <= compared:
             raise ValueError(
-                f"online_alignment needs a step for each block after a lag of {self.lag} steps, "
-                f"but got {total} steps for {blocks} blocks: pass a longer stream or fewer blocks."
+                f"The stream has {total} steps, too few for {blocks} blocks after a lag of "
+                f"{self.lag} steps: make it longer, or take fewer blocks."
             )
         ends = [self.lag + compared * (b + 1) // blocks for b in range(blocks)]
         return list(zip([0, *ends], ends))
@@ -267,7 +267,7 @@ def flat(grads: PyTree) -> Float[Array, " P"]:
     """The gradient of the recurrent layers; half precision is compared in float32."""
     leaves = [leaf.ravel() for layer in layers(grads) for leaf in jax.tree.leaves(layer)]
     together = jnp.concatenate(leaves)
-    return together.astype(jnp.promote_types(together.dtype, jnp.float32))
+    return together.astype(jnp.float32) if together.dtype.itemsize < 4 else together
 
 
 def _bare(carry: PyTree) -> PyTree:

@@ -35,6 +35,7 @@ from ._progress import Reporter
 from ._runs import check_precision, drive, introduce, Run, saved
 from ._setup import seed_keys, Setup
 from ._storage import RunFolder
+from ._stream_align import holds_stream
 from ._summary import SECONDS
 from ._train import iterate, State
 
@@ -66,6 +67,8 @@ def align(
     **settings: Any,
 ) -> Alignments:
     r"""Train as `compare` does, and measure what each rule's gradient is like and where it leads.
+
+    Of networks that train in batches; `align_stream` is for those that learn online.
 
     At each checkpoint, on each rule's own network and a fixed batch of training data: cosine,
     projection ρ and norm ratio of every rule's gradient to every other's (`alignment_matrix`), λ₁
@@ -124,6 +127,11 @@ def reopen_align(folder: RunFolder) -> AlignConfig:
         raise ValueError(
             f"{folder.path} holds a run of compare: continue it with "
             f"`modprop-jax compare --resume {folder.path}`."
+        )
+    if holds_stream(data):
+        raise ValueError(
+            f"{folder.path} holds a run of align_stream: continue it with resume_align_stream, or "
+            f"`modprop-jax align --resume {folder.path}`."
         )
     config = AlignConfig.from_dict(data)
     check_precision(config.run, folder)

@@ -1,35 +1,61 @@
 """The command `modprop-jax align`."""
 
 from collections.abc import Callable
+from typing import Annotated, Any
 
+import tyro
 from rich.console import Console
 
 from ..tasks import TASKS
 from ._align import execute_align, new_folder, reopen_align
-from ._align_config import AlignConfig
+from ._align_config import AlignConfig, learns_online, STREAM_RULES, StreamAlignConfig
 from ._catalogue import DEFAULT_RULES
-from ._options import CellName, Folder, Mu, PresetFloat, PresetInt, TaskName
+from ._options import CellName, FeedbackName, Folder, Mu, PresetFloat, PresetInt, TaskName
 from ._storage import RunFolder
+from ._stream_align import (
+    execute_align_stream,
+    holds_stream,
+    new_stream_folder,
+    reopen_align_stream,
+)
+
+
+def _shown(kind: str, default: str) -> Any:
+    """How an option appears whose default is None: what it means depends on the preset."""
+    return tyro.conf.arg(metavar=kind, help_behavior_hint=f"(default: {default})")
+
+
+_Rules = Annotated[
+    tuple[str, ...] | None,
+    tyro.conf.arg(
+        metavar="NAME [NAME ...]",
+        help_behavior_hint=(
+            f"(default: {' '.join(DEFAULT_RULES)}; on streams {' '.join(STREAM_RULES)})"
+        ),
+    ),
+]
 
 
 def align(
     task: TaskName = None,
     *,
-    rules: tuple[str, ...] = DEFAULT_RULES,
+    rules: _Rules = None,
     seeds: int = 5,
     preset: str = "small",
     out: Folder = None,
     resume: Folder = None,
-    optimizer: str = "sgd",
-    checkpoints: int = 6,
-    measure: int = 256,
-    noise: float = 0.2,
+    learner: Annotated[str | None, _shown("NAME", "rtrl")] = None,
+    optimizer: Annotated[str | None, _shown("STR", "sgd")] = None,
+    checkpoints: Annotated[int | None, _shown("INT", "6")] = None,
+    measure: Annotated[int | None, _shown("INT", "256")] = None,
+    noise: Annotated[float | None, _shown("FLOAT", "0.2")] = None,
     sweep: bool = False,
     iterations: PresetInt = None,
     batch: PresetInt = None,
     hidden_size: PresetInt = None,
     learning_rate: PresetFloat = None,
     cell: CellName = None,
+    feedback: FeedbackName = None,
     mu: Mu = None,
 ) -> Callable[[], int]:
     """Follow how well each rule's gradient points along training, and where it leads.
@@ -54,16 +80,30 @@ def align(
     So a rule with ρ < 1 may end in sharper minima, which often generalise worse. Under
     Adam 2/η is no bound.
 
+    With a preset that learns online from an endless stream it does something else: one
+    rule, --learner, trains the network, and at every step all rules give their gradient
+    on it, side by side. Example:
+
+        modprop-jax align add --preset brief --learner rtrl --seeds 3
+
+    prints each rule's mean cosine to the learner and writes a folder with table.md,
+    matrix.png (rules against rules, plain and weighted by norms), curves.png (cosine to
+    the learner along training), alignment.json (all figures), config.json, metrics.jsonl
+    and a checkpoint. Tables leave out the first sixth of the stream. future_bptt knows
+    the gradient of a step only some steps later; those of the others wait for it.
+
     Args:
         task: What to learn; `modprop-jax list` shows the tasks.
         rules: Credit rules, with options as in modprop:mu=0.5; `modprop-jax list` shows
             them.
         seeds: Networks per rule, each with its own weights and data.
         preset: small (two or three minutes on two cores) or published (sizes of the
-            paper).
+            paper); of a task without end, such as add, also brief, on a stream.
         out: Folder for the results; by default runs/TASK-PRESET-TIME.
         resume: Folder of an interrupted run to continue; takes no other option.
-        optimizer: sgd (plain, constant rate: the bounds hold) or adam (as compare).
+        learner: On streams, the rule that trains the network.
+        optimizer: sgd (plain, constant rate: the bounds hold) or adam (as compare). This
+            and the next four are not for streams.
         checkpoints: How often to measure, start and end included.
         measure: Trials in the fixed batch of training data for gradients and curvature.
         noise: Standard deviation of the noise on test inputs; those within [0, 1], such
@@ -73,9 +113,12 @@ def align(
         iterations: Optimizer steps.
         batch: Trials in a training batch.
         hidden_size: Neurons.
-        learning_rate: The optimizer's; the preset's is Adam's, sgd takes 20 times it.
+        learning_rate: The optimizer's; the preset's is Adam's, sgd takes 20 times it. On
+            streams it is that of plain SGD.
         cell: Kind of neuron in place of the preset's, with options of its own and the
             preset's time constant; `modprop-jax list` shows them.
+        feedback: How the readout sends error back. On streams there is one network, so that
+            a rule that asks for random feedback (local_dni) gets what all others get.
         mu: ModProp's stand-in for the activation's derivative; auto measures it.
     """
     if (resume is None) == (task is None):
@@ -83,31 +126,56 @@ def align(
             "name either a task or a run to continue: "
             f"`modprop-jax align {next(iter(TASKS))}` or `modprop-jax align --resume FOLDER`."
         )
+    of_batches = {
+        "optimizer": optimizer,
+        "checkpoints": checkpoints,
+        "measure": measure,
+        "noise": noise,
+        "sweep": sweep or None,
+    }
+    given = {name: value for name, value in of_batches.items() if value is not None}
+    overrides = {
+        "iterations": iterations,
+        "batch": batch,
+        "hidden_size": hidden_size,
+        "learning_rate": learning_rate,
+        "cell": cell,
+        "feedback": feedback,
+        "mu": mu,
+    }
     if resume is not None:
         folder = RunFolder(resume)
-        config = reopen_align(folder)
-    else:
-        config = AlignConfig.make(
-            str(task),
-            preset,
-            rules,
-            seeds,
-            optimizer=optimizer,
-            checkpoints=checkpoints,
-            measure=measure,
-            noise=noise,
-            sweep=sweep,
-            iterations=iterations,
-            batch=batch,
-            hidden_size=hidden_size,
-            learning_rate=learning_rate,
-            cell=cell,
-            mu=mu,
+        if holds_stream(folder.read_config()):
+            return _on_stream(reopen_align_stream(folder), folder)
+        return _in_batches(reopen_align(folder), folder)
+    if not learns_online(str(task), preset):
+        if learner is not None:
+            raise ValueError(
+                f"--learner is for streams, but preset {preset!r} trains each rule's own network "
+                "in batches: leave it out, or take --preset brief of a task such as add."
+            )
+        config = AlignConfig.make(str(task), preset, rules, seeds, **given, **overrides)
+        return _in_batches(config, new_folder(config, out))
+    if given:
+        raise ValueError(
+            f"--{next(iter(given))} is for networks that train in batches, but preset {preset!r} "
+            "learns from a stream: leave it out."
         )
-        folder = new_folder(config, out)
+    learns = {} if learner is None else {"learner": learner}
+    config = StreamAlignConfig.make(str(task), preset, rules, seeds, **learns, **overrides)
+    return _on_stream(config, new_stream_folder(config, out))
 
+
+def _in_batches(config: AlignConfig, folder: RunFolder) -> Callable[[], int]:
     def work() -> int:
         result = execute_align(config, folder, Console())
         return int(any(row.diverged for row in result.rows))
+
+    return work
+
+
+def _on_stream(config: StreamAlignConfig, folder: RunFolder) -> Callable[[], int]:
+    def work() -> int:
+        return int(execute_align_stream(config, folder, Console()).diverged is not None)
 
     return work

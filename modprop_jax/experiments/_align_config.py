@@ -1,15 +1,22 @@
-"""What a run of `align` is: the training that `compare` knows, and what to measure on its way."""
+"""What a run of `align` is: the training that `compare` knows, and what to measure on its way.
+
+`AlignConfig` is of networks that train in batches, `StreamAlignConfig` of those that learn online.
+"""
 
 import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
 
-from ..tasks import Preset
-from ._catalogue import known
+from ..tasks import Preset, TASKS
+from ._catalogue import DEFAULT_RULES, known, ONLINE_RULES, rule_entry, segment_of
 from ._config import Config
 
 
+# By default on streams, where all rules share a network: those whose gradient of it is not zero.
+STREAM_RULES = tuple(rule for rule in ONLINE_RULES if rule not in ("readout_only", "force"))
+# Parts of a stream, each with its means and its checkpoint. The first sixth is left out of tables.
+BLOCKS = 24
 # The presets' learning rates are Adam's; those of plain SGD are so many times larger.
 SGD_FACTOR = 20
 # The sweep trains at these multiples of the learning rate.
@@ -33,14 +40,14 @@ class AlignConfig:
         cls,
         task: str,
         preset: str,
-        rules: Sequence[str],
+        rules: Sequence[str] | None,
         seeds: int,
         *,
-        optimizer: str,
-        checkpoints: int,
-        measure: int,
-        noise: float,
-        sweep: bool,
+        optimizer: str = "sgd",
+        checkpoints: int = 6,
+        measure: int = 256,
+        noise: float = 0.2,
+        sweep: bool = False,
         **overrides: Any,
     ) -> "AlignConfig":
         """A checked configuration; overrides that are None keep the preset's value."""
@@ -57,7 +64,14 @@ class AlignConfig:
                 "--sweep matches learning rates by ρη, which is about plain SGD: use it with "
                 "--optimizer sgd."
             )
-        run = Config.make(task, preset, rules, seeds, **overrides)
+        run = Config.make(
+            task, preset, DEFAULT_RULES if rules is None else rules, seeds, **overrides
+        )
+        if run.settings.segment is not None:
+            raise ValueError(
+                f"preset {preset!r} of {task!r} learns online: follow it with align_stream, or "
+                "take a preset without a segment."
+            )
         changes: dict[str, Any] = {
             "eval_every": math.ceil(run.settings.iterations / (checkpoints - 1))
         }
@@ -95,6 +109,76 @@ class AlignConfig:
         """Rule and multiple of the learning rate of each comparison of the sweep."""
         rules = [rule for rule in self.run.rules if rule != "bptt"]
         return tuple((rule, f) for rule in rules for f in FACTORS) if self.sweep else ()
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamAlignConfig:
+    """All that the results on a stream depend on; the learner is among the rules of `run`."""
+
+    run: Config
+    learner: str
+    blocks: int
+
+    @classmethod
+    def make(
+        cls,
+        task: str,
+        preset: str,
+        rules: Sequence[str] | None,
+        seeds: int,
+        *,
+        learner: str = "rtrl",
+        **overrides: Any,
+    ) -> "StreamAlignConfig":
+        """A checked configuration; overrides that are None keep the preset's value."""
+        chosen = STREAM_RULES if rules is None else tuple(rules)
+        chosen = chosen if learner in chosen else (learner, *chosen)
+        run = Config.make(task, preset, chosen, seeds, **overrides)
+        for rule in chosen:
+            # how error comes back can be the preset's; an optimizer of its own can't be shared
+            if set(rule_entry(rule).settings) - {"feedback"}:
+                raise ValueError(
+                    f"rule {rule!r} trains a network of its own, but here all rules share one: "
+                    "leave it out."
+                )
+        steps = [run.settings.segment, *(segment_of(rule, 1) for rule in chosen)]
+        if steps[0] is None:
+            raise ValueError(
+                f"preset {preset!r} of {task!r} trains in batches: follow it with align, or take a "
+                "preset with segment=1."
+            )
+        if set(steps) != {1}:
+            raise ValueError(
+                "align compares the gradients of single steps of a stream, so every segment must "
+                f"be 1, but got {steps[0]}, and {steps[1:]} of the rules."
+            )
+        return cls(run, learner, BLOCKS)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "StreamAlignConfig":
+        """From `config.json`."""
+        rest = {name: value for name, value in data.items() if name != "align"}
+        return cls(Config.from_dict(rest), **data["align"])
+
+    def options(self) -> dict[str, Any]:
+        """Everything but `run`."""
+        return {"learner": self.learner, "blocks": self.blocks}
+
+    @property
+    def settings(self) -> Preset:
+        """Sizes and schedule, with overrides."""
+        return self.run.settings
+
+    @property
+    def left_out(self) -> int:
+        """Blocks at the start that tables leave out."""
+        return self.blocks // 6
+
+
+def learns_online(task: str, preset: str) -> bool:
+    """Whether a task's preset learns from a stream."""
+    presets = TASKS[known("task", task, TASKS)].presets
+    return presets[known("preset", preset, presets)].segment is not None
 
 
 def sweep_labels(rule: str, factor: float) -> tuple[str, str]:

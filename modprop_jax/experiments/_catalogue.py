@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import optax
+from jaxtyping import PRNGKeyArray
 
 from .._cell import ALIFCell, GRUCell, LeakyCell, LIFCell, LRUCell, LSTMCell, RateCell
 from .._cell._lif import AbstractLIF
-from .._readout import Feedback
 from .._rule import (
     BPTT,
     DiagonalRTRL,
@@ -32,6 +32,7 @@ from .._rule import (
     UORO,
 )
 from ..tasks import Preset
+from ._force_network import force_network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,14 +134,16 @@ class RuleEntry:
     """A rule by name: `build(types, **options)` makes it for these cell types.
 
     - `online`: it learns on a stream only (`Preset.segment`).
-    - `feedback`: how the readout sends error back under this rule; None: as the preset says.
+    - `settings`: what it replaces in every preset, by field.
+    - `network(network, key, **options)`: what it makes of the network that all rules start from.
     """
 
     description: str
     build: Callable[..., Any]
     options: tuple[str, ...] = ()
     online: bool = False
-    feedback: Feedback | None = None
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    network: Callable[..., Any] = lambda network, key, **options: network
 
 
 def _kernl(types: Any, rate: float | None = None, **options: Any) -> KeRNL:
@@ -152,6 +155,18 @@ def _local_dni(
 ) -> LocalDNI:
     return LocalDNI(learn=optax.sgd(rate), learn_jacobian=optax.sgd(jacobian_rate), **options)
 
+
+# a step is what the readout says it is, and nothing else moves
+_LEAST_SQUARES = {
+    "optimizer": "sgd",
+    "learning_rate": 1.0,
+    "decay": 1.0,
+    "l2": 0.0,
+    "shrink": 0.0,
+    "connectivity": 0.0,
+    "dale_readout": False,
+    "feedback": "symmetric",
+}
 
 RULES: dict[str, RuleEntry] = {
     "modprop": RuleEntry(
@@ -216,8 +231,8 @@ RULES: dict[str, RuleEntry] = {
         online=True,
     ),
     "dni": RuleEntry(
-        "DNI: synthetic gradients, on streams; rate=0.001, refresh=5",
-        lambda types, rate=1e-3, **options: DNI(learn=optax.sgd(rate), **options),
+        "DNI: synthetic gradients, on streams; rate=0.01, refresh=5",
+        lambda types, rate=0.01, **options: DNI(learn=optax.sgd(rate), **options),
         ("rate", "refresh", "labels"),
         online=True,
     ),
@@ -226,11 +241,19 @@ RULES: dict[str, RuleEntry] = {
         _local_dni,
         ("rate", "jacobian_rate", "refresh", "labels"),
         online=True,
-        feedback="random",
+        settings={"feedback": "random"},
     ),
     "readout_only": RuleEntry(
         "a fixed recurrent network, as in reservoir computing: the readout alone learns",
         lambda types: ReadoutOnly(),
+    ),
+    "force": RuleEntry(
+        "FORCE: recursive least squares in the readout, fed back to a fixed network; alpha, gain=1",
+        lambda types, **network: ReadoutOnly(),
+        ("alpha", "gain"),
+        online=True,
+        settings=_LEAST_SQUARES,
+        network=lambda net, key, **options: force_network(net.rnn, net.readout, key, **options),
     ),
     "rtrl": RuleEntry(
         "real-time recurrent learning: the exact gradient, for small networks",
@@ -262,8 +285,7 @@ def build_rule(text: str, types: tuple[int, ...], **defaults: Any) -> Any:
     **Raises:** `ValueError` for an unknown name or option, or a value that is no
     number.
     """
-    entry, typed = _parse(text)
-    typed.pop("segment", None)
+    entry, typed = _typed(text)
     options = {key: defaults[key] for key in entry.options if key in defaults}
     return entry.build(types, **(options | typed))
 
@@ -271,6 +293,12 @@ def build_rule(text: str, types: tuple[int, ...], **defaults: Any) -> Any:
 def rule_entry(text: str) -> RuleEntry:
     """What the catalogue has of the rule that `text` names."""
     return _parse(text)[0]
+
+
+def network_of(text: str, network: Any, key: PRNGKeyArray) -> Any:
+    """The network that a rule trains, made of the one that all rules start from."""
+    entry, typed = _typed(text)
+    return entry.network(network, key, **typed)
 
 
 def segment_of(text: str, segment: int) -> int:
@@ -307,6 +335,12 @@ def _parse(text: str) -> tuple[RuleEntry, dict[str, Any]]:
         allowed = (*entry.options, "segment")
         options[known(f"{name} option", key, allowed)] = _value(text, key, value)
     return entry, options
+
+
+def _typed(text: str) -> tuple[RuleEntry, dict[str, Any]]:
+    """As `_parse`, without what streams read."""
+    entry, options = _parse(text)
+    return entry, {key: value for key, value in options.items() if key != "segment"}
 
 
 def _value(text: str, key: str, value: str) -> Any:

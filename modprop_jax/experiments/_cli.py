@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import tyro
 from rich.console import Console
 
+from .._rule import taxonomy as table_of_rules
 from ..tasks import TASKS
 from ._align_cli import align
 from ._bench import bench
@@ -110,8 +111,12 @@ def compare(
     return work
 
 
-def list_names() -> Callable[[], int]:
-    """Show the tasks, credit rules and cells, a line each."""
+def list_names(*, taxonomy: bool = False) -> Callable[[], int]:
+    """Show the tasks, credit rules and cells, a line each.
+
+    Args:
+        taxonomy: Show a table of rules in Markdown: approximation, bias, cost, locality.
+    """
     sections = {
         "tasks": {name: task.description for name, task in TASKS.items()},
         "rules": {name: rule.description for name, rule in RULES.items()},
@@ -119,6 +124,9 @@ def list_names() -> Callable[[], int]:
     }
 
     def work() -> int:
+        if taxonomy:
+            print(table_of_rules())
+            return 0
         for title, lines in sections.items():
             print(title)
             for name, text in lines.items():

@@ -11,9 +11,8 @@ from typing import Any
 import equinox as eqx
 from rich.console import Console
 
-from ._catalogue import segment_of
+from ._catalogue import network_of, segment_of
 from ._config import Config
-from ._network import Network
 from ._plots import learning_curves
 from ._progress import Reporter
 from ._runs import check_precision, drive, introduce, Run, saved
@@ -21,7 +20,7 @@ from ._setup import seed_keys, setup
 from ._storage import RunFolder
 from ._stream import iterate_stream, stream_state, Streaming
 from ._summary import markdown, Row, SECONDS, summarise
-from ._train import cosines, iterate, Record, State
+from ._train import cosines, initial_state, iterate, Record, State
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +81,11 @@ def resume(folder: str | os.PathLike, *, quiet: bool = False) -> Comparison:
     return execute(reopen(run), run, Console(quiet=quiet))
 
 
-def trained(folder: str | os.PathLike, rule: str) -> Network:
-    """The networks of a run's last checkpoint of one rule, seeds on a leading axis."""
+def trained(folder: str | os.PathLike, rule: str) -> Any:
+    """The networks of a run's last checkpoint of one rule, seeds on a leading axis.
+
+    `Network`s, but under "force" what that rule makes of them.
+    """
     run = RunFolder(Path(folder))
     config = reopen(run)
     like = eqx.filter_eval_shape(lambda: _start(config, rule))
@@ -125,9 +127,12 @@ def execute(config: Config, folder: RunFolder, console: Console) -> Comparison:
 def _start(config: Config, label: str) -> State:
     """The networks before the first iteration under a rule."""
     weight_keys, keys = seed_keys(config)
-    fresh = setup(config.for_rule(label)).start(weight_keys)
+    parts = setup(config.for_rule(label))
+    fresh = parts.start(weight_keys)
     if config.settings.segment is None:
         return fresh
+    made_for_rule = eqx.filter_jit(eqx.filter_vmap(functools.partial(network_of, label)))
+    fresh = initial_state(made_for_rule(fresh.model, weight_keys), parts.optimizer)
     return stream_state(fresh, keys, config.rule(label), config.settings.batch)
 
 

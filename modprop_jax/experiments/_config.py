@@ -17,6 +17,7 @@ from ._catalogue import (
     build_rule,
     DEFAULT_RULES,
     known,
+    network_of,
     ONLINE_RULES,
     rule_entry,
     segment_of,
@@ -76,11 +77,9 @@ class Config:
         return dataclasses.asdict(self)
 
     def for_rule(self, label: str) -> "Config":
-        """With what a rule changes of the settings: how the readout sends error back."""
-        feedback = rule_entry(label).feedback or self.settings.feedback
-        return dataclasses.replace(
-            self, settings=dataclasses.replace(self.settings, feedback=feedback)
-        )
+        """With what a rule changes of the settings."""
+        settings = dataclasses.replace(self.settings, **rule_entry(label).settings)
+        return dataclasses.replace(self, settings=settings)
 
     def rule(self, label: str) -> AbstractRule:
         """The rule of this name, for these settings."""
@@ -141,9 +140,9 @@ def _check_rules(config: Config) -> None:
     built = [config.rule(label) for label in config.rules]
 
     def outline(key):
-        cell = build_network(task, settings, key).rnn.cell
-        for rule in built:
-            rule.check(cell)
+        network = build_network(task, settings, key)
+        for label, rule in zip(config.rules, built):
+            rule.check(network_of(label, network, key).rnn.cell)
 
     jax.eval_shape(outline, jax.random.key(0))
     if settings.segment is None:

@@ -1,5 +1,6 @@
 """A network whose outputs are fed back to it, and whose readout learns by FORCE."""
 
+import math
 from typing import Any
 
 import equinox as eqx
@@ -10,9 +11,9 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .._cell import NeuronCell
 from .._force import ForceReadout
+from .._readout import Readout
 from .._reverse import inner_cell
 from .._rnn import RNN
-from ._network import Network
 
 
 class ForceNetwork(eqx.Module):
@@ -52,20 +53,31 @@ class ForceNetwork(eqx.Module):
         return (layer, heard, P), outputs
 
 
-def force_network(network: Network, key: PRNGKeyArray, *, alpha: float = 1.0) -> ForceNetwork:
-    """The same weights, and fixed feedback N(0, 1/outputs) as further columns of `weight_in`."""
-    cell: Any = inner_cell(network.rnn.cell)
+def force_network(
+    rnn: RNN, readout: Readout, key: PRNGKeyArray, *, alpha: float = 1.0, gain: float = 1.0
+) -> ForceNetwork:
+    """The same weights, and those of the feedback as further columns of `weight_in`.
+
+    These are fixed, N(0, gain² / outputs). A gain of 0 is least squares without feedback, which
+    may be the better for tasks that inputs drive: feedback disturbs what a network remembers.
+    """
+
+    def inner(cell) -> Any:
+        return inner_cell(cell)
+
+    cell = inner(rnn.cell)
     if not isinstance(cell, NeuronCell):
         raise ValueError(
             "FORCE feeds outputs back through weight_in, which a NeuronCell such as LeakyCell has, "
             f"but not {type(cell).__name__}."
         )
-    outputs, features = network.readout.weight.shape
+    outputs, features = readout.weight.shape
     # fold_in(key, 0) and (key, 1) are the keys of the cell and the readout
     feedback = jr.normal(jr.fold_in(key, 2), (cell.hidden_size, outputs), cell.weight_in.dtype)
-    widened = jnp.concatenate([cell.weight_in, feedback / jnp.sqrt(outputs)], axis=1)
-    whole = eqx.tree_at(lambda c: inner_cell(c).weight_in, network.rnn.cell, widened)
-    use_bias = network.readout.bias is not None
-    readout = ForceReadout(features, outputs, alpha=alpha, use_bias=use_bias, key=key)
-    readout = eqx.tree_at(lambda r: r.weight, readout, network.readout.weight)
-    return ForceNetwork(RNN(whole, rule=network.rnn.rule), readout)
+    columns = [cell.weight_in, gain / math.sqrt(outputs) * feedback]
+    widened = jnp.concatenate(columns, axis=1)
+    whole = eqx.tree_at(lambda cell: inner(cell).weight_in, rnn.cell, widened)
+    use_bias = readout.bias is not None
+    fresh = ForceReadout(features, outputs, alpha=alpha, use_bias=use_bias, key=key)
+    learner = eqx.tree_at(lambda r: r.weight, fresh, readout.weight)
+    return ForceNetwork(RNN(whole, rule=rnn.rule), learner)

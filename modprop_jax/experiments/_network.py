@@ -37,6 +37,17 @@ class Network(eqx.Module):
     def __call__(self, xs: Float[Array, "T *batch m"]) -> Float[Array, "... k"]:
         return self.read(self.rnn(xs))
 
+    def init(self, batch_shape: tuple[int, ...] = (), *, key: PRNGKeyArray | None = None) -> PyTree:
+        """A carry with no past, for streams."""
+        return self.rnn.init(batch_shape, key=key)
+
+    def online(
+        self, xs: Float[Array, "T *batch m"], carry: PyTree, *, context: Array | None = None
+    ) -> tuple[PyTree, Float[Array, "... k"]]:
+        """The carry to go on from, and the outputs; only the rule reads `context`."""
+        carry, zs = self.rnn(xs, carry, context=context)
+        return carry, self.read(zs)
+
     def read(self, zs: Float[Array, "T *batch features"]) -> Float[Array, "... k"]:
         """The outputs, from the emissions; what counts spikes behind them is not read."""
         if self.at != "every":
@@ -164,7 +175,7 @@ def build_optimizer(preset: Preset) -> optax.GradientTransformation:
 def weights(params: Any) -> PyTree:
     """Which parameters the L2 term is of: matrices, but not fixed feedback."""
     matrices = jax.tree.map(lambda p: p.ndim >= 2, params)
-    if params.readout.feedback != "random":
+    if not (isinstance(params.readout, Readout) and params.readout.feedback == "random"):
         return matrices
     return eqx.tree_at(lambda net: net.readout.feedback_weight, matrices, False)
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from .._grad import online_value_and_grad, with_rule
 from .._rule import AbstractRule, BPTT
+from ._force_network import ForceNetwork
 from ._network import Network
 from ._train import (
     all_finite,
@@ -30,6 +31,7 @@ from ._train import (
 
 # of the outputs of some steps: (outputs, ys) -> (loss, score)
 OutputLoss = Callable[[Array, Array], tuple[Array, Array]]
+StreamNetwork = Network | ForceNetwork
 
 
 class Streaming(NamedTuple):
@@ -50,7 +52,7 @@ def stream_state(state: State, keys: Key[Array, " seeds"], rule: AbstractRule, b
     @eqx.filter_vmap
     def start(model, key):
         model = with_rule(model, rule)
-        return model, model.rnn.init((batch,), key=key)
+        return model, model.init((batch,), key=key)
 
     _, carry_keys = stream_keys(keys)
     model, carry = start(state.model, carry_keys)
@@ -154,16 +156,17 @@ def _advance(
 
 
 def _segment_loss(
-    loss: OutputLoss, model: Network, carry: PyTree, xs: Array, ys: Array
+    loss: OutputLoss, model: StreamNetwork, carry: PyTree, xs: Array, ys: Array
 ) -> tuple[Array, PyTree]:
     """A segment's loss, a sum over its steps; its outputs go along in the carry."""
-    carry, zs = model.rnn(xs, carry[0], context=ys)
-    outputs = model.read(zs)
+    carry, outputs = model.online(xs, carry[0], context=ys)
     return len(xs) * loss(outputs, ys)[0], (carry, outputs)
 
 
 @eqx.filter_jit
-def _untrained(model: Network, xs: Array, ys: Array, *, loss: OutputLoss) -> tuple[Array, Array]:
+def _untrained(
+    model: StreamNetwork, xs: Array, ys: Array, *, loss: OutputLoss
+) -> tuple[Array, Array]:
     def one_seed(model, xs, ys):
         return loss(with_rule(model, BPTT())(xs), ys)
 

@@ -1,0 +1,301 @@
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+
+from .._static import FrozenArray
+from ._base import AbstractCell
+from ._constants import connectivity
+from ._relax import accelerated, each, relax, Relaxed, solved
+from ._settle import Found, settle
+
+
+class Equilibrium(NamedTuple):
+    """State of an `EquilibriumCell`.
+
+    `rates`: of all n units. `converged`: whether every equilibrium since `init` was reached, and
+    `sweeps`: how many it took in all, both an example.
+    """
+
+    rates: Float[Array, "*batch n"]
+    converged: Bool[Array, "*batch"]
+    sweeps: Int[Array, "*batch"]
+
+    def after(self, found: Relaxed) -> "Equilibrium":
+        """The state after one more relaxation."""
+        converged = self.converged & found.converged
+        return Equilibrium(found.value, converged, self.sweeps + found.sweeps)
+
+
+class EquilibriumCell(AbstractCell):
+    r"""A network that relaxes to an equilibrium at every step, with its input units clamped.
+
+    \[ r = M \sigma(W r + b) + (1 - M)\, x, \qquad r \leftarrow r + \alpha (r' - r) \]
+
+    with r the rates of all n units, M = 0 for input units and 1 for all others, \(r'\) the right
+    side, and \(\alpha\) = `damping`. Layered or recurrent by `mask`; synapses onto clamped units
+    have no effect. It starts from the rates before (a warm start, which takes no credit), so a step
+    is a function of its input wherever there is one equilibrium. Inputs (T, *batch, k), k input
+    units in the order of their index; the emission is all n rates; state: `Equilibrium`.
+
+    `BPTT`, like JAX's own derivative of `step` in reverse mode (second derivatives too), is
+    implicit differentiation, exact for a stable or unstable equilibrium:
+    \( \nabla_W = (a \odot \sigma') \otimes r \) with \( a = (1 - W^T \mathrm{diag}(M\sigma'))^{-1} e
+    \) and e the loss's credit on the rates. `EICredit` lets credit relax instead.
+
+    An equilibrium that was not reached, in `max_steps` sweeps or for a NaN, is reported:
+    `state.converged` is False, its gradient is NaN (`value_and_grad(..., check=True)` raises;
+    `optax.apply_if_finite` skips the update), and with `check` the step itself raises.
+
+    Cost: O(n²) a sweep and example, about log(tolerance)/log ρ sweeps with ρ the spectral radius
+    of \( \mathrm{diag}(M\sigma') W \), which has to be below 1 without damping; as many as there are
+    layers, and one more, if layered. `BPTT` solves an n × n system a step and example, O(n³).
+    Memory: the equilibrium alone, however many sweeps.
+
+    Source: the firing dynamics of Fan & Mysore 2024 (arXiv 2405.14139).
+    """
+
+    weight: Float[Array, "n n"]
+    bias: Float[Array, " n"] | None
+    mask: Bool[Array, "n n"] | None
+    inputs: FrozenArray
+    outputs: FrozenArray
+    signs: tuple[int, ...] | None = eqx.field(static=True)
+    activation: Callable = eqx.field(static=True)
+    rtol: float = eqx.field(static=True)
+    atol: float = eqx.field(static=True)
+    max_steps: int = eqx.field(static=True)
+    damping: float | None = eqx.field(static=True)
+    solver: Any = eqx.field(static=True)
+    check: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        inputs: Any,
+        outputs: Any,
+        activation: Callable,
+        mask: Any = None,
+        signs: Any = None,
+        use_bias: bool = True,
+        rtol: float = 1e-6,
+        atol: float = 1e-6,
+        max_steps: int = 1000,
+        damping: float | None = None,
+        solver: Any = None,
+        check: bool = False,
+        dtype: Any = None,
+        key: PRNGKeyArray,
+    ):
+        r"""**Arguments:**
+
+        - `size`: n units, inputs and outputs among them.
+        - `inputs`, `outputs`: boolean (n,): the units that are clamped to the input; and those
+            that `EICredit(output="clamp")` clamps the credit of.
+        - `activation`: elementwise σ.
+        - `mask`: boolean (n, n) connectivity [post, pre]; all synapses if None.
+        - `signs`: ±1 for each presynaptic unit (Dale's law at the start; `optim.dale` keeps it).
+            Use an activation that is not negative.
+        - `use_bias`: add a bias, initially zero.
+        - `rtol`, `atol`: settled when a sweep moves no rate r by more than atol + rtol·\|r\|.
+        - `max_steps`: sweeps at most.
+        - `damping`: share α of each sweep that is taken, in (0, 1]; None: all of it.
+        - `solver`: in place of sweeps, a fixed-point or root finder of optimistix such as
+            `optimistix.Newton(rtol, atol)`; it counts as many steps, and what it finds has to meet
+            `rtol` and `atol` all the same.
+        - `check`: raise at run time when an equilibrium is not reached.
+        - `dtype`: of the parameters; the JAX default if None.
+        - `key`: for the weights. A unit's incoming weights are N(0, 0.81 / their number); with
+            `signs` half-normal, its inhibition scaled to balance its excitation where it has both,
+            and all to a norm of 0.9.
+        """
+        self.inputs = FrozenArray(_units("inputs", inputs, size))
+        self.outputs = FrozenArray(_units("outputs", outputs, size))
+        if (self.inputs.numpy() & self.outputs.numpy()).any():
+            raise ValueError(
+                "A unit can't be both clamped input and output, but inputs and outputs share "
+                f"{(self.inputs.numpy() & self.outputs.numpy()).sum()} units."
+            )
+        check_relaxation("EquilibriumCell", rtol, atol, max_steps, damping)
+        if solver is not None and damping is not None:
+            raise ValueError(
+                f"damping={damping} is for plain sweeps, but solver={type(solver).__name__} came "
+                "too: pass one of them."
+            )
+        self.mask = connectivity(mask, size)
+        self.signs = None if signs is None else _signs(signs, size)
+        self.activation = activation
+        self.rtol, self.atol, self.max_steps = float(rtol), float(atol), int(max_steps)
+        self.damping = None if damping is None else float(damping)
+        self.solver = solver
+        self.check = check
+        effective = ~self.inputs.numpy()[:, None] & np.ones((size, size), bool)
+        allowed = jnp.asarray(effective) if self.mask is None else self.mask & effective
+        self.weight = _initial(key, allowed, self.signs, dtype)
+        self.bias = jnp.zeros(size, self.weight.dtype) if use_bias else None
+
+    @property
+    def in_size(self) -> int:
+        """Number of input units, k."""
+        return int(self.inputs.numpy().sum())
+
+    @property
+    def hidden_size(self) -> int:
+        """Number of all units, n."""
+        return self.weight.shape[-1]
+
+    def init(self, batch_shape: tuple[int, ...] = ()) -> Equilibrium:
+        """Zero rates; nothing has failed, nothing was done."""
+        rates = jnp.zeros((*batch_shape, self.hidden_size), self.weight.dtype)
+        return Equilibrium(rates, jnp.ones(batch_shape, bool), jnp.zeros(batch_shape, jnp.int32))
+
+    def step(self, state: Equilibrium, x: Float[Array, "*batch k"]) -> Equilibrium:
+        """Relax to the equilibrium of an input; its derivative is implicit differentiation."""
+        return self.step_with(state, x, _implicit)
+
+    def step_with(
+        self,
+        state: Equilibrium,
+        x: Float[Array, "*batch k"],
+        find: Callable[[Any, Array, Array], Found],
+    ) -> Equilibrium:
+        """`step`, whose derivative is the credit that `find(cell, rates, direct)` finds."""
+        after, settled = settle(self.effective(), state, x, find)
+        if not self.check:
+            return after
+        return eqx.error_if(
+            after,
+            ~settled,
+            f"An equilibrium was not reached in {self.max_steps} sweeps: pass damping=0.5 or less, "
+            "a solver, more max_steps or weaker weights.",
+        )
+
+    def emit(self, state: Equilibrium) -> Float[Array, "*batch n"]:
+        """The rates of all units."""
+        return state.rates
+
+    def drive(self, rates: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
+        """Net input `W r + b`."""
+        drive = rates @ self.effective().weight.T
+        return drive if self.bias is None else drive + jnp.broadcast_to(self.bias, drive.shape)
+
+    def slope(self, drive: Float[Array, " n"]) -> Float[Array, " n"]:
+        """`M σ'` of one example."""
+        _, slope = jax.jvp(self.activation, (drive,), (jnp.ones_like(drive),))
+        return jnp.where(self.inputs.numpy(), 0, slope)
+
+    def currents(
+        self, state: Equilibrium
+    ) -> tuple[Float[Array, "*batch n"], Float[Array, "*batch n"]]:
+        """Excitatory and inhibitory currents onto each unit, both ≥ 0 where rates are; without b.
+
+        `s_E - s_I + b` is the net input.
+        """
+        weight = self.effective().weight
+        return (state.rates @ jnp.maximum(weight, 0).T, state.rates @ jnp.maximum(-weight, 0).T)
+
+    def relax(self, start: Float[Array, "*batch n"], x: Float[Array, "*batch k"]) -> Relaxed:
+        """The equilibrium of each example, from these rates."""
+        cell = self.effective()
+        options: Any = {"rtol": self.rtol, "atol": self.atol, "max_steps": self.max_steps}
+
+        def one(start, x):
+            if self.solver is not None:
+                return accelerated(self.solver, cell.sweep(x), start, **options)
+            return relax(cell.sweep(x), start, damping=self.damping, **options)
+
+        # an example that was lost starts anew
+        start = jnp.where(jnp.isfinite(start), start, 0)
+        return each(one, start.ndim - 1)(start, x)
+
+    def sweep(self, x: Float[Array, " k"]) -> Callable[[Array], Array]:
+        """`r -> M σ(W r + b) + (1 - M) x` of one example."""
+        inputs = self.inputs.numpy()
+        held = jnp.zeros(len(inputs), x.dtype).at[np.flatnonzero(inputs)].set(x)
+
+        def swept(rates):
+            return jnp.where(inputs, held, self.activation(self.drive(rates)))
+
+        return swept
+
+    def clamped_part(self, units: Float[Array, "*batch n"]) -> Float[Array, "*batch k"]:
+        """Of values of all units, those of the input units."""
+        return units[..., np.flatnonzero(self.inputs.numpy())]
+
+    def effective(self) -> "EquilibriumCell":
+        """The same cell with masked weights and no mask."""
+        if self.mask is None:
+            return self
+        cell = eqx.tree_at(lambda c: c.weight, self, jnp.where(self.mask, self.weight, 0))
+        return eqx.tree_at(lambda c: c.mask, cell, None)
+
+    def check_input(self, features: int) -> None:
+        """Raise a ValueError unless there is one feature an input unit."""
+        if features != self.in_size:
+            raise ValueError(
+                f"xs has {features} features, but this EquilibriumCell has {self.in_size} input "
+                "units: xs is (T, *batch, inputs.sum())."
+            )
+
+
+def check_relaxation(
+    name: str, rtol: float, atol: float, max_steps: int, damping: float | None
+) -> None:
+    """Raise a ValueError for options that no relaxation can have."""
+    if rtol < 0 or atol < 0 or max_steps < 1 or not (damping is None or 0 < damping <= 1):
+        raise ValueError(
+            f"{name} needs rtol >= 0, atol >= 0, max_steps >= 1 and damping in (0, 1] or None, but "
+            f"got rtol={rtol}, atol={atol}, max_steps={max_steps}, damping={damping}."
+        )
+
+
+def _implicit(cell: EquilibriumCell, rates: Array, direct: Array) -> Found:
+    """Exact credit: `(1 - W^T diag(M σ')) a = e`."""
+    slope = cell.slope(cell.drive(rates))
+    matrix = jnp.eye(len(rates), dtype=rates.dtype) - cell.weight.T * slope[None, :]
+    credit = solved(matrix, direct)
+    return Found(credit, slope, jnp.zeros((), jnp.int32), jnp.array(True))
+
+
+def _units(name: str, flags: Any, n: int) -> np.ndarray:
+    flags = np.asarray(flags)
+    if flags.shape != (n,) or flags.dtype != np.bool_:
+        raise ValueError(
+            f"{name} must be boolean of shape {(n,)}, one flag a unit, but is {flags.dtype} of "
+            f"shape {flags.shape}."
+        )
+    return flags
+
+
+def _signs(signs: Any, n: int) -> tuple[int, ...]:
+    signs = tuple(int(s) for s in np.asarray(signs))
+    if len(signs) != n or not set(signs) <= {-1, 1}:
+        raise ValueError(
+            f"signs must hold +1 or -1 for each of the {n} units, but has {len(signs)} entries "
+            f"with the values {sorted(set(signs))}."
+        )
+    return signs
+
+
+def _initial(
+    key: PRNGKeyArray, allowed: Bool[Array, "n n"], signs: tuple[int, ...] | None, dtype: Any
+) -> Float[Array, "n n"]:
+    draw = jr.normal(key, allowed.shape, dtype or jnp.result_type(float))
+    draw = jnp.where(allowed, draw, 0)
+    if signs is None:
+        count = jnp.maximum(allowed.sum(1), 1).astype(draw.dtype)
+        return 0.9 * draw / jnp.sqrt(count)[:, None]
+    magnitude, excitatory = jnp.abs(draw), np.asarray(signs) > 0
+    excitation = jnp.sum(magnitude, 1, where=excitatory[None])
+    inhibition = jnp.sum(magnitude, 1, where=~excitatory[None])
+    both = (excitation > 0) & (inhibition > 0)
+    ratio = jnp.where(both, excitation / jnp.where(both, inhibition, 1), 1)
+    weight = jnp.where(excitatory[None], magnitude, -ratio[:, None] * magnitude)
+    norm = jnp.linalg.norm(weight, axis=1, keepdims=True)
+    return 0.9 * weight / jnp.where(norm > 0, norm, 1)

@@ -1,0 +1,295 @@
+"""A stack of leaky layers whose neurons look ahead: the network of Generalized Latent Equilibrium."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .._static import Constant, constant, numeric
+from ._base import AbstractCell
+from ._constants import one_or_each
+
+
+class ProspectiveLayer(eqx.Module):
+    """The synapses onto one layer, and its neurons.
+
+    `weight` and `bias` are those of `synapses`, a layer of equinox.
+    """
+
+    synapses: eqx.Module
+    tau_m: Float[Array, " n"] | Constant
+    tau_r: Constant
+    activation: Callable = eqx.field(static=True)
+    in_size: int = eqx.field(static=True)
+    size: int = eqx.field(static=True)
+
+    @property
+    def weight(self) -> Any:
+        """Of a dense layer (post, pre)."""
+        synapses: Any = self.synapses
+        return synapses.weight
+
+    @property
+    def bias(self) -> Any:
+        """Of a dense layer (post,)."""
+        synapses: Any = self.synapses
+        return synapses.bias
+
+    def drive(self, rates: Float[Array, "*batch m"]) -> Float[Array, "*batch n"]:
+        """What the synapses make of presynaptic rates, flat on both sides."""
+
+        def one(rates):
+            return _flat(self.synapses, rates)
+
+        for _ in range(rates.ndim - 1):
+            one = jax.vmap(one)
+        return one(rates)
+
+    def membrane_constant(self, like: Array) -> Array:
+        """tau_m of each entry of an array (*batch, n)."""
+        return spread(self.tau_m, like)
+
+    def rate_constant(self, like: Array) -> Array:
+        """tau_r of each entry of an array (*batch, n)."""
+        return spread(self.tau_r, like)
+
+
+class GLEState(NamedTuple):
+    r"""The state of a `GLECell`, its tuples by layer, all entries (*batch, N_l).
+
+    `u` the membrane, `ub` the prospective membrane \(\breve u\), `out` the emission. "sync" also
+    has the rates `r` = φ(ub) and their slopes `rp` = φ'(ub), which the next step reads; else `()`.
+    """
+
+    u: tuple[Array, ...]
+    ub: tuple[Array, ...]
+    r: tuple[Array, ...]
+    rp: tuple[Array, ...]
+    out: Array
+
+
+class GLECell(AbstractCell):
+    r"""Layers of leaky neurons that send a prospective rate, for the rule `GLE`.
+
+    With \(r_0 = x\), in layer l
+
+    \[ s_l = W_l r_{l-1} + b_l, \qquad \tau^m_l \dot u_l = -u_l + s_l + \gamma e_l, \qquad
+       \breve u_l = u_l + \tau^r_l \dot u_l, \qquad r_l = \varphi_l(\breve u_l) \]
+
+    by forward Euler: \(u \leftarrow u + dt\,\dot u\), and \(\breve u\) from the u before the step.
+    A neuron has two constants: τ_r < τ_m lags behind its drive (memory), τ_r = τ_m follows it at
+    once, τ_r > τ_m runs ahead. No recurrent weights: the neurons' constants are all the memory.
+
+    `order`: "sweep": each layer reads the rates of this step, and the emission is this step's
+    output rate. "sync" (the published order): all layers update at once from the rates before the
+    step, a delay of `dt` a layer; the emission is the output rate from before the step, and the
+    first rates and slopes are 0, not φ(0) and φ'(0). The slope φ' is JAX's derivative of φ.
+
+    γ (`gamma`) nudges membranes by the errors \(e_l\) of the rule `GLE`. Under any other rule there
+    are none, and it is without effect; to run a nudged network, or to evaluate it, take BPTT.
+
+    Parameters: `layers[l].weight` (post, pre), `layers[l].bias` (post,) or None, and, with
+    `learn_tau`, `layers[l].tau_m` (post,). BPTT gives the exact gradient of this recursion. Time
+    O(Σ_l N_l N_{l-1}) a step and example. State: `GLEState`.
+
+    Source: Ellenberger, Haider, Jordan, Max, Jaras, Kriener, Benitez & Petrovici, "Backpropagation
+    through space, time and the brain", Nature Communications (arXiv 2403.16933).
+    """
+
+    layers: tuple[ProspectiveLayer, ...]
+    dt: float = eqx.field(static=True)
+    gamma: float = eqx.field(static=True)
+    order: Literal["sweep", "sync"] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        sizes: Sequence[Any],
+        *,
+        tau_m: Any,
+        tau_r: Any,
+        dt: float,
+        activations: Any,
+        gamma: float = 0.0,
+        order: Literal["sweep", "sync"] = "sweep",
+        use_bias: bool = True,
+        learn_tau: bool = False,
+        dtype: Any = None,
+        key: PRNGKeyArray,
+    ):
+        """**Arguments:**
+
+        - `sizes`: the number of inputs, then an entry a layer: a number of neurons (a dense
+            layer), or a layer of equinox with a linear drive, such as `eqx.nn.Conv1d`. Rates are
+            flat: a convolution takes them as (channels, positions), any other layer as (N,), and
+            what comes out is flattened again.
+        - `tau_m`, `tau_r`: membrane and prospective time constant, of at least `dt`: one entry a
+            layer, a number or (N_l,); or one number for all.
+        - `dt`: length of a step.
+        - `activations`: elementwise φ, one a layer or one for all (linear: `jax.nn.identity`).
+        - `gamma`: strength of nudging; needs "sync".
+        - `order`: "sweep" or "sync".
+        - `use_bias`: whether dense layers have a bias.
+        - `learn_tau`: whether τ_m trains, one a neuron; it is a constant otherwise.
+        - `dtype`: of the parameters of dense layers; the JAX default if None.
+        - `key`: for the weights and biases of dense layers, uniform within
+            ±1 / √(presynaptic neurons) (`eqx.nn.Linear`).
+
+        **Errors:** ValueError for anything that does not fit.
+        """
+        count = len(sizes) - 1
+        if count < 1 or not isinstance(sizes[0], int | np.integer):
+            raise ValueError(
+                "sizes holds the number of inputs and one entry a layer, at least one, but is "
+                f"{sizes!r}."
+            )
+        if order not in ("sweep", "sync"):
+            raise ValueError(f'order must be "sweep" or "sync", but is {order!r}.')
+        if gamma < 0 or (gamma > 0 and order != "sync"):
+            raise ValueError(
+                f'gamma={gamma!r} came with order={order!r}: nudging needs gamma >= 0 and "sync", '
+                "where a step's errors do not depend on its own membranes."
+            )
+        layers, size = [], int(sizes[0])
+        constants = _by_layer("tau_m", tau_m, count), _by_layer("tau_r", tau_r, count)
+        functions = _by_layer("activations", activations, count)
+        rows = zip(sizes[1:], *constants, functions, jr.split(key, count))
+        for entry, membrane, prospective, activation, key in rows:
+            if isinstance(entry, int | np.integer):
+                entry = eqx.nn.Linear(size, int(entry), use_bias=use_bias, dtype=dtype, key=key)
+            n = _size(entry, size)
+            membrane = _at_least(dt, "tau_m", membrane, n)
+            if learn_tau:
+                of_weights = jax.tree.leaves(eqx.filter(entry, eqx.is_inexact_array))[0].dtype
+                # a copy of its own: buffers of a model may be donated
+                membrane = jnp.array(jnp.broadcast_to(jnp.asarray(membrane, of_weights), (n,)))
+            else:
+                membrane = constant(np.asarray(membrane))
+            prospective = constant(np.asarray(_at_least(dt, "tau_r", prospective, n)))
+            assert isinstance(prospective, Constant)
+            layers.append(ProspectiveLayer(entry, membrane, prospective, activation, size, n))
+            size = n
+        self.layers = tuple(layers)
+        self.dt = float(dt)
+        self.gamma = float(gamma)
+        self.order = order
+
+    @property
+    def in_size(self) -> int:
+        """Number of input features."""
+        return self.layers[0].in_size
+
+    def init(self, batch_shape: tuple[int, ...] = ()) -> GLEState:
+        """Zeros, also for the rates and slopes."""
+        dtype = jax.tree.leaves(eqx.filter(self.layers, eqx.is_inexact_array))[0].dtype
+
+        # arrays of their own: buffers of a carry may be donated
+        def zeros(layers):
+            return tuple(jnp.zeros((*batch_shape, layer.size), dtype) for layer in layers)
+
+        sent = self.layers if self.order == "sync" else ()
+        (out,) = zeros(self.layers[-1:])
+        return GLEState(zeros(self.layers), zeros(self.layers), zeros(sent), zeros(sent), out)
+
+    def step(self, state: GLEState, x: Float[Array, "*batch m"]) -> GLEState:
+        """One Euler step, without nudging."""
+        u, ub, fresh, rates = [], [], [], [x]
+        for index, (layer, before) in enumerate(zip(self.layers, state.u)):
+            change = (layer.drive(rates[-1]) - before) / layer.membrane_constant(before)
+            u.append(before + self.dt * change)
+            ub.append(before + layer.rate_constant(before) * change)
+            fresh.append(layer.activation(ub[-1]))
+            rates.append(state.r[index] if self.order == "sync" else fresh[-1])
+        r = rp = ()
+        if self.order == "sync":
+            r, rp = (
+                tuple(fresh),
+                tuple(slope(layer.activation, b) for layer, b in zip(self.layers, ub)),
+            )
+        return GLEState(tuple(u), tuple(ub), r, rp, rates[-1])
+
+    def emit(self, state: GLEState) -> Float[Array, "*batch k"]:
+        """The output rate."""
+        return state.out
+
+    def received(self, before: GLEState, after: GLEState, x: Array) -> tuple[Array, ...]:
+        """The rates that each layer receives in a step."""
+        if self.order == "sync":
+            return (x, *before.r[:-1])
+        lower = zip(self.layers[:-1], after.ub[:-1])
+        return (x, *(layer.activation(ub) for layer, ub in lower))
+
+    def slopes(self, before: GLEState, after: GLEState) -> tuple[Array, ...]:
+        """φ' of each layer, by which the errors of a step are made."""
+        if self.order == "sync":
+            return before.rp
+        return tuple(slope(layer.activation, ub) for layer, ub in zip(self.layers, after.ub))
+
+    def check_input(self, features: int) -> None:
+        """Raise a ValueError if inputs of this many features do not fit."""
+        if features != self.in_size:
+            raise ValueError(
+                f"xs has {features} features, but this GLECell was made for "
+                f"sizes[0]={self.in_size}: xs is (T, *batch, sizes[0])."
+            )
+
+
+def slope(activation: Callable, ub: Array) -> Array:
+    """φ'(ub); a constant, only rules read it."""
+    _, tangent = jax.jvp(activation, (ub,), (jnp.ones_like(ub),))
+    return jax.lax.stop_gradient(tangent)
+
+
+def spread(tau: Array | Constant, like: Array) -> Array:
+    """One number, or one a neuron, for each entry of an array (*batch, n)."""
+    return jnp.broadcast_to(jnp.asarray(numeric(tau, like.dtype), like.dtype), like.shape)
+
+
+def _flat(synapses: Any, rates: Float[Array, " m"]) -> Float[Array, " n"]:
+    """A layer of equinox on one example's rates."""
+    if isinstance(synapses, eqx.nn.Conv):
+        rates = rates.reshape(synapses.in_channels, -1)
+    return synapses(rates).reshape(-1)
+
+
+def _size(synapses: Any, in_size: int) -> int:
+    """The number of neurons that a layer drives."""
+    if not isinstance(synapses, eqx.Module) or not callable(synapses):
+        raise ValueError(
+            "sizes holds numbers of neurons, or layers of equinox such as eqx.nn.Conv1d, but one "
+            f"entry is {synapses!r}."
+        )
+    if isinstance(synapses, eqx.nn.Conv) and in_size % synapses.in_channels:
+        raise ValueError(
+            f"A convolution of {synapses.in_channels} channels came after {in_size} rates, which "
+            "it takes as (channels, positions): their number must be a multiple."
+        )
+    rates = jnp.zeros(in_size)
+    return eqx.filter_eval_shape(_flat, synapses, rates).shape[0]
+
+
+def _by_layer(name: str, value: Any, count: int) -> list[Any]:
+    """One entry a layer."""
+    if callable(value) or (not isinstance(value, list | tuple) and np.ndim(value) == 0):
+        return [value] * count
+    if len(value) != count:
+        raise ValueError(
+            f"{name} has {len(value)} entries, but there are {count} layers: give one a layer, or "
+            "one for all."
+        )
+    return list(value)
+
+
+def _at_least(dt: float, name: str, tau: Any, n: int) -> Any:
+    """The time constants of a layer, if Euler steps of dt can follow them."""
+    one_or_each(name, tau, n)
+    if not isinstance(tau, Tracer) and not np.all(np.asarray(tau) >= dt):
+        raise ValueError(
+            f"{name} must be at least dt={dt}, or Euler steps overshoot, but holds {np.min(tau)}."
+        )
+    return tau

@@ -1,0 +1,160 @@
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from .._cell import AbstractCell, Filtered, NeuronCell
+from .._cell._relax import each, solved
+from .._credit import Back, Credit, Point
+from .._reverse import inner_cell
+from .._trace import AbstractTrace, PerSynapse, Presynaptic
+from .._tree import add, inexact, pullback
+from ._base import AbstractRule, require_neurons
+from ._card import Card
+
+
+class QuasiStatic(AbstractRule):
+    r"""Credit that is at equilibrium at every step, times e-prop's eligibility trace.
+
+    \[ \hat c_t = c_t + \hat c_t\, R_t W H_t, \qquad
+       \lambda_t = \hat c_t + \lambda_{t+1} D_{t+1}, \qquad
+       \nabla_W = \sum_t \hat c_t\, \epsilon_t \]
+
+    with \(c_t\) the direct credit on the state, \(D_t\) the own-neuron part of the state Jacobian,
+    \(\epsilon_t\) e-prop's eligibility trace, \(H_t = \partial message / \partial s_t\), and
+    \(R_t = (1 - D_t)^{-1}\, \partial s_t / \partial drive_t\) what a neuron makes of a constant
+    drive (1 on `LeakyCell`). W and the present state alone say how credit spreads: as if the
+    network had all the time that it needs to settle before anything changes.
+
+    Exact: for inputs that are slow against the neurons, in a network with one stable equilibrium
+    (the stationary limit of BPTT). Approximate: lags of credit between neurons are dropped, so for
+    fast inputs it may be worse than e-prop, which is `sweeps=0`. A truncated series,
+    \(\hat c_t = \sum_{k \le sweeps} c_t (R_t W H_t)^k\), is what so many sweeps of retrograde
+    signalling deliver within a step.
+
+    **Near-singular steps.** The series converges where the spectral radius of \(R_t W H_t\) is
+    below 1. Where an eigenvalue comes near 1, such steps dominate the gradient; at 1 it is not
+    finite, which `value_and_grad(..., check=True)` raises. `ridge` bounds how much credit is
+    amplified, `sweeps` leaves the solution out.
+
+    Streamed as offline with e-prop's trace, O(n+m) where one leak serves all neurons, else
+    O(n(n+m)); n times that under a `Filtered` emission. Time: e-prop's, and O(n³) a step and
+    example for the solution or O(n²) a sweep. Inputs get the rule's credit.
+    Locality: a synapse knows its presynaptic activity, its neuron's state and its neuron's credit,
+    which needs the weights of the synapses that its neuron makes.
+
+    Errors: ValueError unless the cell is made of neurons with one float variable; and for `step`.
+
+    Sources: retrograde credit at equilibrium, Fan & Mysore 2024 (arXiv 2405.14139); eligibility
+    traces, Murray, eLife 8 (2019).
+    """
+
+    card: ClassVar[Card] = Card(
+        facing="both",
+        structure="Σ_k ((1 - R W H)^-1)_sk δ_ki B_ij",
+        bias="biased",
+        when="exact where W_rec = 0, and in the limit of slow inputs",
+        memory="n*(n+m+1)",
+        leaky="n+m+1",
+        time="n**3",
+        synapse="its presynaptic activity, its neuron's state and credit, sent back by its targets",
+        source="Fan & Mysore 2024; Murray 2019",
+    )
+
+    sweeps: int | None = eqx.field(static=True)
+    ridge: float = eqx.field(static=True)
+
+    def __init__(self, *, sweeps: int | None = None, ridge: float = 0.0):
+        """**Arguments:**
+
+        - `sweeps`: terms of the series after the first; None: the solution.
+        - `ridge`: ε of the solution in the least-squares sense, with ε times the squared credit
+            added: no credit is amplified by more than 1 / (2 √ε).
+        """
+        if sweeps is not None and (isinstance(sweeps, bool) or sweeps < 0):
+            raise ValueError(f"sweeps must be 0, 1, ... or None, but is {sweeps!r}.")
+        if ridge < 0 or (ridge and sweeps is not None):
+            raise ValueError(
+                f"ridge must be >= 0, and is for the solution, sweeps=None, but got ridge={ridge} "
+                f"and sweeps={sweeps}."
+            )
+        self.sweeps = None if sweeps is None else int(sweeps)
+        self.ridge = float(ridge)
+
+    def check(self, cell: AbstractCell) -> None:
+        """Needs neurons of one float variable."""
+        inner = require_neurons(self, cell)
+        variables = jax.tree.leaves(inexact(jax.eval_shape(inner.init)))
+        if len(variables) != 1:
+            raise ValueError(
+                f"QuasiStatic needs neurons of one float variable, but {type(inner).__name__} has "
+                f"{len(variables)}: use EProp or ModProp."
+            )
+
+    def trace(self, cell: AbstractCell) -> AbstractTrace:
+        """e-prop's trace; credit on a filtered emission's memory reaches other neurons."""
+        if Presynaptic.serves(cell):
+            return Presynaptic()
+        return PerSynapse(filter_is_local=self.sweeps == 0)
+
+    def back(
+        self, cell: NeuronCell, prepared: PyTree, point: Point, credit: Credit, direct: PyTree
+    ) -> Back:
+        """The direct part spreads at once; all credit then stays with its neuron."""
+        del prepared
+        message = None
+        if self.sweeps != 0:
+            message, spread = self._spread(cell, point, direct)
+            direct = add(direct, spread)
+        total = add(credit.state, direct)
+        (before,) = pullback(lambda s: cell.integrate(s, point.drive), point.before)(total)
+        return Back(total, Credit(before), message)
+
+    def step(self, cell: NeuronCell, state: PyTree, x: Array) -> PyTree:
+        """Not available: the rule tells direct credit from transported credit."""
+        raise ValueError(
+            "QuasiStatic has no one-step derivative: its equilibrium is that of the emission's "
+            "direct credit only. Use scan, or rule.step of BPTT, RTRL or EProp."
+        )
+
+    def _spread(self, cell: NeuronCell, point: Point, direct: PyTree) -> tuple[Array, PyTree]:
+        """Credit on the message, and what that makes on the state: ĉ = direct + it."""
+        pull = pullback(cell.integrate, point.before, point.drive)
+        unit = jax.tree.map(jnp.ones_like, direct)
+        own, gain = pull(unit)
+        response = gain / (1 - _only(own))
+        after = cell.integrate(point.before, point.drive)
+        send = pullback(cell.message, after)
+        (slope,) = send(jnp.ones_like(response))
+        received = response * _only(direct)
+        weight, loop = cell.weight_rec, response * _only(slope)
+        if self.sweeps is not None:
+            credit = received
+            for _ in range(self.sweeps - 1):
+                credit = received + loop * (credit @ weight)
+        else:
+            def one(loop, received):
+                return self._settled(weight, loop, received)
+
+            credit = each(one, loop.ndim - 1)(loop, received)
+        message = credit @ weight
+        return message, send(message)[0]
+
+    def _settled(
+        self, weight: Float[Array, "n n"], loop: Float[Array, " n"], received: Float[Array, " n"]
+    ) -> Float[Array, " n"]:
+        """`q = received + loop (q W)`."""
+        eye = jnp.eye(len(loop), dtype=weight.dtype)
+        matrix = eye - loop[:, None] * weight.T
+        if not self.ridge:
+            return solved(matrix, received)
+        return solved(matrix.T @ matrix + self.ridge * eye, matrix.T @ received)
+
+
+def _only(state: PyTree) -> Array:
+    """The neurons' one float variable."""
+    (variable,) = jax.tree.leaves(inexact(state))
+    return variable

@@ -1,0 +1,93 @@
+"""Firing, credit and plasticity of a network at equilibrium, all running at once."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, PyTree
+
+from .._cell import EquilibriumCell
+from .._cell._relax import each
+from .._cell._settle import with_gradient
+from .._rule import EICredit
+
+
+class ThreeTimescales(NamedTuple):
+    """A run of `three_timescales`.
+
+    `rates`, `credit` (T, *batch, n) after each step, `time` (T,) in units of the firing time
+    constant; `gradient`: what plasticity averages to, shaped as the cell (optimizers descend it).
+    The source's credit is the negative.
+    """
+
+    time: Float[Array, " T"]
+    rates: Float[Array, "T *batch n"]
+    credit: Float[Array, "T *batch n"]
+    gradient: PyTree
+
+
+def three_timescales(
+    cell: EquilibriumCell,
+    x: Float[Array, "*batch k"],
+    loss: Callable[[Array], Float[Array, ""]],
+    *,
+    rule: EICredit = EICredit(),
+    duration: float = 1000.0,
+    tau_credit: float = 10.0,
+    plastic_from: float = 0.5,
+    dt: float = 0.1,
+) -> ThreeTimescales:
+    r"""Let leaky firing, leaky credit and plasticity run together, from rest.
+
+    \[ \dot r = -r + M\sigma(Wr + b) + (1 - M)x, \qquad
+       \tau_c \dot a = -a + e(r) + W^T (f \odot a), \qquad
+       \nabla_W = \langle (f \odot a) \otimes r \rangle \]
+
+    `EICredit` takes these limits one after the other; here nothing waits. The average is over the
+    last part of the run, from `plastic_from` · `duration` on. Credit that has not settled by then
+    makes the gradient differ from the rule's, by O(tau_credit / duration) if plasticity is on all
+    the time, and exponentially little if it starts late. Leaky dynamics settles where all
+    eigenvalues of \(\mathrm{diag}(f) W\) have a real part below 1, also where sweeps do not.
+
+    **Arguments:** `x`: one input. `loss(rates) -> scalar`: of the rates of all units (*batch, n).
+    `rule`: its `output` and `balance`. `duration`, `tau_credit`: in units of the firing time
+    constant. `dt`: Euler step, in the same unit.
+
+    Cost: O(n²) a step and example; memory O(T n) for the trajectory, T = duration / dt.
+    """
+    rule.check(cell)
+    if not (0 <= plastic_from < 1 and 0 < dt <= min(1.0, tau_credit) and duration >= dt):
+        raise ValueError(
+            "three_timescales needs plastic_from in [0, 1), dt no longer than a time constant and "
+            f"duration >= dt, but got plastic_from={plastic_from}, dt={dt}, "
+            f"tau_credit={tau_credit}, duration={duration}."
+        )
+    cell, masked = cell.effective(), cell.mask
+    steps = round(duration / dt)
+    start = cell.init(x.shape[:-1]).rates
+
+    def one(rates, credit, x, direct):
+        balance = rule.balance_at(cell, cell.drive(rates))
+        rates = rates + dt * (cell.sweep(x)(rates) - rates)
+        sent = rule.sweep(cell, balance, direct)(credit)
+        return rates, credit + dt / tau_credit * (sent - credit), balance
+
+    def body(carry, step):
+        rates, credit, weight, bias = carry
+        direct = jax.grad(loss)(rates)
+        rates, credit, balance = each(one, rates.ndim - 1)(rates, credit, x, direct)
+        rows = (balance * credit).reshape(-1, rates.shape[-1])
+        on = (step >= round(plastic_from * steps)).astype(rates.dtype)
+        weight = weight + on * (rows.T @ rates.reshape(rows.shape))
+        return (rates, credit, weight, bias + on * rows.sum(0)), (rates, credit)
+
+    zeros = jnp.zeros_like(cell.weight), jnp.zeros(cell.hidden_size, cell.weight.dtype)
+    carry = start, jnp.zeros_like(start), *zeros
+    (_, _, weight, bias), (rates, credit) = lax.scan(body, carry, jnp.arange(steps))
+    count = steps - round(plastic_from * steps)
+    weight = weight if masked is None else jnp.where(masked, weight, 0)
+    bias = None if cell.bias is None else bias / count
+    time = dt * jnp.arange(1, steps + 1, dtype=rates.dtype)
+    return ThreeTimescales(time, rates, credit, with_gradient(cell, weight / count, bias))

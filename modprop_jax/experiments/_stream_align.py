@@ -1,0 +1,246 @@
+"""Follow how the gradients of many rules compare while one of them learns from a stream."""
+
+import dataclasses
+import datetime
+import functools
+import json
+import os
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from rich.console import Console
+
+from .._tree import inexact
+from ..diagnostics._online import Block, make_study, Running, Study
+from ..tasks import Task
+from ._align_config import StreamAlignConfig
+from ._network import Network
+from ._progress import Reporter
+from ._runs import check_precision, introduce, saved
+from ._setup import seed_keys, setup
+from ._storage import RunFolder
+from ._stream_align_plots import figures
+from ._stream_align_summary import caption, headers, markdown, RuleRow, summarise, summary
+from ._summary import SECONDS
+from ._train import all_finite, check, State, stream_keys, TrainingDiverged
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamAlignments:
+    """Results of `align_stream`: a row for each rule, and a line of measurements for each block.
+
+    `diverged`: why the run stopped early, if it did.
+    """
+
+    folder: Path
+    config: StreamAlignConfig
+    rows: list[RuleRow]
+    metrics: list[dict[str, Any]]
+    diverged: str | None
+
+
+def align_stream(
+    task: str,
+    rules: Sequence[str] | None = None,
+    *,
+    learner: str = "rtrl",
+    seeds: int = 5,
+    preset: str = "brief",
+    out: str | os.PathLike | None = None,
+    quiet: bool = False,
+    **settings: Any,
+) -> StreamAlignments:
+    r"""Train online under one rule, and compare the gradients of all rules step by step.
+
+    On one network, which the learner trains, all rules give their gradients of the recurrent layer
+    at every step; see `modprop_jax.online_alignment`. Tables have their mean cosines, rule with
+    rule, over all but the first sixth of the stream, plain and weighted by the product of norms.
+
+    **Arguments:**
+
+    - `task`, `seeds`, `out`, `quiet`, `settings`: as in `compare`; `preset` one with a segment of a
+        single step.
+    - `rules`: what is compared, the learner in any case; by default the online family.
+    - `learner`: the rule that trains the network.
+
+    Rules that ask for random feedback (`local_dni`) get the network's own, as all others here do:
+    `feedback="random"` makes it random for all.
+
+    **Returns:** a `StreamAlignments`.
+
+    **Raises:** `ValueError` for an unknown name or an impossible setting.
+
+    Source of the study: Marschall, Cho & Savin, JMLR 2020 (arXiv 1907.02649), which leaves out
+    1,000 of 6,000 steps.
+    """
+    config = StreamAlignConfig.make(task, preset, rules, seeds, learner=learner, **settings)
+    return execute_align_stream(config, new_stream_folder(config, out), Console(quiet=quiet))
+
+
+def resume_align_stream(folder: str | os.PathLike, *, quiet: bool = False) -> StreamAlignments:
+    """Continue an interrupted `align_stream` from its folder, as `resume` does a `compare`."""
+    run = RunFolder(Path(folder))
+    return execute_align_stream(reopen_align_stream(run), run, Console(quiet=quiet))
+
+
+def new_stream_folder(config: StreamAlignConfig, out: str | os.PathLike | None) -> RunFolder:
+    """An empty folder for a run."""
+    _study(config).bounds(config.settings.iterations, config.blocks)  # a ValueError if too short
+    return RunFolder.create(config.run, out, align=config.options())
+
+
+def holds_stream(data: dict[str, Any]) -> bool:
+    """Whether this `config.json` is of a run of `align_stream`."""
+    return "learner" in data.get("align", {})
+
+
+def reopen_align_stream(folder: RunFolder) -> StreamAlignConfig:
+    """A run's configuration, if it can go on here."""
+    data = folder.read_config()
+    if not holds_stream(data):
+        raise ValueError(
+            f"{folder.path} holds no run of align_stream: continue it with resume or resume_align."
+        )
+    config = StreamAlignConfig.from_dict(data)
+    check_precision(config.run, folder)
+    return config
+
+
+def execute_align_stream(
+    config: StreamAlignConfig, folder: RunFolder, console: Console
+) -> StreamAlignments:
+    """Do what is left to do of a run; all of it, if the folder is new."""
+    study = _study(config)
+    fresh = _start(config, study)
+    states, metrics = saved(folder, {config.learner: fresh})
+    diverged = None
+    with Reporter(config.run, console) as reporter:
+        introduce(config.run, folder, reporter)
+        state = states.get(config.learner, fresh)
+        reporter.say(f"{config.learner}: compiling, then steps from {int(state.iteration)} on")
+        try:
+            for state, line in _lines(config, study, state):
+                folder.append_metrics(line)
+                folder.save_state(config.learner, state)
+                metrics.append(line)
+                reporter.say(_progress(config, metrics))
+        except TrainingDiverged as error:
+            diverged = str(error)
+            reporter.say(f"stopped: {error}")
+        except KeyboardInterrupt:
+            reporter.say(f"interrupted; continue with: modprop-jax align --resume {folder.path}")
+            raise
+    rows = summarise(config, metrics)
+    found = summary(config, rows, metrics) | {"diverged": diverged, "metrics": metrics}
+    folder.write("alignment.json", json.dumps(found, indent=1) + "\n")
+    folder.write("table.md", markdown(config, rows, metrics, diverged))
+    for name, figure in figures(config, metrics).items():
+        folder.write(name, figure)
+    reporter.grid(headers(config), [row.cells() for row in rows], caption(config))
+    reporter.say(f"written to {folder.path}")
+    return StreamAlignments(folder.path, config, rows, metrics, diverged)
+
+
+def _study(config: StreamAlignConfig) -> Study:
+    run = config.run
+    return make_study(
+        functools.partial(_segment_loss, run.entry),
+        functools.partial(_no_past, config.settings.batch),
+        {label: run.rule(label) for label in run.rules},
+        config.learner,
+        setup(run).optimizer,
+    )
+
+
+def _segment_loss(
+    task: Task, model: Network, carry: PyTree, xs: Array, ys: Array
+) -> tuple[Array, PyTree]:
+    """Summed over steps."""
+    carry, zs = model.rnn(xs, carry, context=ys)
+    return len(xs) * task.loss(model.read(zs), ys)[0], carry
+
+
+def _no_past(batch: int, model: Network, key: PRNGKeyArray) -> PyTree:
+    return model.rnn.init((batch,), key=key)
+
+
+def _start(config: StreamAlignConfig, study: Study) -> State:
+    """Before the first step: the weights and the stream that `compare` starts with."""
+    weight_keys, keys = seed_keys(config.run)
+    models = setup(config.run).start(weight_keys).model
+    start = eqx.filter_jit(eqx.filter_vmap(study.start))
+    return _saveable(start(models, stream_keys(keys)[1]), jnp.zeros((), jnp.int32))
+
+
+def _saveable(running: Running, iteration: Array) -> State:
+    model, opt_state, *rest = running
+    return State(model, opt_state, iteration, tuple(rest))
+
+
+def _lines(
+    config: StreamAlignConfig, study: Study, state: State
+) -> Iterator[tuple[State, dict[str, Any]]]:
+    """Go on from `state`; yields after each block."""
+    data_keys, _ = stream_keys(seed_keys(config.run)[1])
+    xs, ys = jax.jit(jax.vmap(setup(config.run).data))(data_keys)
+    running = Running(state.model, state.opt_state, *state.carry)
+    advance: Any = _advance
+    compiled = None
+    for first, last in study.bounds(config.settings.iterations, config.blocks):
+        if last <= state.iteration:
+            continue
+        arguments = study, running, xs, ys, jnp.int32(first), jnp.int32(last)
+        compiled = compiled or advance.lower(*arguments).compile()
+        began = time.perf_counter()
+        running, block, sound = jax.block_until_ready(compiled(*arguments))
+        seconds = (time.perf_counter() - began) / (last - first)
+        block = jax.tree.map(np.asarray, block)
+        _check(config, block, np.asarray(sound), last)
+        line = {"rule": config.learner, "iteration": last, "steps": int(block.steps[0])}
+        for name in ("loss", "cosine", "weighted", "weight", "norm"):
+            line[name] = getattr(block, name).tolist()
+        yield _saveable(running, jnp.int32(last)), line | {SECONDS: seconds}
+
+
+@eqx.filter_jit
+def _advance(
+    study: Study,
+    running: Running,
+    xs: Float[Array, "seeds T batch m"],
+    ys: Array,
+    first: Int[Array, ""],
+    last: Int[Array, ""],
+) -> tuple[Running, Block, Bool[Array, " seeds"]]:
+    """A block of every seed; and whether its weights are finite."""
+
+    def one_seed(running, xs, ys):
+        running, block = study.advance(running, xs, ys, first, last)
+        return running, block, all_finite(inexact(running.model))
+
+    return eqx.filter_vmap(one_seed)(running, xs, ys)
+
+
+def _check(config: StreamAlignConfig, block: Block, sound: np.ndarray, last: int) -> None:
+    """Raise `TrainingDiverged` by the end of a block: the learner first, it breaks all others."""
+    squares = np.diagonal(block.weight, axis1=1, axis2=2)  # mean squared norms, (seeds, rules)
+    bad, at = ~np.isfinite(squares), np.full(len(sound), last)
+    learner = bad[:, config.run.rules.index(config.learner)]
+    check(config.learner, learner | ~sound | ~np.isfinite(block.loss), at)
+    for rule, broken in zip(config.run.rules, bad.T):
+        check(rule, broken, at)
+
+
+def _progress(config: StreamAlignConfig, metrics: list[dict[str, Any]]) -> str:
+    line, total = metrics[-1], config.settings.iterations
+    left = (total - line["iteration"]) * statistics.median(each[SECONDS] for each in metrics)
+    loss, time_left = statistics.fmean(line["loss"]), datetime.timedelta(seconds=round(left))
+    at = f"{line['iteration']}/{total}"
+    return f"{config.learner}  {at}  loss {loss:.3f}  time left {time_left}"
