@@ -135,8 +135,10 @@ def squared_error(
     """½ Σ (y − y*)² over steps and outputs, a mean over the batch; and R².
 
     R² = 1 − Σ (y − y*)² / Σ (y* − ȳ*)², both over all entries, with the mean ȳ* of each output
-    over steps and batch: 1 is perfect, and the best constant has 0.
+    over steps and batch: 1 is perfect, and the best constant has 0. Where y* is constant, R² is 0.
     """
     errors = jnp.sum((outputs - ys) ** 2)
     spread = jnp.var(ys, axis=(0, 1)).sum() * (ys.shape[0] * ys.shape[1])
-    return 0.5 * errors / ys.shape[1], 1 - errors / spread
+    moves = spread > 0
+    score = jnp.where(moves, 1 - errors / jnp.where(moves, spread, 1), 0)
+    return 0.5 * errors / ys.shape[1], score
