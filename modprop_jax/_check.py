@@ -55,7 +55,7 @@ def check_flags(xs: Any, done: Any, mask: Any) -> None:
 def check_credited(
     rule: AbstractCreditRule, cell: AbstractCell, carry: PyTree, xs: Any, context: Any, spec: Any
 ) -> None:
-    """A ValueError unless `context` is what the rule reads, and the error can go where it has to."""
+    """A ValueError unless `context` is what the rule reads, and errors can move the state."""
     name = type(rule).__name__
     moved = rule.trace(cell).settle(cell.effective()) is not None
     if moved and (len(xs) > 1 or not isinstance(carry, Carry)):

@@ -1,4 +1,4 @@
-"""A stack of leaky layers whose neurons look ahead: the network of Generalized Latent Equilibrium."""
+"""Layers of leaky neurons that look ahead: the network of Generalized Latent Equilibrium."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
@@ -12,6 +12,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._static import Constant, constant, numeric
+from .._tree import inexact
 from ._base import AbstractCell
 from ._constants import one_or_each
 
@@ -165,9 +166,8 @@ class GLECell(AbstractCell):
             n = _size(entry, size)
             membrane = _at_least(dt, "tau_m", membrane, n)
             if learn_tau:
-                of_weights = jax.tree.leaves(eqx.filter(entry, eqx.is_inexact_array))[0].dtype
                 # a copy of its own: buffers of a model may be donated
-                membrane = jnp.array(jnp.broadcast_to(jnp.asarray(membrane, of_weights), (n,)))
+                membrane = jnp.array(jnp.broadcast_to(jnp.asarray(membrane, _dtype(entry)), (n,)))
             else:
                 membrane = constant(np.asarray(membrane))
             prospective = constant(np.asarray(_at_least(dt, "tau_r", prospective, n)))
@@ -186,7 +186,7 @@ class GLECell(AbstractCell):
 
     def init(self, batch_shape: tuple[int, ...] = ()) -> GLEState:
         """Zeros, also for the rates and slopes."""
-        dtype = jax.tree.leaves(eqx.filter(self.layers, eqx.is_inexact_array))[0].dtype
+        dtype = _dtype(self.layers)
 
         # arrays of their own: buffers of a carry may be donated
         def zeros(layers):
@@ -269,8 +269,14 @@ def _size(synapses: Any, in_size: int) -> int:
             f"A convolution of {synapses.in_channels} channels came after {in_size} rates, which "
             "it takes as (channels, positions): their number must be a multiple."
         )
-    rates = jnp.zeros(in_size)
+    rates = jnp.zeros(in_size, _dtype(synapses))
     return eqx.filter_eval_shape(_flat, synapses, rates).shape[0]
+
+
+def _dtype(synapses: Any) -> Any:
+    """Of the parameters; the JAX default if there are none."""
+    leaves = jax.tree.leaves(inexact(synapses))
+    return leaves[0].dtype if leaves else jnp.result_type(float)
 
 
 def _by_layer(name: str, value: Any, count: int) -> list[Any]:

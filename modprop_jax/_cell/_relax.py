@@ -40,9 +40,7 @@ def relax(
         return further, count + 1, excess(swept, value, rtol, atol)
 
     first = jnp.full((), jnp.inf, start.dtype)
-    value, count, left = lax.while_loop(
-        unsettled, body, (start, jnp.zeros((), jnp.int32), first)
-    )
+    value, count, left = lax.while_loop(unsettled, body, (start, jnp.zeros((), jnp.int32), first))
     return Relaxed(value, count, left <= 0)
 
 

@@ -177,9 +177,7 @@ class EICredit(AbstractRule):
             )
         else:
             share = 1.0 if self.damping is None else self.damping
-            value = lax.fori_loop(
-                0, self.sweeps, lambda _, a: a + share * (sweep(a) - a), direct
-            )
+            value = lax.fori_loop(0, self.sweeps, lambda _, a: a + share * (sweep(a) - a), direct)
             found = Relaxed(value, jnp.asarray(self.sweeps, jnp.int32), jnp.array(True))
         return Found(found.value, balance, found.sweeps, found.converged)
 

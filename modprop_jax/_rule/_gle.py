@@ -31,9 +31,9 @@ class GLE(AbstractCreditRule):
     for slow signals; and beyond \(\omega\tau^m \approx 3\) far too large. Gradients point the
     right way, but are inflated in lower layers: compare by cosine, and use Adam.
 
-    With the cell's γ > 0, errors nudge membranes, \(\tau^m \dot u = \ldots + \gamma e\), of the same
-    step: stream one step at a time, `online_value_and_grad(..., segment=1)`, which returns the
-    nudged state. The nudge is the loss's own credit: sum the loss over the batch, and divide
+    With the cell's γ > 0, errors nudge the membranes of the same step, \(\tau^m \dot u = -u + s +
+    \gamma e\): stream one step at a time, `online_value_and_grad(..., segment=1)`, which returns
+    the nudged state. The nudge is the loss's own credit: sum the loss over the batch, and divide
     gradients by its size afterwards.
 
     Time O(Σ_l N_l N_{l-1}) a step and example, as backpropagation within the step; memory of one

@@ -3,17 +3,16 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .._cell import AbstractCell, Filtered, NeuronCell
 from .._cell._relax import each, solved
-from .._credit import Back, Credit, Point
-from .._reverse import inner_cell
-from .._trace import AbstractTrace, PerSynapse, Presynaptic
+from .._credit import Back, Credit, Point, Record
+from .._trace import AbstractTrace, PerSynapse
 from .._tree import add, inexact, pullback
 from ._base import AbstractRule, require_neurons
 from ._card import Card
+from ._eprop import EProp
 
 
 class QuasiStatic(AbstractRule):
@@ -87,18 +86,19 @@ class QuasiStatic(AbstractRule):
     def check(self, cell: AbstractCell) -> None:
         """Needs neurons of one float variable."""
         inner = require_neurons(self, cell)
-        variables = jax.tree.leaves(inexact(jax.eval_shape(inner.init)))
-        if len(variables) != 1:
+        leaves = jax.tree.leaves(jax.eval_shape(inner.init))
+        count = sum(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves)
+        if count != 1:
             raise ValueError(
                 f"QuasiStatic needs neurons of one float variable, but {type(inner).__name__} has "
-                f"{len(variables)}: use EProp or ModProp."
+                f"{count}: use EProp or ModProp."
             )
 
     def trace(self, cell: AbstractCell) -> AbstractTrace:
         """e-prop's trace; credit on a filtered emission's memory reaches other neurons."""
-        if Presynaptic.serves(cell):
-            return Presynaptic()
-        return PerSynapse(filter_is_local=self.sweeps == 0)
+        if isinstance(cell, Filtered):
+            return PerSynapse(filter_is_local=self.sweeps == 0)
+        return _Eligibility(EProp().trace(cell))
 
     def back(
         self, cell: NeuronCell, prepared: PyTree, point: Point, credit: Credit, direct: PyTree
@@ -136,6 +136,7 @@ class QuasiStatic(AbstractRule):
             for _ in range(self.sweeps - 1):
                 credit = received + loop * (credit @ weight)
         else:
+
             def one(loop, received):
                 return self._settled(weight, loop, received)
 
@@ -152,6 +153,28 @@ class QuasiStatic(AbstractRule):
         if not self.ridge:
             return solved(matrix, received)
         return solved(matrix.T @ matrix + self.ridge * eye, matrix.T @ received)
+
+
+class _Eligibility(AbstractTrace):
+    """e-prop's trace: credit that has arrived stays with its neuron, nothing is left to spread."""
+
+    trace: AbstractTrace
+
+    def init(self, rule: Any, cell: AbstractCell, state: PyTree) -> PyTree:
+        """Zeros."""
+        return self.trace.init(EProp(), cell, state)
+
+    def contract(
+        self, rule: Any, cell: Any, prepared: PyTree, trace: PyTree, credit: Credit
+    ) -> PyTree:
+        """Credit meets the eligibility of its own neuron's synapses."""
+        return self.trace.contract(EProp(), cell, prepared, trace, credit)
+
+    def extend(
+        self, rule: Any, cell: AbstractCell, prepared: PyTree, record: Record, trace: PyTree
+    ) -> PyTree:
+        """Eligibility after the segment."""
+        return self.trace.extend(EProp(), cell, prepared, record, trace)
 
 
 def _only(state: PyTree) -> Array:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
 
 from .._cell._gle import GLECell, GLEState, slope, spread
 from .._credit import Point
@@ -30,9 +30,9 @@ class Prospective(NamedTuple):
 
 
 class ProspectiveErrors(AbstractCreditTrace):
-    r"""Errors with \( a_l = \varphi' \odot (W_{l+1}^T e_{l+1}) \) and \( e = D^+_{\tau_m} I^-_{\tau_r} a \).
+    """Each neuron's local error, low-pass filtered by τ_r, looks ahead by τ_m.
 
-    Memory: one or two floats a neuron and example.
+    Memory: one float a neuron and example ("sweep"), or two, and one more with nudging.
     """
 
     def init(self, rule: Any, cell: Any, state: GLEState, key: PRNGKeyArray | None) -> Prospective:

@@ -8,6 +8,7 @@ from ._alignment import (
 )
 from ._compartments import Compartments as Compartments, compartments as compartments
 from ._credit import credit_profile as credit_profile, CreditProfile as CreditProfile
+from ._ei_balance import ei_balance as ei_balance, EIBalance as EIBalance
 from ._filters import (
     filter_taps as filter_taps,
     plot_filter_taps as plot_filter_taps,
@@ -23,3 +24,7 @@ from ._hessian import hessian_top as hessian_top, HessianTop as HessianTop
 from ._online import online_alignment as online_alignment, OnlineAlignment as OnlineAlignment
 from ._rates import curvature_bound as curvature_bound, matched_rates as matched_rates
 from ._spread import gradient_spread as gradient_spread, GradientSpread as GradientSpread
+from ._three_timescales import (
+    three_timescales as three_timescales,
+    ThreeTimescales as ThreeTimescales,
+)
