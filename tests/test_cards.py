@@ -37,6 +37,10 @@ def linear_units(n: int, m: int, key: Any) -> Any:
     return mpj.LRUCell(m, n, key=key)
 
 
+def lagging(n: int, m: int, key: Any) -> Any:
+    return mpj.GLECell([m, n], tau_m=1.0, tau_r=0.3, dt=0.1, activations=jnp.tanh, key=key)
+
+
 def three_types(n: int) -> list[int]:
     return [i % 3 for i in range(n)]
 
@@ -69,6 +73,7 @@ ROWS = {
         lambda n: mpj.LocalDNI(labels=LABELS, learn=SGD, learn_jacobian=SGD),
         lambda n: {"k": LABELS},
     ),
+    "GLE": Row(lambda n: mpj.GLE(), cell=lagging),
     "ReadoutOnly": Row(lambda n: mpj.ReadoutOnly()),
 }
 CARDS = mpj.cards()
@@ -176,6 +181,7 @@ def operations(row_name: str, n: int) -> float:
     return analysis["flops"]
 
 
+@pytest.mark.slow
 # the pattern of SnAp(2) takes its time at these sizes
 @pytest.mark.parametrize("row_name", [name for name in ROWS if name != "SnAp, two steps"])
 def test_time(row_name):
@@ -212,7 +218,10 @@ STREAMED = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in CARDS if CARDS[name].bias == "biased"])
+ON_THE_TABLE = [name for name in CARDS if CARDS[name].bias == "biased" and name != "GLE"]
+
+
+@pytest.mark.parametrize("name", ON_THE_TABLE)
 def test_biased_rules_are_not_exact(name):
     exact = offline("bptt", "rate")[1].rnn.cell
     if name in OFFLINE:
@@ -248,6 +257,17 @@ def small(cell: Any, steps: int) -> tuple:
     return cell, jnp.asarray(xs), jnp.asarray(ws)
 
 
+def test_gle_is_not_exact():
+    cell, xs, ws = small(lagging(4, 3, jr.key(0)), 5)
+
+    def loss(cell):
+        return small_loss(mpj.scan(cell, cell.init(), jnp.asarray(xs), rule=mpj.GLE())[1], ws)
+
+    exact = plain_gradient(mpj.BPTT(), cell, xs, ws)
+    assert 1e-3 < distance(jit(eqx.filter_grad(loss))(cell), exact) < 10
+
+
+@pytest.mark.slow
 def test_exact_rules_are_exact():
     exact = offline("bptt", "rate")[1].rnn.cell
     model, (xs, ys) = on_the_table(mpj.RTRL()), data()
@@ -296,6 +316,7 @@ def two_neurons() -> tuple:
     return problem, *(as_row(plain_gradient(r, *problem)) for r in (mpj.BPTT(), mpj.EProp()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in CARDS if CARDS[name].stochastic])
 def test_mean_of_stochastic_rules(name, two_neurons):
     problem, exact, local = two_neurons

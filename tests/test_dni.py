@@ -86,6 +86,7 @@ def test_segments_do_not_matter(rule, cell_name):
     assert distance(carry.trace.value.weight, start.trace.value.weight) > 1e-3
 
 
+@pytest.mark.slow
 @named
 def test_differs_from_bptt(rule, cell_name):
     def loss(model, xs, ys):
@@ -145,6 +146,7 @@ def test_a_batch_learns_from_the_mean():
     assert_close(carry.trace.value.weight, jnp.asarray(weight - 0.1 * gradient))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [EXACT, LOCAL], ids=["dni", "local"])
 def test_sequences_that_end_inside_a_segment(rule):
     """One after the other in a stream, as two streams of which the second takes up what the
@@ -187,6 +189,7 @@ def test_a_segment_that_no_loss_reads_still_counts():
     assert after.trace.value.step == T
 
 
+@pytest.mark.slow
 def test_stacks_stream_each_layer_by_its_own_rule():
     class Stack(eqx.Module):
         lower: mpj.RNN
@@ -221,6 +224,7 @@ def test_stacks_stream_each_layer_by_its_own_rule():
     assert distance(gradients[0], alone[0]) > 1e-2
 
 
+@pytest.mark.slow
 def test_interrupted_and_continued(tmp_path):
     xs, ys = data()
     (_, half), _ = run(LEARNED, cell("leaky"), xs[:6], ys[:6], segment=6)

@@ -122,6 +122,7 @@ def test_value_and_derivative_against_numpy(use_bias):
     assert np.abs(gradient - plain).max() > 0.5
 
 
+@pytest.mark.slow
 def test_forward_mode_and_vmap():
     readout, (zs, c) = make(), map(jnp.asarray, draws(BATCH))
     P = readout.init()
@@ -147,6 +148,7 @@ def test_forward_mode_and_vmap():
         assert_close(P, np.linalg.inv(rows.T @ rows + 0.5 * np.eye(N + 1)), 1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_dtypes(dtype):
     """P is float32 at least."""
@@ -236,6 +238,7 @@ def test_what_the_untrained_network_is_scored_by_is_its_own_loop():
     np.testing.assert_allclose(records[0].loss, records[1].loss, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_stream_that_was_killed_goes_on_bit_for_bit(tmp_path):
     made = config("force")
     start = _start(made, "force")
@@ -260,6 +263,7 @@ def test_settings_are_its_own():
     assert isinstance(network, ForceNetwork) and network.readout.alpha == 1.0
 
 
+@pytest.mark.slow
 def test_any_neuron_cell_hears_its_outputs():
     """In the columns of weight_in behind the inputs, N(0, gain²/outputs); under a filter too."""
     size, outputs = 400, 4
@@ -345,6 +349,7 @@ def errors(force, rate, key):
     return 2 * periods.mean(1) / wanted(times[:PERIOD]).var()
 
 
+@pytest.mark.slow
 def test_force_generates_what_gradient_descent_only_follows():
     """Four chaotic networks; SGD with the best of five rates for each."""
     keys, rates = jr.split(jr.key(0), 4), jnp.asarray([1e-3, 3e-3, 1e-2, 2e-2, 3e-2])

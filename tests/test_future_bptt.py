@@ -154,6 +154,7 @@ def test_streamed_equals_offline(name, segment):
         assert_close(found, offline(c, rule, xs, credit(name)), 1e-12, f"horizon={horizon} ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("segment", [1, 4])
 def test_a_tape_longer_than_the_past(segment):
     c, xs, rule = made("adaptive"), data()[0], mpj.FutureBPTT(T + 3)
@@ -183,6 +184,7 @@ def test_credit_on_a_bare_initial_state():
     assert not np.asarray(of(mpj.FutureBPTT(1))).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rate", "leaky_taus", "gru"])
 def test_with_a_horizon_of_one_it_is_bptt_in_segments_of_one(name):
     c, xs = made(name), data()[0]
@@ -211,6 +213,7 @@ PAUSED = [("leaky", 2), ("log", 3)]
 PAUSED += [pytest.param(*pair, marks=pytest.mark.slow) for pair in (("leaky", 1), ("gru", 3))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, horizon", PAUSED)
 def test_sequences_that_end_and_pause(name, horizon):
     """As apart, without pauses: padding takes no place on the tape, and h counts steps."""
@@ -245,6 +248,7 @@ def test_sequences_that_end_and_pause(name, horizon):
             np.testing.assert_array_equal(have, want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("horizon", [1, 3])
 def test_credit_on_a_state_that_padding_has_carried_over_a_segment(horizon):
     """It is direct credit on the step that made the state, h steps back from there."""

@@ -236,6 +236,7 @@ def both(name, which):
     return have, (gradients, *rest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, which", [("rate", "plain"), ("rate", "flags"), ("leaky", "flags")])
 def test_numpy_loop(name, which):
     have, want = both(name, which)
@@ -280,6 +281,7 @@ def of_themselves(alpha, own):
     return eqx.tree_at(lambda c: c.weight_rec, cell, jnp.diag(jnp.asarray(own)))
 
 
+@pytest.mark.slow
 def test_learns_time_scales():
     """Where one time-scale a neuron is the truth, it is learned to all digits, and A = I."""
     rule = mpj.KeRNL(sigma=0.1, learn=optax.sgd(5.0), alpha=0.8)
@@ -335,6 +337,7 @@ def streamed(segment, flagged=False, seed=0):
     return loss, gradients, carry
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flagged", [False, True])
 @pytest.mark.parametrize("segment", [1, 3])
 def test_segments(segment, flagged):
@@ -372,6 +375,7 @@ def test_an_end_forgets_the_past_alone():
     assert_close(kept(after), kept(before), 0.0)
 
 
+@pytest.mark.slow
 def test_resumes_bit_for_bit():
     model, (xs, ys) = with_rule("rate", learn=LEARN), data(steps=12)
     start = model.rnn.init((2,), key=jr.key(3))
@@ -387,6 +391,7 @@ def test_resumes_bit_for_bit():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_single_precision():
     """Its dtype goes through the trace and the optimizer, and the figures are double's."""
     single = lambda tree: jax.tree.map(  # noqa: E731

@@ -135,6 +135,7 @@ def test_block_by_block_as_the_published_gradients(case):
         np.testing.assert_allclose(found.loss[block], losses[part].mean(), rtol=TOL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_blocks_average_to_the_whole(case):
     _, found = golden_run(case, 0.0)
@@ -175,6 +176,7 @@ def test_only_the_learner_trains(beside):
     np.testing.assert_allclose(losses, golden["loss"][first:].mean(), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_networks_side_by_side_are_each_as_alone():
     """Under vmap, with rules that draw numbers, one of them learning."""
     case, keys, rate = "a05_mse", jr.split(jr.key(3)), jnp.asarray(0.02)
@@ -281,6 +283,7 @@ def test_uoro_varies_without_bias_and_rflo_is_biased_without_variance():
     np.testing.assert_allclose(rflo.cosine, rflo.mean_cosine)
 
 
+@pytest.mark.slow
 def test_four_probes_have_a_quarter_of_the_variance():
     """Within four standard errors, those that eight independent keys show."""
     one, four = spreads("uoro").variance, spreads("uoro4").variance

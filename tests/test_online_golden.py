@@ -82,6 +82,7 @@ def test_the_sum_of_all_steps_is_bptts(case):
 BLOCKS = [("a10_ce", 1), ("a10_ce", 10), ("a10_ce", 40), ("a05_mse", 10)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case, block", BLOCKS)
 def test_bptt_in_blocks(case, block):
     """What the program emits at the end of a block is the gradient of a segment of BPTT."""
@@ -142,6 +143,7 @@ TRAINED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, rule, feedback", TRAINED, ids=[name for name, *_ in TRAINED])
 def test_training_at_every_step(name, rule, feedback):
     case = "a10_ce"
@@ -196,6 +198,7 @@ def test_synthetic_gradients_step_by_step(case, name, local):
         assert_golden(trace.jacobian[-1], golden["J_final"], TOL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dni", "dnib"])
 def test_training_with_synthetic_gradients(name):
     golden = figures(f"a10_ce/train_{name}")

@@ -292,6 +292,7 @@ def test_errors(task, options, message, without_type_checks):
         task(jr.key(0), **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, preset", PRESETS)
 def test_every_preset_fits_its_task(name, preset):
     task, settings = TASKS[name], TASKS[name].presets[preset]

@@ -52,6 +52,7 @@ def test_only_the_readout_learns(name):
     assert not jax.tree.leaves(carry.trace)
 
 
+@pytest.mark.slow
 def test_nothing_below_learns():
     """Not even by what an input does in its own step, and no initial state."""
     c, (xs, ys) = cell("leaky"), data()
@@ -78,6 +79,7 @@ def test_output_weights_of_a_cell_are_read_out():
         assert_close(have, want if name in own else np.zeros_like(want), 1e-12, name)
 
 
+@pytest.mark.slow
 def test_nothing_is_cut_by_segments():
     """So their length may be chosen by memory, which is refused to rules that lose the past."""
     stream = mpj.online_value_and_grad(segment_loss, segment="auto")

@@ -95,6 +95,7 @@ def published_steps(net, carry, steps):
     return jax.lax.scan(body, carry, jax.tree.map(lambda a: a[:steps], online.data("a10_ce")))[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, size", [("uoro", 5), ("kf", 2), ("rkf", 5)])
 def test_published_means(name, size):
     """They are not RTRL's from zero, but its gradient from the product of initial factors."""
@@ -241,6 +242,7 @@ def silent_at_first():
     return np.array([[0], [1], [1]]) * xs, ws
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RULES)
 def test_silence_before_the_first_input(name):
     """Zero influence stays zero, and what begins after it is unbiased."""
@@ -273,6 +275,7 @@ def one_a_key(name, law, probes):
     return jit(jax.vmap(one))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", ["rademacher", "normal"])
 @pytest.mark.parametrize("name", RULES)
 def test_draws_scatter_around_rtrl(name, law):
@@ -293,6 +296,7 @@ def test_variance_falls_as_the_number_of_probes(name):
     assert 3.4 < one / four < 4.7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RULES)
 def test_probes_are_averaged(name):
     cell, (xs, ws) = SMALL["leaky"](), map(jnp.asarray, small_inputs())
@@ -333,6 +337,7 @@ def same_inputs():
     return (jnp.broadcast_to(a[:, :1], a.shape) for a in data(steps=7))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, cell_name", STREAMS)
 def test_streamed_is_offline_at_the_same_key(name, cell_name):
     net, (xs, ys) = model(name, cell_name, probes=2), same_inputs()
@@ -366,6 +371,7 @@ def test_a_saved_carry_goes_on_bit_for_bit(name, cell_name):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_float32():
     """The same signs at the same key, and the figures of double precision but for rounding."""
 
@@ -394,6 +400,7 @@ def flagged_loss(model, carry, xs, ys):
     return error(outputs - ys, jnp.zeros_like(ys)), carry
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, cell_name, segment",
     [
@@ -436,6 +443,7 @@ def test_sequences_that_end_and_pause(name, cell_name, segment):
     np.testing.assert_array_equal(held.key, jr.key_data(keys)[None])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, cell_name, size",
     [

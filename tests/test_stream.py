@@ -65,6 +65,7 @@ def by_hand(config, label, seed):
     return model, np.array(losses)
 
 
+@pytest.mark.slow
 def test_every_step_learns_from_its_own_output():
     made = config("bptt", learning_rate=0.5)
     records = list(_records(made, "bptt", _start(made, "bptt")))
@@ -93,6 +94,7 @@ def test_the_first_record_is_of_the_untrained_network():
         )
 
 
+@pytest.mark.slow
 def test_a_segment_is_one_step_with_the_sum_of_its_gradients():
     """At a tiny rate, weights hardly move: three steps of one, or one of three."""
     tiny = {"learning_rate": 1e-6, "iterations": 12, "eval_every": 6}
