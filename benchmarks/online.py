@@ -1,131 +1,150 @@
-"""The online family: what a step of each rule costs, next to one of plain BPTT.
+"""The online family: what a step of each rule costs, beside one of plain BPTT.
 
-python benchmarks/online.py > docs/results/online-cost.md (20 minutes)
+python benchmarks/online.py [--neurons 32 128] [--rounds 15]
+
+`RateCell`s, a linear readout, squared error at every step, float32. Programs take turns, round by
+round, and a run of plain `jax.value_and_grad` of `jax.lax.scan` over the same cell follows each.
+Time is the least of all rounds, and the ratio is that of two such times. Memory is XLA's count of
+temporaries.
 """
 
 import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 import optax
 import tyro
-from spiking import compiled, error, timed
+from spiking import compiled, error, Model, offline, plain, timed
 
 import modprop_jax as mpj
 
 
+# A run that would take longer than so many seconds is one of fewer steps: a short one finds a
+# moment in which nothing else is on the machine.
+_LONG, _FEWER = 0.2, 200
+# Seconds after which a program takes no more turns.
+_ENOUGH = 15.0
+# Flops a step of RTRL, above which it is left out.
+_FLOPS = 2e9
+
+
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """Sizes, and runs of each program."""
+class Sizes:
+    """Neurons, examples, steps, inputs and outputs; and how many turns each program takes."""
 
     neurons: tuple[int, ...] = (32, 128)
     batches: tuple[int, ...] = (1, 32)
     steps: int = 1000
     inputs: int = 32
     outputs: int = 2
-    runs: int = 10
-    only: tuple[str, ...] = ()
+    rounds: int = 15
 
 
-class Model(eqx.Module):
-    rnn: mpj.RNN
-    readout: mpj.Readout
-
-
-class Row(NamedTuple):
-    """A program: a rule, and the steps of a segment (None: offline)."""
+class Program(NamedTuple):
+    """A rule, and the steps of a segment (None: offline)."""
 
     name: str
     rule: Any
     segment: int | None
 
 
-def programs(options: Options) -> list[Row]:
-    learn: Any = {"labels": options.outputs, "learn": optax.sgd(1e-3)}
+class Timed:
+    """A compiled program: its temporaries, and the microseconds a step of each run so far."""
+
+    def __init__(self, gradient: Callable[..., Any], *args: Any):
+        self.run, self.megabytes = compiled(gradient, *args)
+        self.args, self.steps = args, len(args[-1])
+        self.seconds = timed(self.run, *args)  # the warm-up
+        self.microseconds = []
+
+    def turn(self) -> None:
+        seconds = timed(self.run, *self.args)
+        self.seconds += seconds
+        self.microseconds.append(1e6 * seconds / self.steps)
+
+
+def main(sizes: Sizes) -> None:
+    for n in sizes.neurons:
+        columns = [measure(n, batch, sizes) for batch in sizes.batches]
+        print(f"\n## n = {n}\n")
+        print("| gradient | segment |", end="")
+        for batch in sizes.batches:
+            print(f" batch {batch}: time, of plain | µs a step | temporaries, MB |", end="")
+        print("\n|" + " --- |" * (2 + 3 * len(columns)))
+        for row in zip(*columns, strict=True):
+            print(f"| {row[0][0]} | {row[0][1]} |", *(cells for *_, cells in row))
+
+
+def measure(n: int, batch: int, sizes: Sizes) -> list[tuple[str, str, str]]:
+    """A row a program: its name, its segment, and its cells."""
+    model, *data = problem(n, batch, sizes)
+    yardstick = Timed(plain, model, *data)
+    found: dict[Program, Timed | None] = {}
+    for program in programs(sizes.outputs):
+        too_slow = program.name == "RTRL()" and 2 * batch * n**3 * (n + sizes.inputs) > _FLOPS
+        found[program] = None if too_slow else ready(program, model, *data)
+    for _ in range(sizes.rounds):
+        for each in filter(None, found.values()):
+            if each.seconds < _ENOUGH:
+                each.turn()
+                yardstick.turn()
+    unit = min(yardstick.microseconds)
+    rows = [("plain", "offline", cells(yardstick, unit))]
+    for program, each in found.items():
+        rows.append((program.name, str(program.segment or "offline"), cells(each, unit)))
+    return rows
+
+
+def programs(labels: int) -> list[Program]:
+    """All that is timed; `labels`: how many `DNI` sees."""
+    dni: Any = {"labels": labels, "learn": optax.sgd(1e-3)}
     jacobian: Any = {"learn_jacobian": optax.sgd(1e-3)}
-    rules = {
+    truncated = [Program("BPTT()", mpj.BPTT(), segment) for segment in (None, 10)]
+    future = [Program("FutureBPTT(10)", mpj.FutureBPTT(10), s) for s in (None, 50, 10, 1)]
+    eprop = [Program("EProp()", mpj.EProp(), segment) for segment in (None, 50, 1)]
+    streamed = {
         "ReadoutOnly()": mpj.ReadoutOnly(),
-        "EProp()": mpj.EProp(),
+        "DNI()": mpj.DNI(**dni),
+        'DNI(jacobian="learned")': mpj.DNI(jacobian="learned", **dni, **jacobian),
+        "LocalDNI()": mpj.LocalDNI(**dni, **jacobian),
         "KeRNL()": mpj.KeRNL(),
-        "DNI()": mpj.DNI(**learn),
-        'DNI(jacobian="learned")': mpj.DNI(jacobian="learned", **learn, **jacobian),
-        "LocalDNI()": mpj.LocalDNI(**learn, **jacobian),
-        "FutureBPTT(10)": mpj.FutureBPTT(10),
         "UORO()": mpj.UORO(),
         "UORO(probes=4)": mpj.UORO(probes=4),
         "KFRTRL()": mpj.KFRTRL(),
         "RKFRTRL()": mpj.RKFRTRL(),
         "RTRL()": mpj.RTRL(),
     }
-    rows = [Row("BPTT()", mpj.BPTT(), segment) for segment in (None, 10)]
-    offline = [Row(name, rules[name], None) for name in ("EProp()", "FutureBPTT(10)")]
-    streamed = [Row(*rule, segment) for rule in rules.items() for segment in (1, 50)]
-    return rows + offline + streamed
+    rest = [Program(*rule, segment) for rule in streamed.items() for segment in (50, 1)]
+    return truncated + future + eprop + rest
 
 
-def main(options: Options) -> None:
-    for n in options.neurons:
-        for batch in options.batches:
-            print(f"\n## n = {n}, batch {batch}\n")
-            table(n, batch, options)
+def ready(program: Program, model: Model, xs: jax.Array, ys: jax.Array) -> Timed:
+    """The program compiled, for fewer steps where it is slow."""
+    if program.segment is None:
+        return Timed(offline(program.rule), model, xs, ys)
+    gradient = streamed(program.rule, program.segment)
+    short = Timed(gradient, model, xs[:_FEWER], ys[:_FEWER])
+    short.turn()
+    slow = short.microseconds[0] * len(xs) > 1e6 * _LONG
+    return short if slow else Timed(gradient, model, xs, ys)
 
 
-def table(n: int, batch: int, options: Options) -> None:
-    print("| gradient | segment | time, of plain | µs a step | temporaries, MB |")
-    print("| --- | --- | --- | --- | --- |")
-    model, xs, ys = problem(n, batch, options)
-    yardstick, megabytes = compiled(plain, model, xs, ys)
-    for row in programs(options):
-        if options.only and not any(row.name.startswith(o) for o in options.only):
-            continue
-        steps = options.steps
-        work = batch * n * n * (n + options.inputs)
-        if row.name.startswith("RTRL"):
-            if work * n > 2e9:
-                print(f"| {row.name} | {row.segment} | - | - | - |")
-                continue
-            steps //= 10
-        gradient = offline(row.rule) if row.segment is None else streamed(row.rule, row.segment)
-        args = model, xs[:steps], ys[:steps]
-        run, megabytes = compiled(gradient, *args)
-        timed(run, *args), timed(yardstick, model, xs, ys)
-        own, unit = [], []
-        for _ in range(options.runs):
-            own.append(timed(run, *args) / steps)
-            unit.append(timed(yardstick, model, xs, ys) / options.steps)
-        ratio = min(own) / min(unit)
-        label = "offline" if row.segment is None else row.segment
-        print(f"| {row.name} | {label} | {ratio:.2f} | {1e6 * min(own):.1f} | {megabytes:.2f} |", flush=True)
-    print(f"| plain | | 1 | {1e6*min(unit):.1f} | {compiled(plain, model, xs, ys)[1]:.2f} |")
+def cells(found: Timed | None, unit: float) -> str:
+    if found is None:
+        return "– | – | – |"
+    least = min(found.microseconds)
+    return f"{least / unit:.3g} | {least:.3g} | {found.megabytes:.2g} |"
 
 
-def problem(n: int, batch: int, options: Options) -> tuple[Model, jax.Array, jax.Array]:
+def problem(n: int, batch: int, sizes: Sizes) -> tuple[Model, jax.Array, jax.Array]:
     keys = jr.split(jr.key(0), 4)
-    cell = mpj.RateCell(options.inputs, n, alpha=0.5, key=keys[0])
-    model = Model(mpj.RNN(cell), mpj.Readout(n, options.outputs, key=keys[1]))
-    shape = (options.steps, batch)
-    xs = jr.normal(keys[2], (*shape, options.inputs))
-    return model, xs, jr.normal(keys[3], (*shape, options.outputs))
-
-
-@eqx.filter_value_and_grad
-def plain(model: Model, xs: jax.Array, ys: jax.Array) -> jax.Array:
-    cell = model.rnn.cell
-
-    def step(state, x):
-        state = cell.step(state, x)
-        return state, cell.emit(state)
-
-    _, zs = jax.lax.scan(step, cell.init(xs.shape[1:-1]), xs)
-    return error(model.readout(zs), ys)
-
-
-def offline(rule: Any) -> Callable[..., Any]:
-    return mpj.value_and_grad(lambda model, xs, ys: error(model.readout(model.rnn(xs)), ys), rule)
+    cell = mpj.RateCell(sizes.inputs, n, alpha=0.5, key=keys[0])
+    model = Model(mpj.RNN(cell), mpj.Readout(n, sizes.outputs, key=keys[1]))
+    shape = (sizes.steps, batch)
+    xs = jr.normal(keys[2], (*shape, sizes.inputs))
+    return model, xs, jr.normal(keys[3], (*shape, sizes.outputs))
 
 
 def streamed(rule: Any, segment: int) -> Callable[..., Any]:
@@ -147,4 +166,4 @@ def streamed(rule: Any, segment: int) -> Callable[..., Any]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__))
+    main(tyro.cli(Sizes, description=__doc__))

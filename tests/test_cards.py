@@ -41,6 +41,13 @@ def lagging(n: int, m: int, key: Any) -> Any:
     return mpj.GLECell([m, n], tau_m=1.0, tau_r=0.3, dt=0.1, activations=jnp.tanh, key=key)
 
 
+def settling(m: int, n: int, key: Any) -> Any:
+    """Of n + m units, m are clamped."""
+    inputs = np.arange(n + m) < m
+    options = {"inputs": inputs, "outputs": ~inputs, "activation": jnp.tanh, "key": key}
+    return mpj.EquilibriumCell(n + m, **options)
+
+
 def three_types(n: int) -> list[int]:
     return [i % 3 for i in range(n)]
 
@@ -73,6 +80,8 @@ ROWS = {
         lambda n: mpj.LocalDNI(labels=LABELS, learn=SGD, learn_jacobian=SGD),
         lambda n: {"k": LABELS},
     ),
+    "QuasiStatic": Row(lambda n: mpj.QuasiStatic()),
+    "EICredit": Row(lambda n: mpj.EICredit(), cell=settling),
     "GLE": Row(lambda n: mpj.GLE(), cell=lagging),
     "ReadoutOnly": Row(lambda n: mpj.ReadoutOnly()),
 }
@@ -181,9 +190,13 @@ def operations(row_name: str, n: int) -> float:
     return analysis["flops"]
 
 
+# The pattern of SnAp(2) takes its time at these sizes. Flops of a solve, and of a loop that ends
+# when it has converged, are not counted.
+NOT_COUNTED = ("SnAp, two steps", "QuasiStatic", "EICredit")
+
+
 @pytest.mark.slow
-# the pattern of SnAp(2) takes its time at these sizes
-@pytest.mark.parametrize("row_name", [name for name in ROWS if name != "SnAp, two steps"])
+@pytest.mark.parametrize("row_name", [name for name in ROWS if name not in NOT_COUNTED])
 def test_time(row_name):
     """Twice as many neurons and inputs: as many more operations as the formula says."""
     sizes = (64, 128)
@@ -212,6 +225,7 @@ OFFLINE = {"EProp": "eprop", "MDGL": "mdgl", "ModProp": "modprop", "FutureBPTT":
 STREAMED = {
     "SnAp": mpj.SnAp(1),
     "KeRNL": mpj.KeRNL(sigma=0.1, learn=SGD),
+    "QuasiStatic": mpj.QuasiStatic(),
     "DNI": mpj.DNI(learn=SGD),
     "LocalDNI": mpj.LocalDNI(learn=SGD, learn_jacobian=SGD),
     "ReadoutOnly": mpj.ReadoutOnly(),
@@ -285,7 +299,8 @@ def test_exact_rules_are_exact():
 
     found = jit(mpj.online_value_and_grad(segment, segment=1))(layer, layer.init(), xs, ws)[1]
     assert distance(found.cell, plain_gradient(mpj.BPTT(), *problem)) < 1e-12
-    checked = {"BPTT", "RTRL", "DiagonalRTRL"}
+    # EICredit, of another kind of cell, is in test_ei_credit.py
+    checked = {"BPTT", "RTRL", "DiagonalRTRL", "EICredit"}
     assert {name for name in CARDS if CARDS[name].bias == "exact"} == checked
 
 

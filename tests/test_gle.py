@@ -118,7 +118,7 @@ def online(case: str, optimizer: Any = None, floor: float = 0.0) -> Any:
             gradient = jax.tree.map(lambda g: g / batch, gradient)
             with jax.numpy_dtype_promotion("standard"):  # optax knows no strict mode
                 updates, memory = learn.update(gradient, memory, params)
-            params = optax.apply_updates(params, updates)
+            params: Any = optax.apply_updates(params, updates)
             if floor:
                 clamped = [jnp.maximum(tau, floor) for tau in taus_of(params.cell)]
                 params = eqx.tree_at(lambda p: taus_of(p.cell), params, clamped)
@@ -322,7 +322,10 @@ def test_segments_do_not_matter(order):
 def test_errors_undo_what_the_activity_does():
     """Forward filter, then error filter: the identity, neuron by neuron."""
     settings: dict[str, Any] = {"dt": 0.1, "activations": jax.nn.identity, "use_bias": False}
-    taus = {"tau_m": [np.array([1.0, 0.1, 2.0, 0.5])], "tau_r": [np.array([0.1, 0.7, 2.0, 0.3])]}
+    taus: dict[str, Any] = {
+        "tau_m": [np.array([1.0, 0.1, 2.0, 0.5])],
+        "tau_r": [np.array([0.1, 0.7, 2.0, 0.3])],
+    }
     cell = mpj.GLECell([4, 4], **settings, **taus, key=jr.key(0))
     cell = eqx.tree_at(lambda c: c.layers[0].weight, cell, jnp.eye(4))
     xs = jnp.asarray(np.random.default_rng(1).normal(size=(30, 4)))

@@ -43,19 +43,22 @@ class EquilibriumCell(AbstractCell):
     is a function of its input wherever there is one equilibrium. Inputs (T, *batch, k), k input
     units in the order of their index; the emission is all n rates; state: `Equilibrium`.
 
-    `BPTT`, like JAX's own derivative of `step` in reverse mode (second derivatives too), is
-    implicit differentiation, exact for a stable or unstable equilibrium:
-    \( \nabla_W = (a \odot \sigma') \otimes r \) with \( a = (1 - W^T \mathrm{diag}(M\sigma'))^{-1} e
-    \) and e the loss's credit on the rates. `EICredit` lets credit relax instead.
+    `BPTT` is implicit differentiation, exact, as is JAX's own derivative of `step` in reverse mode
+    (second derivatives too). With e the loss's credit on the rates,
+
+    \[ a = (1 - W^T \mathrm{diag}(M\sigma'))^{-1} e, \qquad
+       \nabla_W = (a \odot M\sigma') \otimes r, \qquad \nabla_x = (1 - M)\, a \]
+
+    `EICredit` lets credit relax instead.
 
     An equilibrium that was not reached, in `max_steps` sweeps or for a NaN, is reported:
     `state.converged` is False, its gradient is NaN (`value_and_grad(..., check=True)` raises;
     `optax.apply_if_finite` skips the update), and with `check` the step itself raises.
 
-    Cost: O(n²) a sweep and example, about log(tolerance)/log ρ sweeps with ρ the spectral radius
-    of \( \mathrm{diag}(M\sigma') W \), which has to be below 1 without damping; as many as there are
-    layers, and one more, if layered. `BPTT` solves an n × n system a step and example, O(n³).
-    Memory: the equilibrium alone, however many sweeps.
+    Cost: O(n²) a sweep and example. About log(tolerance)/log ρ sweeps, with ρ the spectral radius
+    of \( \mathrm{diag}(M\sigma') W \), which has to be below 1 without damping; layered, as many
+    as there are layers, inputs included, and one more. `BPTT` solves an n × n system a step and
+    example, O(n³). Memory: the equilibrium alone, however many sweeps.
 
     Source: the firing dynamics of Fan & Mysore 2024 (arXiv 2405.14139).
     """
@@ -84,6 +87,7 @@ class EquilibriumCell(AbstractCell):
         mask: Any = None,
         signs: Any = None,
         use_bias: bool = True,
+        gain: float = 0.7,
         rtol: float = 1e-6,
         atol: float = 1e-6,
         max_steps: int = 1000,
@@ -103,7 +107,9 @@ class EquilibriumCell(AbstractCell):
         - `signs`: ±1 for each presynaptic unit (Dale's law at the start; `optim.dale` keeps it).
             Use an activation that is not negative.
         - `use_bias`: add a bias, initially zero.
-        - `rtol`, `atol`: settled when a sweep moves no rate r by more than atol + rtol·\|r\|.
+        - `gain`: g, the size of the first weights: about their spectral radius, if recurrent.
+        - `rtol`, `atol`: settled when a sweep moves no rate r by more than atol + rtol·\|r\|. Where
+            that is finer than rounding, 0 for example, rounding is what counts.
         - `max_steps`: sweeps at most.
         - `damping`: share α of each sweep that is taken, in (0, 1]; None: all of it.
         - `solver`: in place of sweeps, a fixed-point or root finder of optimistix such as
@@ -111,9 +117,9 @@ class EquilibriumCell(AbstractCell):
             `rtol` and `atol` all the same.
         - `check`: raise at run time when an equilibrium is not reached.
         - `dtype`: of the parameters; the JAX default if None.
-        - `key`: for the weights. A unit's incoming weights are N(0, 0.81 / their number); with
+        - `key`: for the weights. A unit's incoming weights are N(0, g² / their number); with
             `signs` half-normal, its inhibition scaled to balance its excitation where it has both,
-            and all to a norm of 0.9.
+            and all to the norm g.
         """
         self.inputs = FrozenArray(_units("inputs", inputs, size))
         self.outputs = FrozenArray(_units("outputs", outputs, size))
@@ -137,7 +143,7 @@ class EquilibriumCell(AbstractCell):
         self.check = check
         effective = ~self.inputs.numpy()[:, None] & np.ones((size, size), bool)
         allowed = jnp.asarray(effective) if self.mask is None else self.mask & effective
-        self.weight = _initial(key, allowed, self.signs, dtype)
+        self.weight = gain * _initial(key, allowed, self.signs, dtype)
         self.bias = jnp.zeros(size, self.weight.dtype) if use_bias else None
 
     @property
@@ -185,10 +191,11 @@ class EquilibriumCell(AbstractCell):
         drive = rates @ self.effective().weight.T
         return drive if self.bias is None else drive + jnp.broadcast_to(self.bias, drive.shape)
 
-    def slope(self, drive: Float[Array, " n"]) -> Float[Array, " n"]:
-        """`M σ'` of one example."""
-        _, slope = jax.jvp(self.activation, (drive,), (jnp.ones_like(drive),))
-        return jnp.where(self.inputs.numpy(), 0, slope)
+    def slope(self, drive: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
+        """`M σ'`."""
+        _, pull = jax.vjp(self.activation, drive)
+        (slope,) = pull(jnp.ones_like(drive))
+        return jnp.where(np.broadcast_to(self.inputs.numpy(), slope.shape), 0, slope)
 
     def currents(
         self, state: Equilibrium
@@ -204,23 +211,26 @@ class EquilibriumCell(AbstractCell):
         """The equilibrium of each example, from these rates."""
         cell = self.effective()
         options: Any = {"rtol": self.rtol, "atol": self.atol, "max_steps": self.max_steps}
-
-        def one(start, x):
-            if self.solver is not None:
-                return accelerated(self.solver, cell.sweep(x), start, **options)
-            return relax(cell.sweep(x), start, damping=self.damping, **options)
-
         # an example that was lost starts anew
         start = jnp.where(jnp.isfinite(start), start, 0)
+        if self.solver is None:
+            return relax(cell.sweep(x), start, damping=self.damping, **options)
+
+        def one(start, x):
+            return accelerated(self.solver, cell.sweep(x), start, **options)
+
         return each(one, start.ndim - 1)(start, x)
 
-    def sweep(self, x: Float[Array, " k"]) -> Callable[[Array], Array]:
-        """`r -> M σ(W r + b) + (1 - M) x` of one example."""
+    def sweep(self, x: Float[Array, "*batch k"]) -> Callable[[Array], Array]:
+        """`r -> M σ(W r + b) + (1 - M) x`."""
         inputs = self.inputs.numpy()
-        held = jnp.zeros(len(inputs), x.dtype).at[np.flatnonzero(inputs)].set(x)
+        # a last feature for the units that have none
+        padded = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, 1)])
+        held = padded[..., np.where(inputs, np.cumsum(inputs) - 1, self.in_size)]
+        clamped = np.broadcast_to(inputs, held.shape)
 
         def swept(rates):
-            return jnp.where(inputs, held, self.activation(self.drive(rates)))
+            return jnp.where(clamped, held, self.activation(self.drive(rates)))
 
         return swept
 
@@ -258,9 +268,13 @@ def check_relaxation(
 def _implicit(cell: EquilibriumCell, rates: Array, direct: Array) -> Found:
     """Exact credit: `(1 - W^T diag(M σ')) a = e`."""
     slope = cell.slope(cell.drive(rates))
-    matrix = jnp.eye(len(rates), dtype=rates.dtype) - cell.weight.T * slope[None, :]
-    credit = solved(matrix, direct)
-    return Found(credit, slope, jnp.zeros((), jnp.int32), jnp.array(True))
+
+    def one(slope, direct):
+        matrix = jnp.eye(len(slope), dtype=slope.dtype) - cell.weight.T * slope[None, :]
+        return solved(matrix, direct)
+
+    credit, batch = each(one, slope.ndim - 1)(slope, direct), slope.shape[:-1]
+    return Found(credit, slope, jnp.zeros(batch, jnp.int32), jnp.ones(batch, bool))
 
 
 def _units(name: str, flags: Any, n: int) -> np.ndarray:
@@ -290,7 +304,7 @@ def _initial(
     draw = jnp.where(allowed, draw, 0)
     if signs is None:
         count = jnp.maximum(allowed.sum(1), 1).astype(draw.dtype)
-        return 0.9 * draw / jnp.sqrt(count)[:, None]
+        return draw / jnp.sqrt(count)[:, None]
     magnitude, excitatory = jnp.abs(draw), np.asarray(signs) > 0
     excitation = jnp.sum(magnitude, 1, where=excitatory[None])
     inhibition = jnp.sum(magnitude, 1, where=~excitatory[None])
@@ -298,4 +312,4 @@ def _initial(
     ratio = jnp.where(both, excitation / jnp.where(both, inhibition, 1), 1)
     weight = jnp.where(excitatory[None], magnitude, -ratio[:, None] * magnitude)
     norm = jnp.linalg.norm(weight, axis=1, keepdims=True)
-    return 0.9 * weight / jnp.where(norm > 0, norm, 1)
+    return weight / jnp.where(norm > 0, norm, 1)

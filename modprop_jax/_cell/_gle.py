@@ -93,7 +93,7 @@ class GLECell(AbstractCell):
     first rates and slopes are 0, not φ(0) and φ'(0). The slope φ' is JAX's derivative of φ.
 
     γ (`gamma`) nudges membranes by the errors \(e_l\) of the rule `GLE`. Under any other rule there
-    are none, and it is without effect; to run a nudged network, or to evaluate it, take BPTT.
+    are none, and it has no effect: evaluate a nudged network under BPTT.
 
     Parameters: `layers[l].weight` (post, pre), `layers[l].bias` (post,) or None, and, with
     `learn_tau`, `layers[l].tau_m` (post,). BPTT gives the exact gradient of this recursion. Time

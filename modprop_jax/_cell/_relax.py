@@ -10,43 +10,50 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 class Relaxed(NamedTuple):
-    """Where a relaxation has come to, after how many sweeps, and whether it is a fixed point."""
+    """Where each example has come to, after how many sweeps, and whether it is a fixed point."""
 
-    value: Float[Array, " n"]
-    sweeps: Int[Array, ""]
-    converged: Bool[Array, ""]
+    value: Float[Array, "*batch n"]
+    sweeps: Int[Array, "*batch"]
+    converged: Bool[Array, "*batch"]
 
 
 def relax(
     sweep: Callable[[Array], Array],
-    start: Float[Array, " n"],
+    start: Float[Array, "*batch n"],
     *,
     rtol: float,
     atol: Any,
     max_steps: int,
     damping: float | None,
 ) -> Relaxed:
-    """Iterate `v <- v + damping (sweep(v) - v)` until a sweep moves nothing beyond tolerance."""
+    """Iterate `v <- v + damping (sweep(v) - v)`, each example until that moves nothing any more.
 
-    def unsettled(carry):
-        _, count, left = carry
+    Nothing beyond tolerance: `atol` is a number, or one an example.
+    """
+
+    def unsettled(count, left):
         # a NaN compares False, and so ends the loop
         return (left > 0) & (count < max_steps)
 
     def body(carry):
-        value, count, _ = carry
+        value, count, left = carry
+        on = unsettled(count, left)
         swept = sweep(value)
         further = swept if damping is None else value + damping * (swept - value)
-        return further, count + 1, excess(swept, value, rtol, atol)
+        left = jnp.where(on, excess(swept, value, rtol, atol), left)
+        return jnp.where(on[..., None], further, value), count + on.astype(jnp.int32), left
 
-    first = jnp.full((), jnp.inf, start.dtype)
-    value, count, left = lax.while_loop(unsettled, body, (start, jnp.zeros((), jnp.int32), first))
+    far = jnp.full_like(start.max(-1), jnp.inf)
+    carry = start, jnp.zeros_like(far, jnp.int32), far
+    value, count, left = lax.while_loop(lambda c: unsettled(*c[1:]).any(), body, carry)
     return Relaxed(value, count, left <= 0)
 
 
-def excess(new: Array, old: Array, rtol: float, atol: Any) -> Float[Array, ""]:
+def excess(new: Array, old: Array, rtol: float, atol: Any) -> Float[Array, "*batch"]:
     """By how much the largest change is beyond tolerance; NaN if there is one."""
-    return jnp.max(jnp.abs(new - old) - rtol * jnp.abs(new) - atol)
+    # what rounding moves for ever: a finer tolerance would never be met
+    rounding = 8 * jnp.finfo(new.dtype).eps * jnp.abs(new).max(-1)
+    return (jnp.abs(new - old) - rtol * jnp.abs(new)).max(-1) - jnp.maximum(atol, rounding)
 
 
 def solved(matrix: Float[Array, "n n"], right: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -73,7 +80,7 @@ def accelerated(
     atol: float,
     max_steps: int,
 ) -> Relaxed:
-    """The fixed point of `sweep` by a solver of optimistix, and one more sweep to tell it is one."""
+    """`relax` for one example by a solver of optimistix; one more sweep tells if it is there."""
     # imported here: few need it
     import optimistix
 

@@ -10,11 +10,10 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._tree import inexact
 from .._vjp import with_derivative
-from ._relax import each
 
 
 class Found(NamedTuple):
-    """Credit on the rates of an example, the balance that it meets, and how it was found."""
+    """Credit on the rates, the balance that it meets, and how it was found."""
 
     credit: Float[Array, "*batch n"]
     balance: Float[Array, "*batch n"]
@@ -27,9 +26,9 @@ def settle(
 ) -> tuple[PyTree, Bool[Array, "*batch"]]:
     """The cell's next equilibrium and whether it is one, with credit as its derivative.
 
-    `cell` is effective. `find(cell, rates, direct)` returns credit on all rates of one example from
-    that of the loss. It meets the parameters as (credit · balance) ⊗ rates; the state before, a
-    start for the relaxation only, gets none. Where firing or credit has not settled, it is NaN.
+    `cell` is effective. `find(cell, rates, direct)` returns credit on all rates from that of the
+    loss. It meets the parameters as (credit · balance) ⊗ rates; the state before, a start for the
+    relaxation only, gets none. Where firing or credit has not settled, it is NaN.
     """
 
     def relaxed(pack):
@@ -44,16 +43,12 @@ def settle(
         if direct is None:
             return None, None, None
 
-        def one(rates, direct, settled):
-            found = find(cell, rates, direct)
-            # where the loss does not look (padding), nothing is asked of an equilibrium
-            valid = (settled & found.converged) | (direct == 0).all()
-            credit = jnp.where(valid, found.credit, jnp.nan)
-            return credit, credit * found.balance
-
-        credit, charged = each(one, rates.ndim - 1)(rates, direct, settled)
+        found = find(cell, rates, direct)
+        # where the loss does not look (padding), nothing is asked of an equilibrium
+        valid = (settled & found.converged) | (direct == 0).all(-1)
+        credit = jnp.where(valid[..., None], found.credit, jnp.nan)
         n = rates.shape[-1]
-        rows, sent = charged.reshape(-1, n), rates.reshape(-1, n)
+        rows, sent = (credit * found.balance).reshape(-1, n), rates.reshape(-1, n)
         bias = None if cell.bias is None else rows.sum(0)
         nothing = jax.tree.map(lambda _: None, state)
         return with_gradient(cell, rows.T @ sent, bias), nothing, cell.clamped_part(credit)

@@ -4,12 +4,13 @@ from typing import Any, ClassVar, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from .._cell import AbstractCell, EquilibriumCell, Filtered
 from .._cell._equilibrium import check_relaxation, Equilibrium
-from .._cell._relax import each, relax, Relaxed
+from .._cell._relax import relax, Relaxed
 from .._cell._settle import Found
 from .._credit import Back, Credit, Point
 from .._reverse import inner_cell
@@ -92,7 +93,7 @@ class EICredit(AbstractRule):
             at e.
         - `balance`: elementwise f of the net input; None: the derivative of the activation.
         - `rtol`, `atol`: settled when a sweep moves no credit a by more than
-            rtol·\|a\| + atol·max \|e\|, whatever the scale of the loss.
+            rtol·\|a\| + atol·max \|e\|, whatever the scale of the loss, or by rounding alone.
         - `max_steps`: sweeps at most.
         - `damping`: share of each sweep that is taken, in (0, 1]; None: all of it. An equilibrium
             that needs damping needs it here too.
@@ -155,15 +156,10 @@ class EICredit(AbstractRule):
         **Returns:** `credit` a and `balance` f (*batch, n); `sweeps` and `converged` (*batch).
         """
         self.check(cell)
-        cell = cell.effective()
-
-        def one(rates, direct):
-            return self.find(cell, rates, direct)
-
-        return each(one, direct.ndim - 1)(state.rates, direct)
+        return self.find(cell.effective(), state.rates, direct)
 
     def find(self, cell: EquilibriumCell, rates: Array, direct: Array) -> Found:
-        """`relax` for one example; the cell is effective."""
+        """`relax`, of a cell that is effective."""
         balance = self.balance_at(cell, cell.drive(rates))
         sweep = self.sweep(cell, balance, direct)
         if self.sweeps is None:
@@ -171,31 +167,39 @@ class EICredit(AbstractRule):
                 sweep,
                 direct,
                 rtol=self.rtol,
-                atol=self.atol * jnp.max(jnp.abs(direct)),
+                atol=self.atol * jnp.abs(direct).max(-1),
                 max_steps=self.max_steps,
                 damping=self.damping,
             )
         else:
             share = 1.0 if self.damping is None else self.damping
             value = lax.fori_loop(0, self.sweeps, lambda _, a: a + share * (sweep(a) - a), direct)
-            found = Relaxed(value, jnp.asarray(self.sweeps, jnp.int32), jnp.array(True))
+            batch = direct.shape[:-1]
+            found = Relaxed(value, jnp.full(batch, self.sweeps, jnp.int32), jnp.ones(batch, bool))
         return Found(found.value, balance, found.sweeps, found.converged)
 
-    def balance_at(self, cell: EquilibriumCell, drive: Float[Array, " n"]) -> Float[Array, " n"]:
-        """f of one example; 0 for clamped inputs."""
+    def balance_at(
+        self, cell: EquilibriumCell, drive: Float[Array, "*batch n"]
+    ) -> Float[Array, "*batch n"]:
+        """f; 0 for clamped inputs."""
         if self.balance is None:
             return cell.slope(drive)
-        return jnp.where(cell.inputs.numpy(), 0, self.balance(drive))
+        clamped = np.broadcast_to(cell.inputs.numpy(), drive.shape)
+        return jnp.where(clamped, 0, self.balance(drive))
 
     def sweep(
-        self, cell: EquilibriumCell, balance: Float[Array, " n"], direct: Float[Array, " n"]
+        self,
+        cell: EquilibriumCell,
+        balance: Float[Array, "*batch n"],
+        direct: Float[Array, "*batch n"],
     ) -> Callable[[Array], Array]:
-        """`a -> e + W^T (f a)` of one example; the cell is effective."""
+        """`a -> e + W^T (f a)`, of a cell that is effective."""
+        held = np.broadcast_to(cell.outputs.numpy(), direct.shape)
 
         def sent_back(credit):
             received = (balance * credit) @ cell.weight
             if self.output == "clamp":
-                received = jnp.where(cell.outputs.numpy(), 0, received)
+                received = jnp.where(held, 0, received)
             return direct + received
 
         return sent_back

@@ -52,7 +52,7 @@ class GLE(AbstractCreditRule):
         facing="future",
         structure="λ_i ∝ e_i, the error at i low-pass filtered by τ_r and looking ahead by τ_m",
         bias="biased",
-        when="exact where every τ_m = τ_r, without delays between layers",
+        when="exact where every τ_m = τ_r, in a sweep; costs are those of one layer of `GLECell`",
         memory="n",
         time="n*(m+1)",
         synapse="its presynaptic rate and its neuron's prospective error",

@@ -28,11 +28,21 @@ class QuasiStatic(AbstractRule):
     drive (1 on `LeakyCell`). W and the present state alone say how credit spreads: as if the
     network had all the time that it needs to settle before anything changes.
 
-    Exact: for inputs that are slow against the neurons, in a network with one stable equilibrium
-    (the stationary limit of BPTT). Approximate: lags of credit between neurons are dropped, so for
-    fast inputs it may be worse than e-prop, which is `sweeps=0`. A truncated series,
+    Exact: in the limit of inputs that are slow against the neurons, in a network that settles (the
+    stationary limit of BPTT). Approximate: lags of credit between neurons are dropped, so that for
+    fast inputs it is no better than e-prop, which is `sweeps=0`. A truncated series,
     \(\hat c_t = \sum_{k \le sweeps} c_t (R_t W H_t)^k\), is what so many sweeps of retrograde
-    signalling deliver within a step.
+    signalling deliver within a step. Mean cosine to BPTT (three networks of 40 leaky tanh neurons;
+    spectral radius of W; correlation time of the inputs in units of the neurons'):
+
+    | radius | inputs | e-prop | 1 sweep | solution | ridge 0.1 |
+    |---|---|---|---|---|---|
+    | 0.5 | 0.3 | 0.979 | 0.981 | 0.973 | 0.982 |
+    | 0.5 | 10 | 0.961 | 0.997 | 1.000 | 1.000 |
+    | 0.9 | 1 | 0.901 | 0.955 | 0.949 | 0.970 |
+    | 0.9 | 10 | 0.884 | 0.978 | 0.997 | 0.996 |
+    | 1.2 | 1 | 0.817 | 0.894 | 0.742 | 0.928 |
+    | 1.2 | 10 | 0.812 | 0.943 | 0.973 | 0.972 |
 
     **Near-singular steps.** The series converges where the spectral radius of \(R_t W H_t\) is
     below 1. Where an eigenvalue comes near 1, such steps dominate the gradient; at 1 it is not
@@ -70,8 +80,9 @@ class QuasiStatic(AbstractRule):
         """**Arguments:**
 
         - `sweeps`: terms of the series after the first; None: the solution.
-        - `ridge`: ε of the solution in the least-squares sense, with ε times the squared credit
-            added: no credit is amplified by more than 1 / (2 √ε).
+        - `ridge`: ε of a solution by least squares, ε times the squared credit added: what neurons
+            send on is at most 1 / (2 √ε) times the direct credit, in the norm over neurons. 0.01
+            to 0.1 does well where the radius is above 1.
         """
         if sweeps is not None and (isinstance(sweeps, bool) or sweeps < 0):
             raise ValueError(f"sweeps must be 0, 1, ... or None, but is {sweeps!r}.")

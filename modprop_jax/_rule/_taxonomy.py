@@ -5,13 +5,16 @@ from ._bptt import BPTT, RTRL
 from ._card import Card
 from ._diagonal_rtrl import DiagonalRTRL
 from ._dni import DNI
+from ._ei_credit import EICredit
 from ._eprop import EProp
 from ._future_bptt import FutureBPTT
+from ._gle import GLE
 from ._kernl import KeRNL
 from ._kf_rtrl import KFRTRL
 from ._local_dni import LocalDNI
 from ._mdgl import MDGL
 from ._modprop import ModProp
+from ._quasi_static import QuasiStatic
 from ._readout_only import ReadoutOnly
 from ._rkf_rtrl import RKFRTRL
 from ._snap import SnAp
@@ -33,6 +36,9 @@ _RULES: tuple[type[AbstractRule], ...] = (
     FutureBPTT,
     DNI,
     LocalDNI,
+    QuasiStatic,
+    EICredit,
+    GLE,
     ReadoutOnly,
 )
 

@@ -93,11 +93,11 @@ class Kernel(AbstractInfluence):
             # it moves before its step, and the kernel sees the noise of the next one
             early, late, seen = now, early, _noise(rule, later, past.apart)
         step = each(_step_of(cell, learned.alpha), point.x.ndim - 1)
-        leaves = jax.tree.map(lambda a: a[0], (past, early, late, seen))
-        past = step(point.before, point.x, after, *leaves)
+        # over the leading axis too: taken off and put back, XLA would copy the eligibility
+        step = jax.vmap(step, in_axes=(None, None, None, 0, 0, 0, 0))
+        past = step(point.before, point.x, after, past, early, late, seen)
         keep = None if point.flags is None else point.flags.keep
         learned = _learn(rule, prepared, learned, past, keep)
-        past = jax.tree.map(lambda a: a[None], past)
         return Influence(KernelState(learned, past, later))
 
     def contract(

@@ -17,7 +17,7 @@ class Synthetic(NamedTuple):
 
     Shared by all examples: `weight` A (state, state + labels + 1), its copy `target` A⁻, `jacobian`
     J̃ (state, state) or None, the optimizers' states, and the number of steps (`step`). Of each
-    example's last step: its `state`, `labels` and direct credit (`error`), and whether there was one.
+    example's last step: its `state`, `labels` and direct credit (`error`), and if there was one.
     """
 
     weight: Float[Array, "s f"]

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from .._cell import EquilibriumCell
@@ -35,21 +36,15 @@ def ei_balance(cell: EquilibriumCell, state: Equilibrium) -> EIBalance:
     net inputs from -10 to 10. Cost: O(n³) an example for the radius, by some 50 matmuls.
     """
     cell = cell.effective()
-    steepest = jnp.max(_slopes(cell))
-
-    def one(rates):
-        slope = cell.slope(cell.drive(rates))
-        free = ~cell.inputs.numpy()
-        return jnp.mean(slope, where=free) / steepest, radius(slope[:, None] * cell.weight)
-
+    slope, free = cell.slope(cell.drive(state.rates)), ~cell.inputs.numpy()
+    points = jnp.linspace(-10, 10, 2001, dtype=slope.dtype)[:, None]
+    steepest = cell.slope(jnp.broadcast_to(points, (2001, len(free)))).max()
+    set_point = slope.mean(-1, where=np.broadcast_to(free, slope.shape)) / steepest
     excitatory, inhibitory = cell.currents(state)
     both = jnp.abs(excitatory) + jnp.abs(inhibitory)
     mismatch = jnp.abs(excitatory - inhibitory) / jnp.where(both > 0, both, 1)
-    set_point, largest = each(one, state.rates.ndim - 1)(state.rates)
-    return EIBalance(set_point, mismatch, largest)
 
+    def largest(slope):
+        return radius(slope[:, None] * cell.weight)
 
-def _slopes(cell: EquilibriumCell) -> Float[Array, "points n"]:
-    like = jnp.ones(cell.hidden_size, cell.weight.dtype)
-    points = jnp.linspace(-10, 10, 2001, dtype=like.dtype)
-    return each(lambda s: cell.slope(s * like), 1)(points)
+    return EIBalance(set_point, mismatch, each(largest, slope.ndim - 1)(slope))

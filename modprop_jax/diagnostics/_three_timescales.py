@@ -9,7 +9,6 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from .._cell import EquilibriumCell
-from .._cell._relax import each
 from .._cell._settle import with_gradient
 from .._rule import EICredit
 
@@ -68,16 +67,12 @@ def three_timescales(
     steps = round(duration / dt)
     start = cell.init(x.shape[:-1]).rates
 
-    def one(rates, credit, x, direct):
-        balance = rule.balance_at(cell, cell.drive(rates))
-        rates = rates + dt * (cell.sweep(x)(rates) - rates)
-        sent = rule.sweep(cell, balance, direct)(credit)
-        return rates, credit + dt / tau_credit * (sent - credit), balance
-
     def body(carry, step):
         rates, credit, weight, bias = carry
-        direct = jax.grad(loss)(rates)
-        rates, credit, balance = each(one, rates.ndim - 1)(rates, credit, x, direct)
+        balance = rule.balance_at(cell, cell.drive(rates))
+        sent = rule.sweep(cell, balance, jax.grad(loss)(rates))(credit)
+        rates = rates + dt * (cell.sweep(x)(rates) - rates)
+        credit = credit + dt / tau_credit * (sent - credit)
         rows = (balance * credit).reshape(-1, rates.shape[-1])
         on = (step >= round(plastic_from * steps)).astype(rates.dtype)
         weight = weight + on * (rows.T @ rates.reshape(rows.shape))

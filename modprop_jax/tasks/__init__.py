@@ -14,7 +14,14 @@ from ._evidence_accumulation import (
     evidence_accumulation as evidence_accumulation,
 )
 from ._flip_flop import FLIP_FLOP, flip_flop as flip_flop
+from ._lag_line import LAG_LINE, lag_line as lag_line, lag_line_cell as lag_line_cell
 from ._mimic import MIMIC, mimic as mimic
+from ._mnist1d import (
+    MNIST1D,
+    mnist1d as mnist1d,
+    mnist1d_split as mnist1d_split,
+    summed_cross_entropy as summed_cross_entropy,
+)
 from ._pattern_generation import PATTERN_GENERATION, pattern_generation as pattern_generation
 from ._sine_wave import SINE_WAVE, sine_wave as sine_wave
 from ._task import (
@@ -39,5 +46,7 @@ TASKS: dict[str, Task] = {
         ADD,
         MIMIC,
         SINE_WAVE,
+        LAG_LINE,
+        MNIST1D,
     )
 }

@@ -1,0 +1,147 @@
+"""MNIST-1D: ten shapes of a line, moved, stretched, sheared and in noise, read as they come."""
+
+import contextlib
+import functools
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from ._task import cross_entropy, Preset, Task
+
+
+def mnist1d(
+    key: PRNGKeyArray,
+    batch: int = 100,
+    *,
+    split: str = "train",
+    steps: int = 360,
+    dtype: Any = None,
+) -> tuple[Float[Array, "T batch 1"], Int[Array, " batch"]]:
+    """A minibatch of MNIST-1D as sequences of one feature, drawn with replacement.
+
+    5,000 lines in ten classes, made by the package `mnist1d` (the extra of that name) from its own
+    seed, without a download: 12 points of a template, padded to 72, moved, scaled, sheared, with
+    noise, and interpolated to `steps` points. Mean 0 and standard deviation 1 over all.
+
+    **Arguments:**
+
+    - `key`: PRNG key: the same key gives the same batch.
+    - `batch`: number of lines.
+    - `split`: "train" (4,000 lines) or "test" (1,000).
+    - `steps`: T; 360, the published choice for GLE, is 72 units of time in steps of 0.2.
+    - `dtype`: of `xs`; by default JAX's default float.
+
+    **Returns:** `xs` (steps, batch, 1) and labels 0 ... 9 (batch,).
+
+    **Raises:** `ValueError` for an unknown `split` or `steps < 1`, `ImportError` without the
+    package.
+
+    Source: Greydanus & Kobak, "Scaling down deep learning with MNIST-1D", ICML 2024
+    (arXiv 2011.14439).
+    """
+    lines, labels = _arrays(split, steps)
+    picks = jr.randint(key, (batch,), 0, len(labels))
+    return _sequences(jnp.asarray(lines)[picks], dtype), jnp.asarray(labels)[picks]
+
+
+def mnist1d_split(
+    split: str = "test", *, steps: int = 360, dtype: Any = None
+) -> tuple[Float[Array, "T lines 1"], Int[Array, " lines"]]:
+    """All lines of one split, in a fixed order; see `mnist1d`."""
+    lines, labels = _arrays(split, steps)
+    return _sequences(jnp.asarray(lines), dtype), jnp.asarray(labels)
+
+
+def summed_cross_entropy(
+    logits: Float[Array, "T batch classes"], labels: Int[Array, " batch"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Cross-entropy of every step, a mean; and accuracy of the logits summed over steps."""
+    each = jnp.broadcast_to(labels, logits.shape[:-1])
+    _, accuracy = cross_entropy(logits.sum(axis=0), labels)
+    return cross_entropy(logits, each)[0], accuracy
+
+
+def _sequences(lines: Array, dtype: Any) -> Array:
+    dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
+    return lines.astype(dtype).T[..., None]
+
+
+@functools.cache
+def _arrays(split: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lines (N, steps) and labels (N,) of one split."""
+    if split not in ("train", "test"):
+        raise ValueError(f"split must be 'train' or 'test', but got {split!r}.")
+    if steps < 1:
+        raise ValueError(f"mnist1d needs steps >= 1, but got steps={steps}.")
+    made = _made(steps)
+    suffix = "_test" if split == "test" else ""
+    return made["x" + suffix], made["y" + suffix].astype(np.int32)
+
+
+@functools.cache
+def _made(steps: int) -> dict[str, Any]:
+    """The data of the package. It takes seconds, and only this task needs it."""
+    try:
+        from mnist1d.data import get_dataset_args, make_dataset
+    except ImportError as error:
+        raise ImportError(
+            "The task mnist1d needs the package of that name: pip install 'modprop_jax[mnist1d]'."
+        ) from error
+    options: Any = get_dataset_args()
+    options.final_seq_length = steps
+    with _own_randomness():
+        return make_dataset(options)
+
+
+@contextlib.contextmanager
+def _own_randomness() -> Iterator[None]:
+    """The package seeds the global generators of Python and NumPy: put them back."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def _evaluation(key: PRNGKeyArray, **options: Any) -> tuple[Array, Array]:
+    del key  # the test set is what it is
+    return mnist1d_split("test", **options)
+
+
+MNIST1D = Task(
+    name="mnist1d",
+    description="MNIST-1D, point by point: name the shape of the line.",
+    out_size=10,
+    batch=mnist1d,
+    evaluation=_evaluation,
+    loss=summed_cross_entropy,
+    readout="every",
+    presets={
+        # One point of the line a step, not five.
+        "small": Preset(
+            data={"steps": 72},
+            hidden_size=64,
+            cell_options={"tau": 10.0},
+            iterations=3000,
+            eval_every=100,
+            learning_rate=1e-3,
+            criterion=0.9,
+        ),
+        # Nobody has published this network; it is a longer run of a larger one.
+        "published": Preset(
+            data={"steps": 360},
+            hidden_size=128,
+            cell_options={"tau": 50.0},
+            iterations=10000,
+            eval_every=200,
+            learning_rate=1e-3,
+            criterion=0.9,
+        ),
+    },
+)
