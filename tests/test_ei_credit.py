@@ -223,6 +223,7 @@ def relaxed_by_hand(cell: Any, xs: Any, ys: Any, stop: bool) -> Any:
     return jit(eqx.filter_grad(loss))(cell)
 
 
+@pytest.mark.slow
 def test_clamped_credit_is_a_stopped_feedback():
     rng = np.random.default_rng(5)
     cell = recurrent(mask=rng.random((9, 9)) < 0.8)
@@ -234,6 +235,7 @@ def test_clamped_credit_is_a_stopped_feedback():
     assert apart > 1e-2
 
 
+@pytest.mark.slow
 def test_clamped_credit_is_exact_if_outputs_send_nothing():
     mask = np.ones((9, 9), bool)
     mask[:, -2:] = False
@@ -266,6 +268,7 @@ def test_two_units_whose_clamped_credit_diverges():
         jax.block_until_ready(jit(loss)(cell))
 
 
+@pytest.mark.slow
 def test_truncation():
     """Each sweep brings credit one synapse further; the rest falls as ρ to the number of sweeps."""
     cell, xs, ys, of = golden("rec_tanh", jnp.tanh)
@@ -282,6 +285,7 @@ def test_truncation():
     assert rate == pytest.approx(float(of["rho_DW"]), rel=0.01)
 
 
+@pytest.mark.slow
 def test_layered_truncation_is_exact_after_one_sweep_a_layer():
     cell, xs, ys, of = golden("layered_tanh", jnp.tanh)
     for sweeps in (1, 2):
@@ -292,6 +296,7 @@ def test_layered_truncation_is_exact_after_one_sweep_a_layer():
 # --- the rule's own laws ---
 
 
+@pytest.mark.slow
 def test_ratio_law():
     """Plasticity to retrograde signal of a synapse is presynaptic rate to weight."""
     cell = recurrent()
@@ -319,6 +324,7 @@ def _(primals, tangents):
     return jnp.tanh(*primals), bump(*primals) * tangents[0]
 
 
+@pytest.mark.slow
 def test_any_balance_is_a_surrogate_derivative():
     cell = recurrent()
     xs, ys = problem(cell)
@@ -333,6 +339,7 @@ def test_any_balance_is_a_surrogate_derivative():
 SIGNS = (1, 1, -1, 1, -1, 1, 1, -1, 1, -1, 1, 1)
 
 
+@pytest.mark.slow
 def test_signs_are_kept_while_it_learns():
     sizes = (3, 6, 3)
     cell = make(12, 3, 3, jax.nn.sigmoid, mask=layers(sizes), signs=SIGNS)
@@ -405,6 +412,7 @@ def test_an_equilibrium_that_was_not_reached():
         jax.block_until_ready(jit(loss)(cell))
 
 
+@pytest.mark.slow
 def test_one_example_reports_for_itself():
     """And later equilibria do not make up for one that was missed."""
     cell = oscillating(max_steps=100)
@@ -417,6 +425,7 @@ def test_one_example_reports_for_itself():
     assert found[1][0][1].sweeps < 100
 
 
+@pytest.mark.slow
 def test_padding_asks_nothing_of_an_equilibrium():
     cell = oscillating(max_steps=100)
     xs = jnp.array([[5.0], [0.1]])
@@ -433,6 +442,7 @@ def test_padding_asks_nothing_of_an_equilibrium():
         assert state.converged and state.sweeps == want.sweeps
 
 
+@pytest.mark.slow
 def test_nan_ends_the_loop_and_the_next_input_starts_anew():
     cell = recurrent()
     xs, _ = problem(cell, steps=2)
@@ -446,6 +456,7 @@ def test_nan_ends_the_loop_and_the_next_input_starts_anew():
     assert not state.converged and state.sweeps < 20
 
 
+@pytest.mark.slow
 def test_a_warm_start_saves_sweeps_and_changes_nothing():
     cell = recurrent()
     xs, _ = problem(cell)
@@ -474,6 +485,7 @@ def test_a_warm_start_saves_sweeps_and_changes_nothing():
 # --- solvers ---
 
 
+@pytest.mark.slow
 def test_damping_settles_what_sweeps_do_not():
     cell, xs = oscillating(damping=0.4), jnp.array([[0.3]])
     rule = mpj.EICredit(damping=0.4, **TIGHT)
@@ -487,6 +499,7 @@ def test_damping_settles_what_sweeps_do_not():
     assert np.isnan(gradients(cell, xs, jnp.ones((1, 2)), mpj.EICredit())[1].weight).any()
 
 
+@pytest.mark.slow
 def test_an_accelerated_solver():
     solver = optimistix.Newton(rtol=1e-12, atol=1e-12)
     quick = {"solver": solver, "rtol": 1e-12, "atol": 1e-12}
@@ -503,6 +516,7 @@ def test_an_accelerated_solver():
         assert step(cell, cell.init(), jnp.array([0.3])).converged == reached
 
 
+@pytest.mark.slow
 def test_tolerance_of_credit_does_not_depend_on_the_scale_of_the_loss():
     cell = recurrent()
     state = step(cell, cell.init(), problem(cell)[0][0])
@@ -555,6 +569,7 @@ def test_streamed_is_offline(rule):
         assert_close(offline[1].rnn.cell, exact.rnn.cell, 1e-11)
 
 
+@pytest.mark.slow
 def test_vmap_and_batch():
     """Each example on its own: it stops its own sweeps, and gradients add up."""
     cell = recurrent()
@@ -570,6 +585,7 @@ def test_vmap_and_batch():
     assert_close(jnp.moveaxis(each_xs, 0, 1), of_xs, 1e-11)
 
 
+@pytest.mark.slow
 def test_emission_that_is_filtered():
     """Offline the filter's credit is exact; a stream would lose it, and is refused."""
     cell = mpj.Filtered(recurrent(), 0.6)
@@ -584,6 +600,7 @@ def test_emission_that_is_filtered():
         SOURCE.init(cell, cell.init())
 
 
+@pytest.mark.slow
 def test_second_derivatives():
     cell = recurrent()
     xs, ys = problem(cell)
@@ -603,6 +620,7 @@ def test_second_derivatives():
     assert distance(curved(cell.weight, mpj.EICredit(sweeps=200)), expected) < 1e-7
 
 
+@pytest.mark.slow
 def test_single_precision():
     options: dict[str, Any] = {"rtol": 1e-6, "atol": 1e-6}
     cell = recurrent(dtype=jnp.float32, **options)
@@ -638,6 +656,7 @@ def test_programs_export_for_every_platform():
 # --- telemetry ---
 
 
+@pytest.mark.slow
 def test_balance_telemetry():
     cell, xs, ys, of = golden("dale_layered", jax.nn.sigmoid)
     cell = with_weights(cell, cell.weight.at[-1].set(0.0))
@@ -658,6 +677,7 @@ def test_balance_telemetry():
     assert_close(seen.set_point, slope.mean(1) / 0.25, 1e-12)
 
 
+@pytest.mark.slow
 def test_three_timescales():
     """Running together, the error is the transient: 1/duration, or exponentially little later."""
     cell, xs, ys, _ = golden("rec_tanh", jnp.tanh)

@@ -170,6 +170,7 @@ def test_with_a_horizon_of_the_whole_sequence_it_is_bptt(name):
     assert distance(offline(c, mpj.FutureBPTT(T - 1), xs, credit(name)), exact) > 1e-6
 
 
+@pytest.mark.slow
 def test_credit_on_a_bare_initial_state():
     """Of the first h - 1 emissions, which are as far from it as from the first step, and one."""
     c, xs, state = made("rate"), data()[0], 0.2 * jr.normal(jr.key(0), (*BATCH, N))
@@ -295,6 +296,7 @@ def test_the_tape_holds_h_steps():
     assert [leaf.shape for leaf in leaves] == [(4, *BATCH, N)] * 2 + [(4, *BATCH, M), (4, *BATCH)]
 
 
+@pytest.mark.slow
 def test_segments_may_be_chosen_by_memory():
     c, xs, rule = made("leaky"), data()[0], mpj.FutureBPTT(4)
     found, _ = streamed(c, rule, xs, credit("leaky"), "auto")
@@ -308,6 +310,7 @@ def test_a_horizon_that_is_no_number_of_steps(horizon):
         mpj.FutureBPTT(horizon)
 
 
+@pytest.mark.slow
 def test_what_it_does_not_serve():
     c, rule = made("filtered_adaptive"), mpj.FutureBPTT(3)
     with pytest.raises(ValueError, match=r"last 3 steps.*Filtered.*learn offline"):

@@ -147,6 +147,7 @@ def test_golden_step_by_step(case):
         assert_golden(taus_of(gradients), golden, "gtau")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", "IK")
 def test_golden_training_in_the_stream(case):
     """I: plain SGD. K: the lag line, whose time constants learn too, nudged by its errors."""
@@ -297,6 +298,7 @@ def swept(cell: Any, xs: Any, labels: Any, prospective: bool) -> Any:
     return jax.tree.map(jnp.asarray, [tuple(row) for row in sums])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prospective", [True, False])
 def test_sweep_against_numpy(prospective):
     cell, (xs, ys) = classifier(), sequences(())
@@ -305,6 +307,7 @@ def test_sweep_against_numpy(prospective):
     assert_close([(l.weight, l.bias, l.tau_m) for l in found.layers], expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["sweep", "sync"])
 def test_segments_do_not_matter(order):
     cell, (xs, ys) = CELLS[order](), sequences()
@@ -319,6 +322,7 @@ def test_segments_do_not_matter(order):
     assert_close((loss, gradients.cell), (whole[0][0], whole[1]))
 
 
+@pytest.mark.slow
 def test_errors_undo_what_the_activity_does():
     """Forward filter, then error filter: the identity, neuron by neuron."""
     settings: dict[str, Any] = {"dt": 0.1, "activations": jax.nn.identity, "use_bias": False}
@@ -363,6 +367,7 @@ def test_without_lag_it_is_backpropagation_at_every_instant():
     assert min(np.abs(np.asarray(tau)).max() for tau in taus_of(by_gle[0])) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["sweep", "sync"])
 def test_convolution_is_a_dense_layer_of_shared_weights(order):
     """Six rates as (2 channels, 3 positions), to (3, 2)."""
@@ -402,6 +407,7 @@ def test_convolution_is_a_dense_layer_of_shared_weights(order):
 # --- streams ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, segment", [("sweep", 3), ("nudged", 1)])
 def test_sequences_that_end_inside_a_stream(name, segment):
     """One after the other, as two streams; and padding leaves no mark."""
@@ -424,6 +430,7 @@ def test_sequences_that_end_inside_a_stream(name, segment):
     assert_close(padded[1], together[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sync", "nudged"])
 def test_interrupted_and_continued(name, tmp_path):
     cell, (xs, ys) = CELLS[name](), sequences()
@@ -438,6 +445,7 @@ def test_interrupted_and_continued(name, tmp_path):
     assert distance(end.trace.value.v, half.trace.value.v) > 1e-2
 
 
+@pytest.mark.slow
 def test_a_nudge_is_the_rules():
     """Without errors the nudged network runs as any other: for evaluation."""
     xs, _ = sequences()
@@ -457,6 +465,7 @@ def test_what_trains():
     assert [tau.shape for tau in taus_of(classifier())] == [(4,), (5,), (3,)]
 
 
+@pytest.mark.slow
 def test_single_precision():
     single = classifier(dtype=jnp.float32)
     double = jax.tree.map(lambda a: a.astype(jnp.float64), single)

@@ -70,6 +70,7 @@ def test_lag_line_teacher_against_numpy():
     assert np.ptp(ys[30:]) > 0.05
 
 
+@pytest.mark.slow
 def test_lag_line_as_published():
     """Time constants in units of time, not steps: half a period is 200 steps of 0.01."""
     xs, ys = _lag_line(4, steps=1000)
@@ -115,6 +116,7 @@ def no_network(monkeypatch):
     monkeypatch.setattr(socket, "create_connection", refuse)
 
 
+@pytest.mark.slow
 def test_mnist1d_is_the_packages(no_network, tmp_path, monkeypatch):
     """Made in place: no connection, no file, no trace in the global generators."""
     monkeypatch.chdir(tmp_path)
@@ -136,6 +138,7 @@ def test_mnist1d_is_the_packages(no_network, tmp_path, monkeypatch):
         np.testing.assert_array_equal(ys, made["y" + suffix])
 
 
+@pytest.mark.slow
 def test_mnist1d_lines_and_labels_belong_together():
     """Mean 0, deviation 1, five hundred of a class; a linear readout of them beats chance by far.
 
@@ -153,6 +156,7 @@ def _flat(splits):
     return [(np.asarray(lines)[..., 0], np.asarray(labels)) for lines, labels in splits]
 
 
+@pytest.mark.slow
 def test_mnist1d_batches():
     draw = helpers.jit(lambda key: mnist1d(key, 6, steps=STEPS, dtype=jnp.float32))
     xs, ys = draw(jr.key(0))
@@ -192,6 +196,7 @@ def test_summed_cross_entropy_against_numpy():
     assert right[0] and accuracy == right.mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lag_line", "mnist1d"])
 def test_evaluation_is_held_out(name):
     """64 fresh streams; and all of the test set, whatever the key."""

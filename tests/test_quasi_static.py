@@ -170,6 +170,7 @@ def late_gradient(c: Any, state: Any, xs: Any, rule: Any) -> Any:
     return eqx.filter_grad(loss)(c)
 
 
+@pytest.mark.slow
 def test_stationary_limit_of_bptt(settled):
     """A settled network, constant input, one loss after a long time: all credit is there."""
     c, state, xs = settled
@@ -180,6 +181,7 @@ def test_stationary_limit_of_bptt(settled):
     assert away[0] > away[1] > away[2] > 1e-3
 
 
+@pytest.mark.slow
 def test_stationary_limit_is_the_equilibrium_cell():
     """The same network as a map that relaxes, its credit by retrograde signalling."""
     c = generic(SETTLING["leaky"](), 0.7)
@@ -217,6 +219,7 @@ def test_stationary_limit_is_the_equilibrium_cell():
 STREAMED = ["leaky_tau", "leaky_taus", "rate", "refractory", "filtered_leaky", "filtered_rate"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STREAMED)
 def test_streamed_is_offline(name):
     assert name in CELLS
@@ -250,6 +253,7 @@ def correlated(rng: Any, steps: int, features: int, tau: float) -> np.ndarray:
     return np.array(values)
 
 
+@pytest.mark.slow
 def test_slow_inputs_are_its_regime():
     """Cosine to BPTT, mean of four networks: the solution is best if inputs outlast neurons."""
     n, tau, rules = 20, 5.0, [mpj.EProp(), mpj.QuasiStatic(sweeps=1), mpj.QuasiStatic()]
@@ -289,6 +293,7 @@ def linear(weight: float) -> Any:
     return eqx.tree_at(lambda c: c.weight_rec, c, jnp.full((1, 1), weight))
 
 
+@pytest.mark.slow
 def test_near_singular_steps():
     """Credit is amplified by 1 / (1 - weight); what is sent on, under a ridge ε, by 1 / (2 √ε)."""
     xs = jnp.ones((3, 1))

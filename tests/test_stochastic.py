@@ -289,6 +289,7 @@ def test_draws_scatter_around_rtrl(name, law):
     np.testing.assert_array_equal(found, one_a_key(name, law, 1)(jr.split(KEY, 4000)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RULES)
 def test_variance_falls_as_the_number_of_probes(name):
     keys = jr.split(jr.key(8), 4000)
@@ -358,6 +359,7 @@ def test_streamed_is_offline_at_the_same_key(name, cell_name):
     assert_close(other.readout, want.readout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, cell_name", STREAMS)
 def test_a_saved_carry_goes_on_bit_for_bit(name, cell_name):
     net, (xs, ys) = model(name, cell_name, probes=2), same_inputs()
