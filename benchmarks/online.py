@@ -135,7 +135,11 @@ def cells(found: Timed | None, unit: float) -> str:
     if found is None:
         return "– | – | – |"
     least = min(found.microseconds)
-    return f"{least / unit:.3g} | {least:.3g} | {found.megabytes:.2g} |"
+    return f"{digits(least / unit)} | {digits(least)} | {found.megabytes:.2g} |"
+
+
+def digits(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:,.{int(value < 100)}f}"
 
 
 def problem(n: int, batch: int, sizes: Sizes) -> tuple[Model, jax.Array, jax.Array]:
