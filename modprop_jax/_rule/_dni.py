@@ -2,19 +2,12 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
-import jax.random as jr
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from .._cell import AbstractCell, Filtered
-from .._reverse import inner_cell
-from .._trace._sparsity import to_rows
-from .._trace._synthetic import SyntheticGradient
-from ._base import require_neurons
-from ._by_credit import AbstractCreditRule
+from .._cell import AbstractCell
 from ._card import Card
+from ._predicting import AbstractPredictingRule, check_counts, normal_rows, require_one_variable
 
 
 def identity(credit: Array) -> Array:
@@ -22,7 +15,7 @@ def identity(credit: Array) -> Array:
     return credit
 
 
-class DNI(AbstractCreditRule):
+class DNI(AbstractPredictingRule):
     r"""Decoupled neural interfaces: credit is predicted from the state, and the prediction learnt.
 
     With features \(\tilde a_t = [s_t; y_t; 1]\) of the state and the labels, at each step
@@ -64,12 +57,7 @@ class DNI(AbstractCreditRule):
         source="Jaderberg et al. 2017; Marschall, Cho & Savin 2020",
     )
 
-    labels: int = eqx.field(static=True)
     jacobian: Literal["exact", "learned"] = eqx.field(static=True)
-    learn: optax.GradientTransformation = eqx.field(static=True)
-    learn_jacobian: optax.GradientTransformation | None = eqx.field(static=True)
-    squash: Callable[[Array], Array] = eqx.field(static=True)
-    refresh: int = eqx.field(static=True)
 
     def __init__(
         self,
@@ -105,16 +93,6 @@ class DNI(AbstractCreditRule):
         self.squash = squash
         self.refresh = refresh
 
-    @property
-    def needs_key(self) -> bool:
-        """For the initial A."""
-        return True
-
-    @property
-    def context_size(self) -> int:
-        """The labels."""
-        return self.labels
-
     def check(self, cell: AbstractCell) -> None:
         """Needs a neuron cell of one state variable, if the Jacobian is learnt."""
         if self.jacobian == "learned":
@@ -123,35 +101,3 @@ class DNI(AbstractCreditRule):
     def initial(self, key: PRNGKeyArray, size: int, dtype: Any) -> Float[Array, "s f"]:
         """A ~ N(0, 1 / its number of columns)."""
         return normal_rows(key, size, size + self.labels + 1, dtype)
-
-    def trace(self, cell: AbstractCell) -> SyntheticGradient:
-        """The synthetic gradient and what it learns from."""
-        del cell
-        return SyntheticGradient()
-
-
-def require_one_variable(rule: AbstractCreditRule, cell: AbstractCell) -> None:
-    """A ValueError unless the state is one number a neuron."""
-    n = require_neurons(rule, cell).hidden_size
-    (size,) = jax.eval_shape(lambda: to_rows(cell.init())).shape
-    if size != n:
-        filtered = ", filtered," if isinstance(cell, Filtered) else ""
-        raise ValueError(
-            f"{type(rule).__name__} learns to predict a state of one number a neuron, but this "
-            f"{type(inner_cell(cell)).__name__}{filtered} has {size} for {n} neurons: use "
-            'DNI(jacobian="exact").'
-        )
-
-
-def normal_rows(key: PRNGKeyArray, rows: int, columns: int, dtype: Any) -> Float[Array, "r c"]:
-    """Entries N(0, 1/columns)."""
-    return jr.normal(key, (rows, columns), dtype) / jnp.sqrt(jnp.asarray(columns, dtype))
-
-
-def check_counts(rule: AbstractCreditRule, labels: int, refresh: int) -> None:
-    """A ValueError for what no rule has."""
-    if labels < 0 or refresh < 1:
-        raise ValueError(
-            f"{type(rule).__name__} needs labels >= 0 and refresh >= 1, but got {labels} and "
-            f"{refresh}."
-        )

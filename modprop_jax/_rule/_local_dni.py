@@ -1,20 +1,17 @@
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._cell import AbstractCell
-from .._trace._synthetic import SyntheticGradient
-from ._by_credit import AbstractCreditRule
 from ._card import Card
-from ._dni import check_counts, normal_rows, require_one_variable
+from ._predicting import AbstractPredictingRule, check_counts, normal_rows, require_one_variable
 
 
-class LocalDNI(AbstractCreditRule):
+class LocalDNI(AbstractPredictingRule):
     r"""Local plasticity with segregated compartments: each synapse sees what is at its own neuron.
 
     A neuron has three voltages: the soma's drive \(h_t = W \hat a_t\), a credit compartment
@@ -71,12 +68,6 @@ class LocalDNI(AbstractCreditRule):
         source="Marschall, Cho & Savin 2019",
     )
 
-    labels: int = eqx.field(static=True)
-    learn: optax.GradientTransformation = eqx.field(static=True)
-    learn_jacobian: optax.GradientTransformation = eqx.field(static=True)
-    squash: Callable[[Array], Array] = eqx.field(static=True)
-    refresh: int = eqx.field(static=True)
-
     def __init__(
         self,
         *,
@@ -100,24 +91,9 @@ class LocalDNI(AbstractCreditRule):
         self.squash = squash
         self.refresh = refresh
 
-    @property
-    def needs_key(self) -> bool:
-        """For the initial A and B."""
-        return True
-
-    @property
-    def context_size(self) -> int:
-        """The labels."""
-        return self.labels
-
     def check(self, cell: AbstractCell) -> None:
         """Needs a neuron cell of one state variable."""
         require_one_variable(self, cell)
-
-    def trace(self, cell: AbstractCell) -> SyntheticGradient:
-        """The populations that learn, and the rates of the last step."""
-        del cell
-        return SyntheticGradient()
 
     def initial(self, key: PRNGKeyArray, size: int, dtype: Any) -> Float[Array, "s f"]:
         """A ~ N(0, 1/n), B ~ N(0, 1/k), C = 0, side by side."""

@@ -1,0 +1,75 @@
+"""Rules that learn to predict credit from state and labels."""
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .._cell import AbstractCell, Filtered
+from .._reverse import inner_cell
+from .._trace._sparsity import to_rows
+from .._trace._synthetic import SyntheticGradient
+from ._base import require_neurons
+from ._by_credit import AbstractCreditRule
+
+
+class AbstractPredictingRule(AbstractCreditRule):
+    """A rule whose trace is a `SyntheticGradient`; `learn_jacobian`: None for the exact one."""
+
+    labels: int = eqx.field(static=True)
+    learn: optax.GradientTransformation = eqx.field(static=True)
+    learn_jacobian: optax.GradientTransformation | None = eqx.field(static=True)
+    squash: Callable[[Array], Array] = eqx.field(static=True)
+    refresh: int = eqx.field(static=True)
+
+    @abc.abstractmethod
+    def initial(self, key: PRNGKeyArray, size: int, dtype: Any) -> Float[Array, "s f"]:
+        """A before it has learnt, for a state of `size` numbers."""
+
+    @property
+    def needs_key(self) -> bool:
+        """For the initial A."""
+        return True
+
+    @property
+    def context_size(self) -> int:
+        """The labels."""
+        return self.labels
+
+    def trace(self, cell: AbstractCell) -> SyntheticGradient:
+        """What predicts credit, and what it learns from."""
+        del cell
+        return SyntheticGradient()
+
+
+def require_one_variable(rule: AbstractPredictingRule, cell: AbstractCell) -> None:
+    """A ValueError unless the state is one number a neuron."""
+    n = require_neurons(rule, cell).hidden_size
+    (size,) = jax.eval_shape(lambda: to_rows(cell.init())).shape
+    if size != n:
+        filtered = ", filtered," if isinstance(cell, Filtered) else ""
+        raise ValueError(
+            f"{type(rule).__name__} learns to predict a state of one number a neuron, but this "
+            f"{type(inner_cell(cell)).__name__}{filtered} has {size} for {n} neurons: use "
+            'DNI(jacobian="exact").'
+        )
+
+
+def normal_rows(key: PRNGKeyArray, rows: int, columns: int, dtype: Any) -> Float[Array, "r c"]:
+    """Entries N(0, 1/columns)."""
+    return jr.normal(key, (rows, columns), dtype) / jnp.sqrt(jnp.asarray(columns, dtype))
+
+
+def check_counts(rule: AbstractPredictingRule, labels: int, refresh: int) -> None:
+    """A ValueError for what no rule has."""
+    if labels < 0 or refresh < 1:
+        raise ValueError(
+            f"{type(rule).__name__} needs labels >= 0 and refresh >= 1, but got {labels} and "
+            f"{refresh}."
+        )
