@@ -98,6 +98,7 @@ def test_differs_from_bptt(rule, cell_name):
     assert_close(ours.readout, exact.readout)
 
 
+@pytest.mark.slow
 def test_learns_the_exact_credit_where_it_is_linear():
     """Without recurrence and under squared errors, credit is linear in rate and label."""
     dynamics = mpj.RateCell(M, N, alpha=1.0, key=jr.key(2))

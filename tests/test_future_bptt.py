@@ -145,6 +145,7 @@ def test_offline_by_definition(name, horizon):
 STREAMED = ["adaptive", "refractory", "gru", "lru", "log"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("segment", [1, 3])
 @pytest.mark.parametrize("name", STREAMED)
 def test_streamed_equals_offline(name, segment):
@@ -162,6 +163,7 @@ def test_a_tape_longer_than_the_past(segment):
     assert_close(found, offline(c, mpj.BPTT(), xs, credit("adaptive")), 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["adaptive", "filtered_rate", "gru"])
 def test_with_a_horizon_of_the_whole_sequence_it_is_bptt(name):
     c, xs = made(name), data()[0]

@@ -255,6 +255,7 @@ def test_loop_is_generic():
 # --- limits ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rate", "leaky", "leaks"])
 def test_eprop_before_learning(name):
     """A = I and alpha = 1 - leak, kept: e-prop, here offline from a bare state."""
@@ -355,6 +356,7 @@ def test_differs():
     assert distance(shorter, gradients) > 1e-2
 
 
+@pytest.mark.slow
 def test_examples_have_own_noise():
     model = with_rule("rate", learn=LEARN)
     carry = model.rnn.init((2,), key=jr.key(0))

@@ -156,6 +156,7 @@ def test_a_rule_without_gradient_agrees_with_none():
     assert not np.asarray(found.norm)[:, silent].any() and (found.norm[:, :silent] > 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beside", [False, True])
 def test_only_the_learner_trains(beside):
     """As published of RTRL alone: whether it is among the rules, or beside others."""
@@ -270,6 +271,7 @@ def test_spread_is_that_of_the_draws():
     np.testing.assert_allclose(found.mean_cosine, mean @ exact / np.linalg.norm(mean) / scale)
 
 
+@pytest.mark.slow
 def test_uoro_varies_without_bias_and_rflo_is_biased_without_variance():
     """Over eight keys: the squared error of an unbiased mean is `bias_error`² on average."""
     uoro, rflo = spreads("uoro"), spreads("rflo")

@@ -162,6 +162,7 @@ def test_mimic_against_numpy():
     assert (seen[0] != seen[1]).any()
 
 
+@pytest.mark.slow
 def test_mimic_teacher_has_the_published_statistics():
     xs, _ = _draw(mimic, STREAMS, steps=1, teacher=4, **TEACHER)
     assert set(np.unique(xs)) == {0, 1}

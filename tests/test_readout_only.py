@@ -37,6 +37,7 @@ CELLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CELLS)
 def test_only_the_readout_learns(name):
     c = CELLS[name]()

@@ -79,6 +79,7 @@ def test_every_step_learns_from_its_own_output():
             np.testing.assert_allclose(a, b, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_the_first_record_is_of_the_untrained_network():
     made = config("eprop")
     state = _start(made, "eprop")
@@ -157,6 +158,7 @@ def test_a_stream_stops_at_nan():
         list(_records(made, "eprop", _start(made, "eprop")))
 
 
+@pytest.mark.slow
 def test_rules_bring_their_own_feedback():
     made = config("local_dni", "eprop")
     local, plain = (_start(made, label).model.readout for label in made.rules)
