@@ -75,7 +75,8 @@ def scan(
     xs = xs.astype(check_scan(cell, carry, xs, rule, chunk))
     check_flags(xs, done, mask)
     if mask is not None:
-        xs = select(mask, xs, jnp.zeros_like(xs))  # NaN in padding would reach the weights
+        # NaN in padding would reach the weights
+        xs, context = erase(~mask, (xs, context))
     flags, ended = as_flags(done, mask, xs)
     spec = explicit_batch(xs)
     if isinstance(rule, AbstractCreditRule):

@@ -60,6 +60,7 @@ def segment_loss(model, carry, seen, ys):
     carry, zs = model.rnn(xs, carry, context=ys, done=done, mask=mask)
     outputs = model.readout(zs)
     if mask is not None:
+        ys = jnp.where(mask[..., None], ys, 0)  # padding has labels of NaN
         outputs = jnp.where(mask[..., None], outputs, ys)
     return error(outputs, ys), carry
 
@@ -172,6 +173,27 @@ def test_sequences_that_end_inside_a_segment(rule):
     (_, carry), gradients = run(rule, dynamics, *padded, done=wide, mask=mask, segment=4)
     assert_close(carry, last)
     assert_close(weights(gradients), weights(together[1]))
+
+
+@pytest.mark.parametrize("rule", [EXACT, LOCAL], ids=["dni", "local"])
+def test_padding_may_hold_anything(rule):
+    """Where one example pauses, what the other learns from is not touched."""
+    mask = jnp.ones((T, *BATCH), bool).at[3:6, 1].set(False)
+
+    @jit
+    def learn(labels):
+        def loss(model, carry, seen, labels):
+            xs, mask = seen
+            carry, zs = model.rnn(xs, carry, context=labels, mask=mask)
+            return error(model.readout(zs), jnp.zeros((len(xs), *BATCH, OUT))), carry
+
+        model = model_of(rule, cell("rate"))
+        carry = model.rnn.init(BATCH, key=jr.key(1))
+        return mpj.online_value_and_grad(loss, segment=T)(model, carry, (xs, mask), labels)
+
+    xs, ys = data()
+    found, expected = (learn(jnp.where(mask[..., None], ys, pad)) for pad in (jnp.nan, 7.0))
+    assert_close(found, expected, tol=0)
 
 
 def test_a_segment_that_no_loss_reads_still_counts():
