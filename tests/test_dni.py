@@ -179,20 +179,22 @@ def test_sequences_that_end_inside_a_segment(rule):
 def test_padding_may_hold_anything(rule):
     """Where one example pauses, what the other learns from is not touched."""
     mask = jnp.ones((T, *BATCH), bool).at[3:6, 1].set(False)
+    model = model_of(rule, cell("rate"))
+    carry = model.rnn.init(BATCH, key=jr.key(1))
 
     @jit
-    def learn(labels):
+    def learn(model, carry, labels):
         def loss(model, carry, seen, labels):
             xs, mask = seen
             carry, zs = model.rnn(xs, carry, context=labels, mask=mask)
             return error(model.readout(zs), jnp.zeros((len(xs), *BATCH, OUT))), carry
 
-        model = model_of(rule, cell("rate"))
-        carry = model.rnn.init(BATCH, key=jr.key(1))
         return mpj.online_value_and_grad(loss, segment=T)(model, carry, (xs, mask), labels)
 
     xs, ys = data()
-    found, expected = (learn(jnp.where(mask[..., None], ys, pad)) for pad in (jnp.nan, 7.0))
+    found, expected = (
+        learn(model, carry, jnp.where(mask[..., None], ys, pad)) for pad in (jnp.nan, 7.0)
+    )
     assert_close(found, expected, tol=0)
 
 
