@@ -8,12 +8,13 @@ from jax import lax
 from jaxtyping import Array, PyTree
 
 from ._cell import AbstractCell
-from ._credit import Flags, Record
-from ._flags import entering, erase, settled
+from ._credit import Record
+from ._flags import erase
 from ._reverse import points_of
 from ._rule import Carry
+from ._segment import record_of
 from ._trace._advanced import AbstractCreditTrace, Advanced, Pending
-from ._tree import add, materialise, pullback
+from ._tree import add, materialise, nothing, pullback
 from ._vjp import with_derivative
 
 
@@ -47,9 +48,8 @@ def credited_segment(pack: tuple, unroll: int) -> tuple[PyTree, Array, Pending]:
             after = trace.forget(ended, after)
         points = points_of(cell, record)
         fresh, ct_xs = trace.charge(rule, cell, points, record.states, credit)
-        nothing = jax.tree.map(lambda _: None, (before, ct_xs, context, flags, ended, trace, rule))
-        rest = (nothing[0], ct_xs, *nothing[2:])
-        return add(gradient, fresh), Advanced(after), *rest
+        rest = nothing((context, flags, ended, trace, rule))
+        return add(gradient, fresh), Advanced(after), nothing(before), ct_xs, *rest
 
     return with_derivative(run, backward)(pack)
 
@@ -103,18 +103,3 @@ def with_next(carry: PyTree, cotangents: list[PyTree]) -> PyTree:
 
 def _went_on(node: Any) -> bool:
     return isinstance(node, Carry) and isinstance(node.trace, Pending)
-
-
-def record_of(
-    cell: AbstractCell, before: PyTree, xs: Array, flags: Flags | None = None, unroll: int = 1
-) -> Record:
-    """A segment as it runs, of any cell that is effective."""
-
-    def body(state, at):
-        x, flags = at
-        state = entering(cell, flags, state)
-        state = settled(flags, cell.step(state, x), state)
-        return state, state
-
-    _, states = lax.scan(body, before, (xs, flags), unroll=unroll)
-    return Record(before, states, None, xs, flags=flags)

@@ -9,12 +9,12 @@ from jaxtyping import Array, PyTree
 
 from ._cell import AbstractCell
 from ._credit import Credit, Record
-from ._flags import entering, settled
 from ._reverse import inner_cell, instantaneous, points_of
 from ._rule._forward import AbstractForwardRule
+from ._segment import record_of
 from ._sharding import batch_groups
 from ._trace._influence import AbstractInfluence, onward
-from ._tree import accumulate, accumulator, add, as_dtypes, materialise, pullback
+from ._tree import accumulate, accumulator, add, as_dtypes, materialise, nothing, pullback
 from ._vjp import with_derivative
 
 
@@ -32,19 +32,12 @@ def forward_segment(pack: tuple, unroll: int) -> tuple[PyTree, Array, Record, Py
 
     def run(pack):
         cell, before, xs, flags, (whole, value, influence, _, rule, prepared) = pack
-
-        def body(state, at):
-            x, flags = at
-            state = entering(cell, flags, state)
-            state = settled(flags, cell.step(state, x), state)
-            return state, state
-
-        last, states = lax.scan(body, before, (xs, flags), unroll=unroll)
-        record = Record(before, states, None, xs, flags=flags)
+        record = record_of(cell, before, xs, flags, unroll)
+        last = jax.tree.map(lambda s: s[-1], record.states)
         if value is not None:
             value = influence.extend(rule, whole, prepared, record, value)
         landed = value if len(xs) == 1 else None
-        return (last, cell.emit(states), record, value), (record, landed)
+        return (last, cell.emit(record.states), record, value), (record, landed)
 
     def backward(pack, residuals, cotangents):
         cell, before, xs, flags, rest = pack
@@ -74,7 +67,7 @@ def forward_segment(pack: tuple, unroll: int) -> tuple[PyTree, Array, Record, Py
             (_, sums), _ = lax.scan(body, start, steps)
             return sums
 
-        ct_before = jax.tree.map(lambda _: None, before)
+        ct_before = nothing(before)
         if landed is not None:
             first = jax.tree.map(lambda d: d[0], direct)
             more = contract(influence, landed._replace(memory=()), first)
@@ -86,8 +79,7 @@ def forward_segment(pack: tuple, unroll: int) -> tuple[PyTree, Array, Record, Py
         if value is None and from_start is not None:
             start = from_start.init(rule, cell, before)
             ct_before = as_dtypes(summed(from_start, start, contract, before), before)
-        nothing = jax.tree.map(lambda _: None, (flags, rest))
-        return add(gradient, more), ct_before, ct_xs, *nothing
+        return add(gradient, more), ct_before, ct_xs, *nothing((flags, rest))
 
     return with_derivative(run, backward)(pack)
 

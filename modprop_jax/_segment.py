@@ -11,7 +11,7 @@ from ._cell import AbstractCell, Filtered, SeparableCell
 from ._credit import Credit, Flags, Record
 from ._flags import entering, settled
 from ._reverse import instantaneous, reverse
-from ._tree import add, inexact, materialise, pullback
+from ._tree import add, inexact, materialise, nothing, pullback
 from ._vjp import with_derivative
 
 
@@ -46,6 +46,21 @@ def plain(
     return last, zs, Record(before, states, None, xs, flags=flags)
 
 
+def record_of(
+    cell: AbstractCell, before: PyTree, xs: Array, flags: Flags | None = None, unroll: int = 1
+) -> Record:
+    """A segment as it runs, of any cell that is effective, by the cell's own step."""
+
+    def body(state, at):
+        x, flags = at
+        state = entering(cell, flags, state)
+        state = settled(flags, cell.step(state, x), state)
+        return state, state
+
+    _, states = lax.scan(body, before, (xs, flags), unroll=unroll)
+    return Record(before, states, None, xs, flags=flags)
+
+
 def observed(
     rule: Any, cell: SeparableCell, prepared: PyTree, record: Record, so_far: PyTree
 ) -> tuple[Record, PyTree]:
@@ -78,7 +93,7 @@ def segment(pack: tuple, *, chunk: int, unroll: int) -> tuple[PyTree, Array, Rec
         gradient, credit, ct_xs = reverse(rule, cell, prepared, record, ct_zs, ct_last, zero, chunk)
         if rule.instantaneous:
             ct_xs = instantaneous(cell, record, ct_zs, ct_last)
-        return gradient, credit.state, credit.extra, ct_xs, *_nothing((rule, prepared, *rest))
+        return gradient, credit.state, credit.extra, ct_xs, *nothing((rule, prepared, *rest))
 
     return with_derivative(run, backward)(pack)
 
@@ -94,7 +109,7 @@ def past(pack: tuple) -> Credit:
         cell, start, value, trace, rule, prepared = pack
         credit = Credit(*materialise(credit, start))
         gradient = trace.contract(rule, cell, prepared, value, credit)
-        return gradient, *_nothing((start, value, trace, rule, prepared))
+        return gradient, *nothing((start, value, trace, rule, prepared))
 
     return with_derivative(lambda pack: (pack[1], ()), backward)(pack)
 
@@ -117,10 +132,6 @@ def landing(pack: tuple) -> Credit:
             (emitted,) = pullback(cell.emit, end.state)(emitted)
             total = add(total, emitted)
         (drive,) = pullback(lambda d: cell.integrate(record.before, d), record.drives[0])(total)
-        return gradient, _nothing(end), (drive @ cell.weight_in)[None], _nothing(rest)
+        return gradient, nothing(end), (drive @ cell.weight_in)[None], nothing(rest)
 
     return with_derivative(lambda pack: (pack[1], ()), backward)(pack)
-
-
-def _nothing(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda _: None, tree)

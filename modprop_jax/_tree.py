@@ -75,6 +75,18 @@ def shifted(before: PyTree, states: PyTree) -> PyTree:
     return jax.tree.map(lambda b, s: jnp.concatenate([b[None], s[:-1]]), before, states)
 
 
+def nothing(tree: PyTree) -> PyTree:
+    """None for every leaf: the cotangents of what has none."""
+    return jax.tree.map(lambda _: None, tree)
+
+
+def each(function: Callable[..., PyTree], axes: int) -> Callable[..., PyTree]:
+    """`function` of one example, over this many leading axes."""
+    for _ in range(axes):
+        function = jax.vmap(function)
+    return function
+
+
 def stop(tree: PyTree) -> PyTree:
     """`stop_gradient` on every array leaf."""
     return jax.tree.map(lambda a: lax.stop_gradient(a) if eqx.is_array(a) else a, tree)

@@ -727,7 +727,7 @@ def test_three_timescales():
         ({"damping": 0.0}, "damping in .0, 1. or None.*damping=0.0"),
         ({"max_steps": 0}, "max_steps >= 1.*max_steps=0"),
         ({"damping": 0.5, "solver": optimistix.Newton(1e-6, 1e-6)}, "solver=Newton"),
-        ({"signs": (1, -1)}, r"signs must hold .* 9 units, but has 2"),
+        ({"signs": (1, -1)}, r"signs must hold .* 9 neurons, but has 2"),
         ({"mask": np.ones((2, 2), bool)}, r"mask must be boolean of shape \(9, 9\)"),
     ],
 )

@@ -36,6 +36,17 @@ def one_or_each(name: str, value: Any, n: int) -> Any:
     return value
 
 
+def presynaptic_signs(signs: Any, n: int) -> tuple[int, ...]:
+    """±1 for each presynaptic neuron."""
+    signs = tuple(int(s) for s in np.asarray(signs))
+    if len(signs) != n or not set(signs) <= {-1, 1}:
+        raise ValueError(
+            f"signs must hold +1 or -1 for each of the {n} neurons, but has {len(signs)} entries "
+            f"with the values {sorted(set(signs))}."
+        )
+    return signs
+
+
 def connectivity(mask: Any, n: int) -> Bool[Array, "n n"] | None:
     """The mask [post, pre], boolean, or None."""
     if mask is None:

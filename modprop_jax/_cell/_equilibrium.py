@@ -9,9 +9,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from .._static import FrozenArray
+from .._tree import each
 from ._base import AbstractCell
-from ._constants import connectivity
-from ._relax import accelerated, each, relax, Relaxed, solved
+from ._constants import connectivity, presynaptic_signs
+from ._relax import accelerated, relax, Relaxed, solved
 from ._settle import Found, settle
 
 
@@ -135,7 +136,7 @@ class EquilibriumCell(AbstractCell):
                 "too: pass one of them."
             )
         self.mask = connectivity(mask, size)
-        self.signs = None if signs is None else _signs(signs, size)
+        self.signs = None if signs is None else presynaptic_signs(signs, size)
         self.activation = activation
         self.rtol, self.atol, self.max_steps = float(rtol), float(atol), int(max_steps)
         self.damping = None if damping is None else float(damping)
@@ -285,16 +286,6 @@ def _units(name: str, flags: Any, n: int) -> np.ndarray:
             f"shape {flags.shape}."
         )
     return flags
-
-
-def _signs(signs: Any, n: int) -> tuple[int, ...]:
-    signs = tuple(int(s) for s in np.asarray(signs))
-    if len(signs) != n or not set(signs) <= {-1, 1}:
-        raise ValueError(
-            f"signs must hold +1 or -1 for each of the {n} units, but has {len(signs)} entries "
-            f"with the values {sorted(set(signs))}."
-        )
-    return signs
 
 
 def _initial(

@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._static import Constant, constant, numeric
-from .._tree import inexact
+from .._tree import each, inexact
 from ._base import AbstractCell
 from ._constants import one_or_each
 
@@ -48,9 +48,7 @@ class ProspectiveLayer(eqx.Module):
         def one(rates):
             return _flat(self.synapses, rates)
 
-        for _ in range(rates.ndim - 1):
-            one = jax.vmap(one)
-        return one(rates)
+        return each(one, rates.ndim - 1)(rates)
 
     def membrane_constant(self, like: Array) -> Array:
         """tau_m of each entry of an array (*batch, n)."""

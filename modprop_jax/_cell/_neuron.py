@@ -5,11 +5,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from .._tree import inexact
-from ._constants import connectivity
+from ._constants import connectivity, presynaptic_signs
 from ._init import balanced_dale, scaled_normal
 from ._separable import SeparableCell
 
@@ -67,12 +66,7 @@ class NeuronCell(SeparableCell):
             self.weight_rec = scaled_normal(key_rec, (n, n), dtype)
             self.weight_in = scaled_normal(key_in, (n, in_size), dtype)
         else:
-            signs = tuple(int(s) for s in np.asarray(signs))
-            if len(signs) != n or not set(signs) <= {-1, 1}:
-                raise ValueError(
-                    f"signs must hold +1 or -1 for each of the {n} neurons, but has "
-                    f"{len(signs)} entries with the values {sorted(set(signs))}."
-                )
+            signs = presynaptic_signs(signs, n)
             self.weight_rec = balanced_dale(key_rec, signs, dtype)
             self.weight_in = jax.random.normal(
                 key_in, (n, in_size), dtype or jnp.result_type(float)

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
@@ -62,13 +61,6 @@ def solved(matrix: Float[Array, "n n"], right: Float[Array, " n"]) -> Float[Arra
     import lineax as lx
 
     return lx.linear_solve(lx.MatrixLinearOperator(matrix), right, lx.LU(), throw=False).value
-
-
-def each(function: Callable, axes: int) -> Callable:
-    """`function` of one example, over this many leading axes."""
-    for _ in range(axes):
-        function = jax.vmap(function)
-    return function
 
 
 def accelerated(

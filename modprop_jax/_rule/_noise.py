@@ -4,7 +4,6 @@ import functools
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -12,6 +11,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Int
 
 from .._static import FrozenArray
+from .._tree import each
 
 
 LAWS = {"rademacher": jr.rademacher, "normal": jr.normal}
@@ -25,9 +25,7 @@ class Drawn(eqx.Module):
     def draw(self, keys: Array, step: Int[Array, "*lead"], size: int, dtype: Any) -> Array:
         """(*lead, size) numbers; the step does not matter."""
         one = functools.partial(LAWS[self.law], shape=(size,), dtype=dtype)
-        for _ in range(step.ndim):
-            one = jax.vmap(one)
-        return one(keys)
+        return each(one, step.ndim)(keys)
 
 
 class Given(eqx.Module):

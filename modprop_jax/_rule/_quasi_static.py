@@ -6,10 +6,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .._cell import AbstractCell, Filtered, NeuronCell
-from .._cell._relax import each, solved
+from .._cell._relax import solved
 from .._credit import Back, Credit, Point, Record
 from .._trace import AbstractTrace, PerSynapse
-from .._tree import add, inexact, pullback
+from .._tree import add, each, inexact, pullback
 from ._base import AbstractRule, require_neurons
 from ._card import Card
 from ._eprop import EProp

@@ -1,5 +1,4 @@
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -11,7 +10,7 @@ from jaxtyping import Array, PyTree
 from .._cell import AbstractCell, Filtered
 from .._credit import Credit, Point
 from .._reverse import inner_cell
-from .._tree import inexact
+from .._tree import each, inexact
 from ._base import batch_shape
 from ._influence import AbstractInfluence, Influence
 from ._jacobian import emission_entries, parameter_entries, state_entries
@@ -67,7 +66,7 @@ class Compressed(AbstractInfluence):
             fresh = parameter_entries(self.pattern.step, rows_after, inner, before, x)
             return state_entries(self.pattern, inner, prepared, before, x), fresh
 
-        moves, fresh = _each_example(derivatives, point.before, point.x)
+        moves, fresh = each(derivatives, point.x.ndim - 1)(point.before, point.x)
         state = [
             _plus(_product(moves, block.moves, m), _at(fresh, block.fresh))
             for block, m in zip(blocks, trace.state, strict=True)
@@ -82,7 +81,7 @@ class Compressed(AbstractInfluence):
             own = parameter_entries(emission, features_of, inner, after, x)
             return emission_entries(emission, inner, after, x), own
 
-        reads, own = _each_example(emitted, after, point.x)
+        reads, own = each(emitted, point.x.ndim - 1)(after, point.x)
         taken = [
             _plus(_product(reads, block.reads, m), _at(own, block.own))
             for block, m in zip(blocks, state, strict=True)
@@ -161,7 +160,7 @@ class FromStart(AbstractInfluence):
         def derivatives(before, x):
             return state_entries(self.pattern, cell, prepared, before, x)
 
-        moves = _each_example(derivatives, point.before, point.x)
+        moves = each(derivatives, point.x.ndim - 1)(point.before, point.x)
         together = zip(self.pattern.blocks, trace.state, strict=True)
         return Influence([_product(moves, block.moves, m) for block, m in together])
 
@@ -178,12 +177,6 @@ class FromStart(AbstractInfluence):
         ]
         flat = jnp.concatenate([block.reshape(*block.shape[:lead], -1) for block in each], axis=-1)
         return credit_from_rows(_padded(flat)[..., self.pattern.places], credit.state)
-
-
-def _each_example(function: Callable, state: PyTree, x: Array) -> Any:
-    for _ in range(x.ndim - 1):
-        function = jax.vmap(function)
-    return function(state, x)
 
 
 def _padded(values: Array) -> Array:

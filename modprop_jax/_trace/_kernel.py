@@ -8,11 +8,11 @@ from jaxtyping import Array, Bool, PyTree
 
 from .._credit import Credit, Point
 from .._flags import erase_trace
-from .._tree import pullback
+from .._tree import each, pullback
 from ._influence import AbstractInfluence, Influence
 from ._learner import learnt
 from ._per_synapse import with_weights
-from ._rank_one import each, KEYS
+from ._rank_one import KEYS
 
 
 class Learned(NamedTuple):

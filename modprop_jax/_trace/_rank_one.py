@@ -13,7 +13,7 @@ from .._cell import AbstractCell, Filtered
 from .._credit import Credit, Point
 from .._flags import erase_trace
 from .._reverse import inner_cell
-from .._tree import inexact
+from .._tree import each, inexact
 from ._base import batch_shape
 from ._influence import AbstractInfluence, Influence
 
@@ -148,13 +148,6 @@ class RankOne(AbstractInfluence):
         tangent, factor = erase_trace(flag, (held.tangent, held.factor))
         estimate = held._replace(tangent=tangent, factor=factor)
         return Influence(estimate, erase_trace(flag, trace.memory))
-
-
-def each(function: Callable, axes: int) -> Callable:
-    """`function` of one example, over this many leading axes."""
-    for _ in range(axes):
-        function = jax.vmap(function)
-    return function
 
 
 def pushforward(function: Callable[..., PyTree], primal: PyTree, tangent: PyTree) -> PyTree:

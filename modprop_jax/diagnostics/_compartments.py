@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from .._by_credit import record_of
 from .._reverse import points_of
 from .._rnn import RNN
 from .._rule import Carry, DNI, LocalDNI
+from .._segment import record_of
 from .._trace._synthetic import SyntheticGradient
 from .._tree import pullback
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from .._cell import EquilibriumCell
 from .._cell._equilibrium import Equilibrium
 from .._cell._init import radius
-from .._cell._relax import each
+from .._tree import each
 
 
 class EIBalance(NamedTuple):
