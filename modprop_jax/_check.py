@@ -67,8 +67,8 @@ def check_credited(
         )
     if spec is not None:
         raise ValueError(
-            f"{name} learns from all examples of a batch together and is not served under Explicit "
-            "mesh axes: make the mesh with AxisType.Auto."
+            f"{name} is not served under Explicit mesh axes, as its trace goes on with the error: "
+            "make the mesh with AxisType.Auto."
         )
     want, have = rule.context_size, 0 if context is None else jnp.shape(context)
     if want is not None and have != (*xs.shape[:-1], want) and (want or context is not None):

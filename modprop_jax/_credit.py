@@ -45,7 +45,7 @@ class Point(NamedTuple):
 class Back(NamedTuple):
     """One step back.
 
-    `total`: credit on the state after the step, with which the step's parameters are charged;
+    `total`: credit on the state after the step, with which its parameters are charged, or None;
     `credit`: on the state before it; `message`: on the message sent, or None.
     """
 

@@ -11,10 +11,9 @@ import pytest
 from helpers import jit
 
 import modprop_jax as mpj
-from modprop_jax.experiments import compare, main, resume, trained
+from modprop_jax.experiments import compare, main, resume, trained, TrainingDiverged
 from modprop_jax.experiments._compare import _records, _start
 from modprop_jax.experiments._config import Config
-from modprop_jax.experiments._runs import TrainingDiverged
 from modprop_jax.experiments._setup import seed_keys, setup
 from modprop_jax.experiments._storage import RunFolder
 from modprop_jax.experiments._train import stream_keys

@@ -1,7 +1,5 @@
 from typing import Any, ClassVar
 
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .._cell import AbstractCell
@@ -46,10 +44,9 @@ class ReadoutOnly(AbstractRule):
     def back(
         self, cell: Any, prepared: PyTree, point: Point, credit: Credit, direct: PyTree
     ) -> Back:
-        """Zeros."""
-        del cell, prepared, point
-        nothing = jax.tree.map(jnp.zeros_like, direct)
-        return Back(nothing, credit, None)
+        """None."""
+        del cell, prepared, point, direct
+        return Back(None, credit, None)
 
     def step(self, cell: Any, state: PyTree, x: Array) -> PyTree:
         """The cell's step, without a derivative."""

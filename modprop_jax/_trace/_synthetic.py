@@ -54,8 +54,8 @@ class SyntheticGradient(AbstractCreditTrace):
         batch, example = batch_shape(cell, state), to_rows(cell.init())
         s, k, dtype = len(example), rule.labels, example.dtype
         weight = rule.initial(key, s, dtype)
-        # a copy of its own: buffers of a carry may be donated
         jacobian = of_jacobian = None
+        # copies of their own, also of A: buffers of a carry may be donated
         if rule.learn_jacobian is not None:
             jacobian = jnp.copy(cell.weight_rec)
             of_jacobian = start(rule.learn_jacobian, jacobian)

@@ -20,15 +20,11 @@ from ._network import (
     build_optimizer as build_optimizer,
     Network as Network,
 )
+from ._soundness import RuleUnstable as RuleUnstable, TrainingDiverged as TrainingDiverged
 from ._stream_align import (
     align_stream as align_stream,
     resume_align_stream as resume_align_stream,
     StreamAlignments as StreamAlignments,
 )
 from ._summary import Row as Row, Spread as Spread
-from ._train import (
-    Record as Record,
-    RuleUnstable as RuleUnstable,
-    train as train,
-    TrainingDiverged as TrainingDiverged,
-)
+from ._train import Record as Record, train as train

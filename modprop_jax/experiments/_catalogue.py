@@ -135,7 +135,8 @@ class RuleEntry:
 
     - `online`: it learns on a stream only (`Preset.segment`).
     - `settings`: what it replaces in every preset, by field.
-    - `network(network, key, **options)`: what it makes of the network that all rules start from.
+    - `network(network, key, **options)`: what it makes of the network that all rules start from;
+      None: trains it as it is.
     """
 
     description: str
@@ -143,7 +144,7 @@ class RuleEntry:
     options: tuple[str, ...] = ()
     online: bool = False
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    network: Callable[..., Any] = lambda network, key, **options: network
+    network: Callable[..., Any] | None = None
 
 
 def _kernl(types: Any, rate: float | None = None, **options: Any) -> KeRNL:
@@ -298,7 +299,7 @@ def rule_entry(text: str) -> RuleEntry:
 def network_of(text: str, network: Any, key: PRNGKeyArray) -> Any:
     """The network that a rule trains, made of the one that all rules start from."""
     entry, typed = _typed(text)
-    return entry.network(network, key, **typed)
+    return network if entry.network is None else entry.network(network, key, **typed)
 
 
 def segment_of(text: str, segment: int) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import equinox as eqx
 from rich.console import Console
 
-from ._catalogue import network_of, segment_of
+from ._catalogue import network_of, rule_entry, segment_of
 from ._config import Config
 from ._plots import learning_curves
 from ._progress import Reporter
@@ -131,8 +131,9 @@ def _start(config: Config, label: str) -> State:
     fresh = parts.start(weight_keys)
     if config.settings.segment is None:
         return fresh
-    made_for_rule = eqx.filter_jit(eqx.filter_vmap(functools.partial(network_of, label)))
-    fresh = initial_state(made_for_rule(fresh.model, weight_keys), parts.optimizer)
+    if rule_entry(label).network is not None:
+        made_for_rule = eqx.filter_jit(eqx.filter_vmap(functools.partial(network_of, label)))
+        fresh = initial_state(made_for_rule(fresh.model, weight_keys), parts.optimizer)
     return stream_state(fresh, keys, config.rule(label), config.settings.batch)
 
 

@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 from ._config import Config, environment
 from ._progress import Reporter
+from ._soundness import RuleUnstable, TrainingDiverged
 from ._storage import RunFolder
-from ._train import RuleUnstable, State, TrainingDiverged
+from ._train import State
 
 
 class Run(NamedTuple):

@@ -17,16 +17,8 @@ from .._grad import online_value_and_grad, with_rule
 from .._rule import AbstractRule, BPTT
 from ._force_network import ForceNetwork
 from ._network import Network
-from ._train import (
-    all_finite,
-    check,
-    check_stable,
-    Data,
-    radius_of,
-    Record,
-    State,
-    stream_keys,
-)
+from ._soundness import all_finite, check, check_stable, radius_of
+from ._train import Data, Record, State, stream_keys
 
 
 # of the outputs of some steps: (outputs, ys) -> (loss, score)

@@ -26,11 +26,12 @@ from ._network import Network
 from ._progress import Reporter
 from ._runs import check_precision, introduce, saved
 from ._setup import seed_keys, setup
+from ._soundness import all_finite, check, TrainingDiverged
 from ._storage import RunFolder
 from ._stream_align_plots import figures
 from ._stream_align_summary import caption, headers, markdown, RuleRow, summarise, summary
 from ._summary import SECONDS
-from ._train import all_finite, check, State, stream_keys, TrainingDiverged
+from ._train import State, stream_keys
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,10 +16,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 from jaxtyping import Array, Int, Key, PRNGKeyArray, PyTree
 
 from .._grad import value_and_grad
-from .._reverse import inner_cell
-from .._rnn import layers
 from .._rule import AbstractRule
 from ..diagnostics import alignment
+from ._soundness import all_finite, check, check_stable, radius_of
 
 
 Data = Callable[[PRNGKeyArray], tuple[Array, Array]]
@@ -46,23 +45,6 @@ class State(eqx.Module):
     iteration: Int[Array, ""]
     carry: PyTree = None
     """On streams: what the networks carry from segment to segment."""
-
-
-class TrainingDiverged(FloatingPointError):
-    """The loss, a gradient or a parameter became NaN or infinite."""
-
-    def __init__(self, label: str, seed: int, iteration: int):
-        message = (
-            f"rule {label}, seed {seed}: NaN or infinity in the loss, a gradient or a "
-            f"parameter at iteration {iteration}. Try a smaller learning rate, clipped "
-            "gradients (optax.clip_by_global_norm) or, for ModProp, a smaller mu."
-        )
-        FloatingPointError.__init__(self, message)
-        self.seed, self.iteration = seed, iteration
-
-
-class RuleUnstable(ValueError):
-    """The transport of a rule has a spectral radius above 1: credit would grow without bound."""
 
 
 def train(
@@ -318,18 +300,6 @@ def _evaluate(model: PyTree, keys: Key[Array, " seeds"], *, loss: Loss, data: Da
 
 
 @eqx.filter_jit
-def radius_of(model: PyTree, *, rule: AbstractRule | None) -> Array | None:
-    """The largest of the layers' radii, by seed; None if no rule has one."""
-
-    def one_seed(model):
-        found = [(rule or layer.rule).radius(inner_cell(layer.cell)) for layer in layers(model)]
-        found = [radius for radius in found if radius is not None]
-        return jnp.stack(found).max() if found else None
-
-    return eqx.filter_vmap(one_seed)(model)
-
-
-@eqx.filter_jit
 def _cosine(
     model: PyTree,
     keys: Key[Array, " seeds"],
@@ -372,30 +342,3 @@ def _shard(state: State, mesh: Mesh) -> State:
     model, opt_state = eqx.filter_shard((state.model, state.opt_state), over_seeds)
     iteration = eqx.filter_shard(state.iteration, NamedSharding(mesh, P()))
     return State(model, opt_state, iteration)
-
-
-def all_finite(tree: PyTree) -> Array:
-    """Whether no array of the tree holds NaN or infinity."""
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
-    return functools.reduce(jnp.logical_and, finite)
-
-
-def check_stable(
-    model: PyTree, rule: AbstractRule | None, label: str, iteration: int, radius: np.ndarray
-) -> None:
-    """The rule's own check, of the seed with the largest radius; its message names a safe mu."""
-    seed = int(np.argmax(radius))
-    for layer in layers(jax.tree.map(lambda a: a[seed] if eqx.is_array(a) else a, model)):
-        try:
-            (rule or layer.rule).check(layer.cell)
-        except ValueError as error:
-            message = f"rule {label}, seed {seed}, iteration {iteration}: {error}"
-            raise RuleUnstable(message) from None
-
-
-def check(label: str, bad: np.ndarray, iterations: np.ndarray) -> None:
-    """Raise `TrainingDiverged` where a seed is bad, with the iteration at which it was."""
-    if bad.any():
-        # The first to break, not the first in order of seeds.
-        seed = int(np.argmin(np.where(bad, iterations, np.iinfo(iterations.dtype).max)))
-        raise TrainingDiverged(label, seed, int(iterations[seed]))
