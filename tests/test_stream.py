@@ -176,6 +176,8 @@ def test_rules_bring_their_own_feedback():
         (["add", "--rules", "uoro"], "rule 'uoro' learns on a stream only: give segment=1"),
         (["add", "--rules", "bptt:segment=5"], "has a segment on a stream only"),
         (["delayed_xor", "--segment", "1"], "has trials that end"),
+        # every step is read, but the loss is a sum over them
+        (["flip_flop", "--segment", "1"], "has trials that end"),
         (["add", "--preset", "brief", "--rules", "bptt:segment=7"], "every 7 time steps"),
         (["add", "--preset", "brief", "--segment", "0"], "segment must be greater than 0"),
         (["add", "--preset", "brief", "--rules", "dni:speed=1"], "unknown dni option 'speed'"),

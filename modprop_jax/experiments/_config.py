@@ -3,7 +3,6 @@
 import dataclasses
 import datetime
 import importlib.metadata
-import inspect
 import platform
 from collections.abc import Sequence
 from typing import Any
@@ -156,7 +155,7 @@ def _check_batches(config: Config) -> None:
         online = rule_entry(label).online
         if online or segment_of(label, 0):
             why = "learns" if online else "has a segment"
-            streams = [name for name, task in TASKS.items() if is_stream(task)]
+            streams = [name for name, task in TASKS.items() if task.stream]
             raise ValueError(
                 f"rule {label!r} {why} on a stream only: give segment=1 (--segment 1), an "
                 "optimizer step after each time step, with a task that has no end: "
@@ -166,11 +165,11 @@ def _check_batches(config: Config) -> None:
 
 def _check_stream(config: Config, segment: int) -> None:
     settings, task = config.settings, config.entry
-    if not is_stream(task) or settings.readout_steps or settings.rate_cost:
+    if not task.stream or settings.readout_steps or settings.rate_cost:
         raise ValueError(
             f"segment={segment} learns from an endless stream, but task {config.task!r} has trials "
             "that end, or a loss that does not read every step: leave segment at None, or take "
-            f"one of {', '.join(name for name, each in TASKS.items() if is_stream(each))}."
+            f"one of {', '.join(name for name, each in TASKS.items() if each.stream)}."
         )
     block = settings.eval_every * segment
     for label in config.rules:
@@ -182,8 +181,3 @@ def _check_stream(config: Config, segment: int) -> None:
                 f"{segment} and divide the {block} steps between evaluations and the {total} of "
                 "the stream: change eval_every or iterations."
             )
-
-
-def is_stream(task: Task) -> bool:
-    """Whether a task can be learnt from an endless stream: any number of steps, each one read."""
-    return task.readout == "every" and "steps" in inspect.signature(task.batch).parameters

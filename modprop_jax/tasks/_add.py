@@ -154,6 +154,7 @@ ADD = Task(
     evaluation=_evaluation,
     loss=_soft_cross_entropy,
     readout="every",
+    stream=True,
     score="information",
     floors=ADD_FLOORS,
     presets={

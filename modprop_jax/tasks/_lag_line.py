@@ -128,6 +128,7 @@ LAG_LINE = Task(
     evaluation=_evaluation,
     loss=squared_error_of_a_step,
     readout="every",
+    stream=True,
     score="R²",
     presets={
         "small": _preset(data=_COARSE, iterations=1000),

@@ -132,6 +132,7 @@ MIMIC = Task(
     evaluation=_evaluation,
     loss=squared_error_of_a_step,
     readout="every",
+    stream=True,
     score="R²",
     presets={
         # In batches, with Adam.

@@ -96,6 +96,7 @@ SINE_WAVE = Task(
     evaluation=_evaluation,
     loss=squared_error_of_a_step,
     readout="every",
+    stream=True,
     score="R²",
     presets={
         # In batches, with Adam; short waves of amplitude 1.

@@ -98,8 +98,9 @@ class Task:
       steps, `(k, size, out_size)`.
     - `score`: what tables and figures call the second output of `loss`.
     - `floors`: losses that mark something, by name: lines in figures.
-    A task that takes `steps` as a data option and reads every step can be learnt online, from one
-    endless stream (`Preset.segment`): its loss then is a mean over steps.
+    - `stream`: whether it has no trials and so can be learnt online, from one endless stream
+      (`Preset.segment`): `batch` takes `steps`, every step is read, and the loss is a mean over
+      steps.
     """
 
     name: str
@@ -112,6 +113,7 @@ class Task:
     presets: Mapping[str, Preset]
     score: str = "accuracy"
     floors: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    stream: bool = False
 
     def in_size(self, preset: Preset) -> int:
         """Number of input features under the preset's data options."""
