@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -39,10 +39,11 @@ class EquilibriumCell(AbstractCell):
     \[ r = M \sigma(W r + b) + (1 - M)\, x, \qquad r \leftarrow r + \alpha (r' - r) \]
 
     with r the rates of all n units, M = 0 for input units and 1 for all others, \(r'\) the right
-    side, and \(\alpha\) = `damping`. Layered or recurrent by `mask`; synapses onto clamped units
-    have no effect. It starts from the rates before (a warm start, which takes no credit), so a step
-    is a function of its input wherever there is one equilibrium. Inputs (T, *batch, k), k input
-    units in the order of their index; the emission is all n rates; state: `Equilibrium`.
+    side, and \(\alpha\) = `damping`. Layered or recurrent by `mask` (`layered` makes one); synapses
+    onto clamped units have no effect. It starts from the rates before (a warm start, which takes no
+    credit), so a step is a function of its input wherever there is one equilibrium. Inputs
+    (T, *batch, k), k input units in the order of their index; the emission is all n rates; state:
+    `Equilibrium`.
 
     `BPTT` is implicit differentiation, exact, as is JAX's own derivative of `step` in reverse mode
     (second derivatives too). With e the loss's credit on the rates,
@@ -146,6 +147,28 @@ class EquilibriumCell(AbstractCell):
         allowed = jnp.asarray(effective) if self.mask is None else self.mask & effective
         self.weight = gain * _initial(key, allowed, self.signs, dtype)
         self.bias = jnp.zeros(size, self.weight.dtype) if use_bias else None
+
+    @classmethod
+    def layered(
+        cls, sizes: Sequence[int], *, recurrent: bool = False, **options: Any
+    ) -> "EquilibriumCell":
+        """A cell whose units are layers, one after the other: inputs first, outputs last.
+
+        **Arguments:** `sizes`: units of each layer, at least two. `recurrent`: all synapses among
+        units that are not inputs; else from each layer to the next alone. `options`: further
+        arguments of the cell, `signs` of all units among them.
+        """
+        if len(sizes) < 2 or min(sizes) < 1:
+            raise ValueError(
+                "sizes holds the units of the input layer, of those between and of the output "
+                f"layer, all positive, but is {tuple(sizes)}."
+            )
+        layer = np.repeat(np.arange(len(sizes)), sizes)
+        mask = layer[:, None] == layer[None, :] + 1
+        if recurrent:
+            mask |= (layer[:, None] > 0) & (layer[None, :] > 0)
+        ends = {"inputs": layer == 0, "outputs": layer == layer[-1]}
+        return cls(len(layer), mask=mask, **ends, **options)
 
     @property
     def in_size(self) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
@@ -57,6 +58,27 @@ def excess(new: Array, old: Array, rtol: float, atol: Any) -> Float[Array, "*bat
 
 def solved(matrix: Float[Array, "n n"], right: Float[Array, " n"]) -> Float[Array, " n"]:
     """The solution of a linear system; not finite if it is singular."""
+    fixed = lax.stop_gradient(matrix)
+    return lax.custom_linear_solve(
+        lambda vector: matrix @ vector,
+        right,
+        lambda _, right: _lu(fixed, right),
+        lambda _, right: _lu(fixed.T, right),
+    )
+
+
+def _lu(matrix: Array, right: Array) -> Array:
+    """On CPUs one matrix after the other.
+
+    There LAPACK's batches wait in XLA's threads for these same threads: two such batches in one
+    program can wait for each other for ever (jaxlib 0.10 on two cores).
+    """
+    return lax.platform_dependent(
+        matrix, right, cpu=jax.custom_batching.sequential_vmap(_factorised), default=_factorised
+    )
+
+
+def _factorised(matrix: Array, right: Array) -> Array:
     # imported here: few need it
     import lineax as lx
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..tasks import Preset, TASKS
-from ._catalogue import DEFAULT_RULES, known, ONLINE_RULES, rule_entry, segment_of
+from ._catalogue import known, ONLINE_RULES, rule_entry, segment_of
 from ._config import Config
 
 
@@ -64,9 +64,7 @@ class AlignConfig:
                 "--sweep matches learning rates by ρη, which is about plain SGD: use it with "
                 "--optimizer sgd."
             )
-        run = Config.make(
-            task, preset, DEFAULT_RULES if rules is None else rules, seeds, **overrides
-        )
+        run = Config.make(task, preset, rules, seeds, **overrides)
         if run.settings.segment is not None:
             raise ValueError(
                 f"preset {preset!r} of {task!r} learns online: follow it with align_stream, or "

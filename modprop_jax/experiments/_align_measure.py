@@ -106,7 +106,7 @@ def _measurements(
         return jax.tree.map(plain, by_seed) | to_exact | {"matrix": _means(matrix)}
 
     def profile(model, keys):
-        if not CELLS[preset.cell].neurons:  # the profile is of credit on neurons' drives
+        if CELLS[preset.cell].synapses != "neurons":  # the profile is of credit on neurons' drives
             return {}
         return {"credit": _means(credit(model, keys))}
 

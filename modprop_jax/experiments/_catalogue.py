@@ -6,25 +6,39 @@ import inspect
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
+import jax
 import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray
 
-from .._cell import ALIFCell, GRUCell, LeakyCell, LIFCell, LRUCell, LSTMCell, RateCell
+from .._cell import (
+    ALIFCell,
+    EquilibriumCell,
+    GLECell,
+    GRUCell,
+    LeakyCell,
+    LIFCell,
+    LRUCell,
+    LSTMCell,
+    RateCell,
+)
 from .._cell._lif import AbstractLIF
 from .._rule import (
     BPTT,
     DiagonalRTRL,
     DNI,
+    EICredit,
     EProp,
     FutureBPTT,
+    GLE,
     KeRNL,
     KFRTRL,
     LocalDNI,
     MDGL,
     ModProp,
+    QuasiStatic,
     ReadoutOnly,
     RKFRTRL,
     RTRL,
@@ -35,6 +49,21 @@ from ..tasks import Preset
 from ._force_network import force_network
 
 
+DEFAULT_RULES = ("modprop", "modprop_cell", "mdgl", "eprop", "bptt")
+ONLINE_RULES = (
+    "rtrl",
+    "future_bptt",
+    "kf_rtrl",
+    "rkf_rtrl",
+    "uoro",
+    "dni",
+    "eprop",
+    "kernl",
+    "readout_only",
+)
+"""By default, on a stream."""
+
+
 @dataclasses.dataclass(frozen=True)
 class CellEntry:
     """A cell by name.
@@ -42,16 +71,19 @@ class CellEntry:
     - `cell`: the class; `cell(in_size, hidden_size, key=key, **options)`.
     - `settings(preset)`: what changes in a preset that was made for another cell; see `with_cell`.
     - `recurrent`: names of the cell's recurrent parameters.
-    - `neurons`: whether it has `signs=`, `weight_rec` and `weight_in`: Dale's law, sparse synapses
-      and scaled initial weights need them.
+    - `synapses`: "neurons": it has `signs=`, `weight_rec` and `weight_in`, which Dale's law, sparse
+      synapses and scaled initial weights need. "units": it has one `weight` from all units,
+      clamped inputs among them, and `signs=` of all. None: it has no Dale's law.
     - `build`: what makes it, if not the class itself.
+    - `rules`: those that are compared by default, and on streams.
     """
 
     cell: Any
     settings: Callable[[Preset], Mapping[str, Any]] = lambda preset: {}
     recurrent: tuple[str, ...] = ("weight_rec",)
-    neurons: bool = True
+    synapses: Literal["neurons", "units"] | None = "neurons"
     build: Callable[..., Any] | None = None
+    rules: tuple[tuple[str, ...], tuple[str, ...]] = (DEFAULT_RULES, ONLINE_RULES)
 
     def __call__(self, in_size: int, hidden_size: int, **options: Any) -> Any:
         """A cell of this kind."""
@@ -95,6 +127,52 @@ def _spiking(**options: Any) -> Callable[[Preset], Mapping[str, Any]]:
     return settings
 
 
+def _prospective(
+    in_size: int,
+    hidden_size: int,
+    *,
+    tau: float,
+    layers: int = 3,
+    lagging: float = 0.67,
+    activation: str = "tanh",
+    key: PRNGKeyArray,
+) -> GLECell:
+    """Layers of one size, of whose neurons a share lags behind its drive by `tau` steps."""
+    prospective = np.where(np.arange(hidden_size) < lagging * hidden_size, 1.0, tau)
+    return GLECell(
+        [in_size] + [hidden_size] * layers,
+        tau_m=tau,
+        tau_r=[prospective] * layers,
+        dt=1.0,
+        activations=getattr(jax.nn, known("activation", activation, ACTIVATIONS)),
+        key=key,
+    )
+
+
+LAYERS = 2
+"""Of a network that settles, by default."""
+
+
+def _settling(
+    in_size: int,
+    hidden_size: int,
+    *,
+    layers: int = LAYERS,
+    activation: str = "sigmoid",
+    **options: Any,
+) -> EquilibriumCell:
+    """Layers of one size, and the inputs."""
+    return EquilibriumCell.layered(
+        [in_size] + [hidden_size] * layers,
+        activation=getattr(jax.nn, known("activation", activation, ACTIVATIONS)),
+        **options,
+    )
+
+
+ACTIVATIONS = "identity", "relu", "sigmoid", "softplus", "tanh"
+_GLE_RULES = ("gle", "gle_instantaneous", "bptt"), ("gle", "gle_instantaneous")
+_EQUILIBRIUM_RULES = ("ei_credit", "ei_credit:sweeps=0", "bptt"), ("ei_credit", "readout_only")
+
 CELLS: dict[str, CellEntry] = {
     "leaky": CellEntry(LeakyCell, _leaky),
     "rate": CellEntry(RateCell, _rate),
@@ -104,9 +182,24 @@ CELLS: dict[str, CellEntry] = {
         _spiking(beta=1.8, tau_adaptation=200.0, scale_adaptation=True, adaptive=0.5),
         build=_partly_adaptive,
     ),
-    "gru": CellEntry(GRUCell, recurrent=("weight_hh",), neurons=False),
-    "lstm": CellEntry(LSTMCell, recurrent=("weight_hh",), neurons=False),
-    "lru": CellEntry(LRUCell, recurrent=("nu", "theta"), neurons=False),
+    "gru": CellEntry(GRUCell, recurrent=("weight_hh",), synapses=None),
+    "lstm": CellEntry(LSTMCell, recurrent=("weight_hh",), synapses=None),
+    "lru": CellEntry(LRUCell, recurrent=("nu", "theta"), synapses=None),
+    "gle": CellEntry(
+        GLECell,
+        lambda preset: {"cell_options": {"tau": _tau(preset)}},
+        recurrent=("layers",),
+        synapses=None,
+        build=_prospective,
+        rules=_GLE_RULES,
+    ),
+    "equilibrium": CellEntry(
+        EquilibriumCell,
+        recurrent=("weight",),
+        synapses="units",
+        build=_settling,
+        rules=_EQUILIBRIUM_RULES,
+    ),
 }
 
 
@@ -117,7 +210,7 @@ def with_cell(preset: Preset, name: str) -> Preset:
         return preset
     changes: dict[str, Any] = {"cell_options": {}, "readout_tau": None, "scale_readout": False}
     changes["rate_cost"] = 0.0
-    if not entry.neurons:
+    if entry.synapses is None:
         changes |= {"excitatory": None, "shrink": 0.0, "connectivity": 0.0, "density": 1.0}
         changes |= {
             "orthogonal": False,
@@ -244,6 +337,29 @@ RULES: dict[str, RuleEntry] = {
         online=True,
         settings={"feedback": "random"},
     ),
+    "quasi_static": RuleEntry(
+        "credit at equilibrium at every step, times e-prop's trace: slow inputs; sweeps, ridge",
+        lambda types, **options: QuasiStatic(**options),
+        ("sweeps", "ridge"),
+    ),
+    "gle": RuleEntry(
+        "GLE: prospective errors, run forward in time: cell gle",
+        lambda types: GLE(),
+    ),
+    "gle_instantaneous": RuleEntry(
+        "GLE without prospective errors, instantaneous backpropagation: cell gle",
+        lambda types: GLE(prospective_errors=False),
+    ),
+    "ei_credit": RuleEntry(
+        "credit that relaxes to equilibrium by retrograde signals: cell equilibrium; sweeps",
+        lambda types, sweeps=None: EICredit(sweeps=sweeps),
+        ("sweeps",),
+    ),
+    "ei_credit_clamp": RuleEntry(
+        "E-I credit with the credit of output units held, as published: cell equilibrium; sweeps",
+        lambda types, sweeps=None: EICredit(output="clamp", sweeps=sweeps),
+        ("sweeps",),
+    ),
     "readout_only": RuleEntry(
         "a fixed recurrent network, as in reservoir computing: the readout alone learns",
         lambda types: ReadoutOnly(),
@@ -261,20 +377,6 @@ RULES: dict[str, RuleEntry] = {
         lambda types: RTRL(),
     ),
 }
-
-DEFAULT_RULES = ("modprop", "modprop_cell", "mdgl", "eprop", "bptt")
-ONLINE_RULES = (
-    "rtrl",
-    "future_bptt",
-    "kf_rtrl",
-    "rkf_rtrl",
-    "uoro",
-    "dni",
-    "eprop",
-    "kernl",
-    "readout_only",
-)
-"""By default, on a stream."""
 
 
 def build_rule(text: str, types: tuple[int, ...], **defaults: Any) -> Any:
@@ -323,7 +425,7 @@ def summary(cls: type) -> str:
 
 
 # options that are counts
-_WHOLE = ("taps", "horizon", "probes", "refresh", "labels", "segment")
+_WHOLE = ("taps", "horizon", "probes", "refresh", "labels", "segment", "sweeps")
 
 
 def _parse(text: str) -> tuple[RuleEntry, dict[str, Any]]:

@@ -14,10 +14,9 @@ from .._rule import AbstractRule
 from ..tasks import Preset, Task, TASKS
 from ._catalogue import (
     build_rule,
-    DEFAULT_RULES,
+    CELLS,
     known,
     network_of,
-    ONLINE_RULES,
     rule_entry,
     segment_of,
     with_cell,
@@ -57,7 +56,8 @@ class Config:
             given["excitatory"] = round(settings.excitatory * n / settings.hidden_size)
         settings = dataclasses.replace(settings, **given)
         if rules is None:
-            rules = DEFAULT_RULES if settings.segment is None else ONLINE_RULES
+            offline, online = CELLS[settings.cell].rules
+            rules = offline if settings.segment is None else online
         _check(settings, rules, seeds)
         created = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         config = cls(task, preset, tuple(rules), seeds, settings, environment(), created)

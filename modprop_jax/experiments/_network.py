@@ -1,5 +1,6 @@
 """The network, types and optimizer that a task's preset describes."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from .._readout import Readout
 from .._reverse import inner_cell
 from .._rnn import RNN
 from ..tasks import Preset, Task
-from ._catalogue import CELLS, known
+from ._catalogue import CELLS, known, LAYERS
 from ._sparse import sparse_dale, sparse_signed
 
 
@@ -33,6 +34,8 @@ class Network(eqx.Module):
     rnn: RNN
     readout: Readout
     at: Literal["last", "every"] | int = eqx.field(static=True, default="last")
+    first: int = eqx.field(static=True, default=0)
+    """What the readout sees of the emission begins here."""
 
     def __call__(self, xs: Float[Array, "T *batch m"]) -> Float[Array, "... k"]:
         return self.read(self.rnn(xs))
@@ -52,7 +55,7 @@ class Network(eqx.Module):
         """The outputs, from the emissions; what counts spikes behind them is not read."""
         if self.at != "every":
             zs = zs[-1] if self.at == "last" else zs[-self.at :]
-        return self.readout(zs[..., : self.readout.weight.shape[-1]])
+        return self.readout(zs[..., self.first :][..., : self.readout.weight.shape[-1]])
 
 
 def signs(preset: Preset) -> tuple[int, ...] | None:
@@ -68,6 +71,18 @@ def signs(preset: Preset) -> tuple[int, ...] | None:
     return (1,) * preset.excitatory + (-1,) * inhibitory
 
 
+def unit_signs(preset: Preset) -> tuple[int, ...] | None:
+    """`signs` of all units of a network that settles: the inputs', then those of each layer."""
+    dale = signs(preset)
+    if dale is None:
+        return None
+    if preset.input_signs is None:
+        raise ValueError(
+            "input units obey Dale's law as all others do: give input_signs, +1 or -1 for each."
+        )
+    return (*preset.input_signs, *dale * preset.cell_options.get("layers", LAYERS))
+
+
 def cell_types(preset: Preset) -> tuple[int, ...]:
     """1 = excitatory, 0 = inhibitory; without Dale's law, the layer's two halves."""
     dale = signs(preset)
@@ -81,9 +96,11 @@ def build_network(task: Task, preset: Preset, key: PRNGKeyArray) -> Network:
     cell_key, readout_key = jr.split(key)
     dale = signs(preset)
     cell = _build_cell(task, preset, cell_key)
-    features = jax.eval_shape(lambda: cell.emit(cell.init(()))).shape[-1]
+    emitted = jax.eval_shape(lambda: cell.emit(cell.init(()))).shape[-1]
+    # of all units, a readout sees the last layer
+    first = emitted - preset.hidden_size if CELLS[preset.cell].synapses == "units" else 0
     readout = Readout(
-        features,
+        emitted - first,
         task.out_size,
         feedback=preset.feedback,
         use_bias=preset.readout_bias,
@@ -99,18 +116,20 @@ def build_network(task: Task, preset: Preset, key: PRNGKeyArray) -> Network:
             weight = sparse_signed(readout_key, dale, task.out_size, preset.density)
             weight = weight / math.sqrt(len(dale))
         readout = eqx.tree_at(lambda r: r.weight, readout, weight)
-    return Network(RNN(_filtered(preset, cell)), readout, preset.readout_steps or task.readout)
+    at = preset.readout_steps or task.readout
+    return Network(RNN(_filtered(preset, cell)), readout, at, first)
 
 
 def _build_cell(task: Task, preset: Preset, key: PRNGKeyArray) -> AbstractCell:
     entry, dale = CELLS[known("cell", preset.cell, CELLS)], signs(preset)
     options = dict(preset.cell_options)
     if dale is not None:
-        if not entry.neurons:
+        if entry.synapses is None:
             raise ValueError(f"cell {preset.cell!r} has no Dale's law: leave excitatory at None.")
-        options["signs"] = dale
+        options["signs"] = unit_signs(preset) if entry.synapses == "units" else dale
     cell = entry(task.in_size(preset), preset.hidden_size, key=key, **options)
-    if not entry.neurons:
+    if entry.synapses != "neurons":
+        _check_unset(preset)
         return cell
     weight_rec, weight_in = cell.weight_rec, cell.weight_in
     if preset.input_signs is not None:
@@ -139,6 +158,18 @@ def _build_cell(task: Task, preset: Preset, key: PRNGKeyArray) -> AbstractCell:
         cell,
         (preset.recurrent_scale * weight_rec, preset.input_scale * weight_in),
     )
+
+
+def _check_unset(preset: Preset) -> None:
+    """Raise a ValueError for settings that only a cell with `weight_rec` and `weight_in` has."""
+    names = "density", "orthogonal", "input_scale", "recurrent_scale", "shrink", "connectivity"
+    default = {field.name: field.default for field in dataclasses.fields(Preset)}
+    given = [name for name in names if getattr(preset, name) != default[name]]
+    if given:
+        raise ValueError(
+            f"cell {preset.cell!r} has no weight_rec and weight_in, which {given[0]}="
+            f"{getattr(preset, given[0])} is for: leave it at {default[given[0]]}."
+        )
 
 
 def _filtered(preset: Preset, cell: AbstractCell) -> AbstractCell:
@@ -185,17 +216,26 @@ def dales_law(
 ) -> list[optax.GradientTransformation]:
     """`keep(signs)` of the weights that have presynaptic signs, for `optax.chain`."""
 
+    def to_readout(net):
+        return (net.readout.weight,) if preset.dale_readout else ()
+
     def from_neurons(net):
         cell: Any = inner_cell(net.rnn.cell)
-        if not preset.dale_readout:
-            return (cell.weight_rec,)
-        return cell.weight_rec, net.readout.weight
+        return cell.weight_rec, *to_readout(net)
 
     def from_inputs(net):
         cell: Any = inner_cell(net.rnn.cell)
         return (cell.weight_in,)
 
-    found = ((signs(preset), from_neurons), (preset.input_signs, from_inputs))
+    def from_units(net):
+        cell: Any = inner_cell(net.rnn.cell)
+        return (cell.weight,)
+
+    dale = signs(preset)
+    if CELLS[preset.cell].synapses == "units":
+        found = ((unit_signs(preset), from_units), (dale, to_readout))
+    else:
+        found = ((dale, from_neurons), (preset.input_signs, from_inputs))
     return [optax.masked(keep(sign), _only(where)) for sign, where in found if sign is not None]
 
 

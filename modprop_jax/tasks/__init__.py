@@ -24,6 +24,7 @@ from ._mnist1d import (
 )
 from ._pattern_generation import PATTERN_GENERATION, pattern_generation as pattern_generation
 from ._sine_wave import SINE_WAVE, sine_wave as sine_wave
+from ._static_digits import DIGITS, digits as digits, digits_split as digits_split
 from ._task import (
     cross_entropy as cross_entropy,
     Preset as Preset,
@@ -48,5 +49,6 @@ TASKS: dict[str, Task] = {
         SINE_WAVE,
         LAG_LINE,
         MNIST1D,
+        DIGITS,
     )
 }

@@ -42,7 +42,7 @@ def sequential_digits(
 
     **Raises:** `ValueError` for any other `split` or `by`, and if `hold < 1`.
     """
-    images, labels = _arrays(split)
+    images, labels = images_of(split)
     picks = jr.randint(key, (batch,), 0, len(labels))
     return _sequences(jnp.asarray(images)[picks], by, hold, dtype), jnp.asarray(labels)[picks]
 
@@ -51,7 +51,7 @@ def sequential_digits_split(
     split: str = "test", *, by: str = "rows", hold: int = 1, dtype: Any = None
 ) -> tuple[Float[Array, "T images features"], Int[Array, " images"]]:
     """All images of one split, in a fixed order; see `sequential_digits`."""
-    images, labels = _arrays(split)
+    images, labels = images_of(split)
     return _sequences(jnp.asarray(images), by, hold, dtype), jnp.asarray(labels)
 
 
@@ -68,7 +68,7 @@ def _sequences(images: Array, by: str, hold: int, dtype: Any) -> Array:
 
 
 @functools.cache
-def _arrays(split: str) -> tuple[np.ndarray, np.ndarray]:
+def images_of(split: str) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, 64), pixels 0 to 16, and labels (N,), of one split."""
     if split not in ("train", "test"):
         raise ValueError(f"split must be 'train' or 'test', but got {split!r}.")

@@ -1,0 +1,104 @@
+"""Handwritten digits, shown whole: for networks that settle."""
+
+import functools
+from typing import Any
+
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from ._digits import images_of
+from ._task import cross_entropy, Preset, Task
+
+
+def digits(
+    key: PRNGKeyArray,
+    batch: int = 32,
+    *,
+    split: str = "train",
+    paired: bool = False,
+    dtype: Any = None,
+) -> tuple[Float[Array, "1 batch features"], Int[Array, " batch"]]:
+    """A minibatch of handwritten digits, each one step long, drawn with replacement.
+
+    The images of 8 × 8 pixels of `sequential_digits`, scaled to [0, 1], as 64 features.
+
+    **Arguments:**
+
+    - `key`: PRNG key: the same key gives the same batch.
+    - `batch`: number of images.
+    - `split`: `"train"` (about 80 % of each class) or `"test"` (the rest); always the same split.
+    - `paired`: all pixels a second time, 128 features: an excitatory afferent of each and an
+        inhibitory one, for networks whose inputs obey Dale's law.
+    - `dtype`: of `xs`; by default JAX's default float.
+
+    **Returns:** `xs` (1, batch, 64) and the digits shown (batch,).
+
+    **Raises:** `ValueError` for any other `split`.
+    """
+    images, labels = images_of(split)
+    picks = jr.randint(key, (batch,), 0, len(labels))
+    return _shown(jnp.asarray(images)[picks], paired, dtype), jnp.asarray(labels)[picks]
+
+
+def digits_split(
+    split: str = "test", *, paired: bool = False, dtype: Any = None
+) -> tuple[Float[Array, "1 images features"], Int[Array, " images"]]:
+    """All images of one split, in a fixed order; see `digits`."""
+    images, labels = images_of(split)
+    return _shown(jnp.asarray(images), paired, dtype), jnp.asarray(labels)
+
+
+def _shown(images: Array, paired: bool, dtype: Any) -> Array:
+    dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
+    pixels = images[None].astype(dtype) / 16
+    return jnp.concatenate([pixels, pixels], axis=-1) if paired else pixels
+
+
+def _evaluation(key: PRNGKeyArray, **options: Any) -> tuple[Array, Array]:
+    del key  # the test set is what it is
+    return digits_split("test", **options)
+
+
+_preset = functools.partial(
+    Preset,
+    cell="equilibrium",
+    data={"paired": True},
+    input_signs=(1,) * 64 + (-1,) * 64,
+    learning_rate=3e-3,
+    eval_every=50,
+    criterion=0.95,
+)
+
+DIGITS = Task(
+    name="digits",
+    description="Handwritten digits, shown whole: name the digit that the network settles on.",
+    out_size=10,
+    batch=digits,
+    evaluation=_evaluation,
+    loss=cross_entropy,
+    readout="last",
+    presets={
+        # Two layers beyond the inputs, each with Dale's law.
+        "small": _preset(
+            hidden_size=48,
+            excitatory=32,
+            cell_options={"layers": 2, "gain": 2.0},
+            iterations=2000,
+        ),
+        # The same units with all synapses between them: here credit that is held differs.
+        "recurrent": _preset(
+            hidden_size=48,
+            excitatory=32,
+            cell_options={"layers": 2, "gain": 2.0, "recurrent": True},
+            iterations=2000,
+        ),
+        # Nobody has published this network; it is a longer run of a larger one.
+        "published": _preset(
+            hidden_size=96,
+            excitatory=64,
+            cell_options={"layers": 3, "gain": 2.0},
+            iterations=10_000,
+        ),
+    },
+)
