@@ -19,11 +19,25 @@ import optax
 import pytest
 from helpers import jit
 
-from modprop_jax import ALIFCell, EProp, Filtered, LeakyCell, optim, Readout, RNN, scan
+from modprop_jax import (
+    ALIFCell,
+    EICredit,
+    EProp,
+    Filtered,
+    GLE,
+    LeakyCell,
+    optim,
+    QuasiStatic,
+    Readout,
+    RNN,
+    scan,
+    with_rule,
+)
 from modprop_jax._reverse import inner_cell
 from modprop_jax._rule._running_mean import RunningMean
 from modprop_jax.experiments import (
     build_network,
+    build_optimizer,
     build_rule,
     CELLS,
     compare,
@@ -291,7 +305,7 @@ def test_a_rule_that_is_unstable_from_the_start_is_named(tmp_path):
 
 
 def _make(task, cell, **more):
-    return Config.make(task, "small", ["eprop"], 1, cell=cell, **more)
+    return Config.make(task, "small", ["bptt"], 1, cell=cell, **more)
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -304,8 +318,9 @@ def test_another_cell_in_a_tasks_network(name):
     cell: Any = inner_cell(network.rnn.cell)
     assert isinstance(cell, CELLS[name].cell)
     recurrent = recurrent_weights(config.settings)(network)
-    assert recurrent and all(leaf.shape[-1] == 8 for leaf in recurrent)
-    if CELLS[name].neurons:
+    units = 8 if name != "equilibrium" else 2 + 2 * 8
+    assert recurrent and all(units in leaf.shape for leaf in recurrent)
+    if CELLS[name].synapses == "neurons":
         assert cell.signs == (1,) * 6 + (-1,) * 2 and recurrent == (cell.weight_rec,)
     else:
         assert config.settings.excitatory is None
@@ -313,6 +328,8 @@ def test_another_cell_in_a_tasks_network(name):
         np.testing.assert_allclose(float(cell.tau), 20)
     if name == "rate":
         np.testing.assert_allclose(1 - float(cell.alpha), np.exp(-1 / 20))
+    if name == "gle":
+        assert {float(layer.tau_m) for layer in cell.layers} == {20.0}
     assert isinstance(network.rnn.cell, Filtered) == (name in ("lif", "alif"))
 
 
@@ -336,6 +353,41 @@ def test_a_spiking_network_of_another_task_spikes_and_learns(task, cell):
     rates, gradient = measure(jr.key(0))
     assert 0.005 < rates.mean() < 0.2 and (rates > 0).mean() > 0.4
     assert (np.abs(gradient).max(1) > 0).mean() > 0.3
+
+
+def test_a_network_that_settles_learns_as_by_backpropagation():
+    """Exact credit takes another way to the same gradient; Dale's law holds for all units."""
+    config = Config.make("digits", "small", None, 1, hidden_size=12, batch=8)
+    assert config.rules == ("ei_credit", "ei_credit:sweeps=0", "bptt")
+    optimizer = build_optimizer(config.settings)
+
+    def gradient(network, batch, rule):
+        def loss(network):
+            return cross_entropy(network(batch[0]), batch[1])[0]
+
+        return eqx.filter_grad(loss)(with_rule(network, rule)).rnn.cell.weight
+
+    @jit
+    def measure(key):
+        network = build_network(config.entry, config.settings, key)
+        batch = config.entry.batch(key, 8, **config.settings.data)
+        found = [gradient(network, batch, config.rule(label)) for label in config.rules]
+        arrays = eqx.filter(network, eqx.is_inexact_array)
+        steps = jax.tree.map(lambda a: -jnp.ones_like(a), arrays)
+        with jax.numpy_dtype_promotion("standard"):
+            updates, _ = optimizer.update(steps, optimizer.init(arrays), arrays)
+        return found, network.rnn.cell, eqx.apply_updates(network, updates).rnn.cell.weight
+
+    (exact, none, same), cell, stepped = measure(jr.key(0))
+    np.testing.assert_allclose(exact, same, atol=1e-6)
+    assert np.abs(none - same).max() > 1e-3
+    signs, layered = np.array([cell.signs], float), np.asarray(cell.mask)
+    assert signs.size == 128 + 2 * 12 and layered.sum() == 128 * 12 + 12 * 12
+    for weight in (cell.weight, stepped):
+        assert (weight * signs >= 0).all()
+    # a step up by 0.01: excitatory synapses grow, inhibitory ones shrink to nothing at most
+    expected = np.where(signs > 0, cell.weight + 0.01, np.minimum(cell.weight + 0.01, 0))
+    np.testing.assert_allclose(stepped[layered], expected[layered], atol=1e-6)
 
 
 def test_from_alif_to_lif_only_the_adaptation_goes():
@@ -380,12 +432,20 @@ def test_cell_and_feedback_from_the_command_line(tmp_path, capsys):
         ({"cell": "gru", "excitatory": 5}, "cell 'gru' has no Dale's law"),
         ({"input_signs": (1, -1, 1)}, "input_signs must have one sign for each of the 2 inputs"),
         ({"feedback": "backwards"}, "feedback must be"),
+        ({"cell": "equilibrium"}, "input units obey Dale's law as all others do"),
+        ({"cell": "lru", "excitatory": None, "orthogonal": True}, "which orthogonal=True is for"),
     ],
 )
 def test_impossible_settings(options, message, without_type_checks):
     preset = dataclasses.replace(TASKS["delayed_xor"].presets["small"], **options)
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda key: build_network(TASKS["delayed_xor"], preset, key), jr.key(0))
+
+
+def test_a_readout_of_dales_law_needs_as_many_neurons():
+    preset = dataclasses.replace(TASKS["digits"].presets["small"], hidden_size=9, excitatory=6)
+    with pytest.raises(ValueError, match="10 outputs need as many neurons, but hidden_size is 9"):
+        jax.eval_shape(lambda key: build_network(TASKS["digits"], preset, key), jr.key(0))
 
 
 def test_iterations_to_criterion():
@@ -398,6 +458,10 @@ def test_iterations_to_criterion():
 def test_rules_by_name():
     types = (0, 1, 1)
     assert float(build_rule("modprop:mu=0.5", types, mu=0.1).mu) == 0.5
+    assert build_rule("quasi_static:ridge=0.1", types) == QuasiStatic(ridge=0.1)
+    assert build_rule("gle_instantaneous", types) == GLE(prospective_errors=False)
+    clamped = EICredit(output="clamp", sweeps=2)
+    assert build_rule("ei_credit_clamp:sweeps=2", types) == clamped
     assert float(build_rule("modprop", types, mu=0.1).mu) == 0.1
     assert build_rule("modprop", types, mu=0.1).types == types
     assert build_rule("modprop_cell", types, mu=0.1).types is None

@@ -19,13 +19,15 @@ from modprop_jax.experiments._summary import headers
 from modprop_jax.tasks import (
     cross_entropy,
     delayed_xor,
+    digits,
+    digits_split,
     pattern_generation,
     sequential_digits,
     sequential_digits_split,
     squared_error,
     TASKS,
 )
-from modprop_jax.tasks._digits import _arrays
+from modprop_jax.tasks._digits import images_of as _arrays
 from modprop_jax.tasks._pattern_generation import _waveform
 
 
@@ -197,6 +199,20 @@ def test_digits_minibatch_comes_from_its_split(split):
         for x, y in zip(np.moveaxis(np.asarray(xs), 1, 0), np.asarray(ys).tolist())
     ]
     assert set(drawn) <= known and len(set(drawn)) > 30
+
+
+def test_digits_shown_whole():
+    """The same images in the same order, and twice where afferents are paired."""
+    whole, labels = digits_split("test")
+    pixels, expected = sequential_digits_split("test", by="pixels")
+    np.testing.assert_array_equal(whole[0], pixels[:, :, 0].T)
+    np.testing.assert_array_equal(labels, expected)
+    paired, _ = digits_split("test", paired=True)
+    np.testing.assert_array_equal(paired, np.tile(whole, 2))
+    xs, ys = jax.jit(lambda key: digits(key, 9, paired=True))(jr.key(3))
+    rows, drawn = jax.jit(lambda key: sequential_digits(key, 9))(jr.key(3))
+    np.testing.assert_array_equal(xs[0, :, 64:], np.moveaxis(rows, 1, 0).reshape(9, 64))
+    np.testing.assert_array_equal(ys, drawn)
 
 
 def test_digits_errors():

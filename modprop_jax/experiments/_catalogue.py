@@ -70,7 +70,7 @@ class CellEntry:
 
     - `cell`: the class; `cell(in_size, hidden_size, key=key, **options)`.
     - `settings(preset)`: what changes in a preset that was made for another cell; see `with_cell`.
-    - `recurrent`: names of the cell's recurrent parameters.
+    - `recurrent(cell)`: the cell's recurrent parameters, or those that take their place.
     - `synapses`: "neurons": it has `signs=`, `weight_rec` and `weight_in`, which Dale's law, sparse
       synapses and scaled initial weights need. "units": it has one `weight` from all units,
       clamped inputs among them, and `signs=` of all. None: it has no Dale's law.
@@ -80,7 +80,7 @@ class CellEntry:
 
     cell: Any
     settings: Callable[[Preset], Mapping[str, Any]] = lambda preset: {}
-    recurrent: tuple[str, ...] = ("weight_rec",)
+    recurrent: Callable[[Any], tuple[Any, ...]] = lambda cell: (cell.weight_rec,)
     synapses: Literal["neurons", "units"] | None = "neurons"
     build: Callable[..., Any] | None = None
     rules: tuple[tuple[str, ...], tuple[str, ...]] = (DEFAULT_RULES, ONLINE_RULES)
@@ -182,20 +182,20 @@ CELLS: dict[str, CellEntry] = {
         _spiking(beta=1.8, tau_adaptation=200.0, scale_adaptation=True, adaptive=0.5),
         build=_partly_adaptive,
     ),
-    "gru": CellEntry(GRUCell, recurrent=("weight_hh",), synapses=None),
-    "lstm": CellEntry(LSTMCell, recurrent=("weight_hh",), synapses=None),
-    "lru": CellEntry(LRUCell, recurrent=("nu", "theta"), synapses=None),
+    "gru": CellEntry(GRUCell, recurrent=lambda cell: (cell.weight_hh,), synapses=None),
+    "lstm": CellEntry(LSTMCell, recurrent=lambda cell: (cell.weight_hh,), synapses=None),
+    "lru": CellEntry(LRUCell, recurrent=lambda cell: (cell.nu, cell.theta), synapses=None),
     "gle": CellEntry(
         GLECell,
         lambda preset: {"cell_options": {"tau": _tau(preset)}},
-        recurrent=("layers",),
+        recurrent=lambda cell: tuple(layer.weight for layer in cell.layers),
         synapses=None,
         build=_prospective,
         rules=_GLE_RULES,
     ),
     "equilibrium": CellEntry(
         EquilibriumCell,
-        recurrent=("weight",),
+        recurrent=lambda cell: (cell.weight,),
         synapses="units",
         build=_settling,
         rules=_EQUILIBRIUM_RULES,
@@ -210,7 +210,7 @@ def with_cell(preset: Preset, name: str) -> Preset:
         return preset
     changes: dict[str, Any] = {"cell_options": {}, "readout_tau": None, "scale_readout": False}
     changes["rate_cost"] = 0.0
-    if entry.synapses is None:
+    if entry.synapses != "neurons":
         changes |= {"excitatory": None, "shrink": 0.0, "connectivity": 0.0, "density": 1.0}
         changes |= {
             "orthogonal": False,
@@ -351,14 +351,14 @@ RULES: dict[str, RuleEntry] = {
         lambda types: GLE(prospective_errors=False),
     ),
     "ei_credit": RuleEntry(
-        "credit that relaxes to equilibrium by retrograde signals: cell equilibrium; sweeps",
-        lambda types, sweeps=None: EICredit(sweeps=sweeps),
-        ("sweeps",),
+        "retrograde credit that relaxes to equilibrium: cell equilibrium; sweeps, damping",
+        lambda types, **options: EICredit(**options),
+        ("sweeps", "damping"),
     ),
     "ei_credit_clamp": RuleEntry(
-        "E-I credit with the credit of output units held, as published: cell equilibrium; sweeps",
-        lambda types, sweeps=None: EICredit(output="clamp", sweeps=sweeps),
-        ("sweeps",),
+        "the same with the credit of output units held, as published; sweeps, damping",
+        lambda types, **options: EICredit(output="clamp", **options),
+        ("sweeps", "damping"),
     ),
     "readout_only": RuleEntry(
         "a fixed recurrent network, as in reservoir computing: the readout alone learns",

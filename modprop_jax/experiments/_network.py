@@ -110,6 +110,12 @@ def build_network(task: Task, preset: Preset, key: PRNGKeyArray) -> Network:
         scaled = preset.feedback_scale * readout.feedback_weight
         readout = eqx.tree_at(lambda r: r.feedback_weight, readout, scaled)
     if dale is not None and preset.dale_readout:
+        if task.out_size > preset.hidden_size:
+            raise ValueError(
+                "a readout with Dale's law starts as rows of recurrent weights, so "
+                f"{task.out_size} outputs need as many neurons, but hidden_size is "
+                f"{preset.hidden_size}."
+            )
         # The recipe published with ModProp: columns of another draw of recurrent weights.
         weight = balanced_dale(readout_key, np.asarray(dale))[: task.out_size]
         if preset.density < 1:
@@ -162,7 +168,9 @@ def _build_cell(task: Task, preset: Preset, key: PRNGKeyArray) -> AbstractCell:
 
 def _check_unset(preset: Preset) -> None:
     """Raise a ValueError for settings that only a cell with `weight_rec` and `weight_in` has."""
-    names = "density", "orthogonal", "input_scale", "recurrent_scale", "shrink", "connectivity"
+    names = ["density", "orthogonal", "input_scale", "recurrent_scale", "shrink", "connectivity"]
+    if CELLS[preset.cell].synapses == "units":
+        names.append("rate_cost")
     default = {field.name: field.default for field in dataclasses.fields(Preset)}
     given = [name for name in names if getattr(preset, name) != default[name]]
     if given:
@@ -256,10 +264,10 @@ def _only(where: Callable[[Any], tuple]) -> Callable[[Any], PyTree]:
     return mask
 
 
-def recurrent_weights(preset: Preset) -> Callable[[Any], tuple[Array, ...]]:
+def recurrent_weights(preset: Preset) -> Callable[[Any], tuple[Any, ...]]:
     """A function of the network: its recurrent parameters."""
-    names = CELLS[preset.cell].recurrent
-    return lambda net: tuple(getattr(inner_cell(net.rnn.cell), name) for name in names)
+    recurrent = CELLS[preset.cell].recurrent
+    return lambda net: recurrent(inner_cell(net.rnn.cell))
 
 
 def _where_nonzero(update: Any, weight: Any) -> Array:

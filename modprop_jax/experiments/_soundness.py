@@ -20,7 +20,8 @@ class TrainingDiverged(FloatingPointError):
         message = (
             f"rule {label}, seed {seed}: NaN or infinity in the loss, a gradient or a "
             f"parameter at iteration {iteration}. Try a smaller learning rate, clipped "
-            "gradients (optax.clip_by_global_norm) or, for ModProp, a smaller mu."
+            "gradients (optax.clip_by_global_norm) or, for ModProp, a smaller mu. A network "
+            "that does not settle has a NaN gradient: weaker weights or damping may help."
         )
         FloatingPointError.__init__(self, message)
         self.seed, self.iteration = seed, iteration

@@ -65,7 +65,7 @@ _preset = functools.partial(
     cell="equilibrium",
     data={"paired": True},
     input_signs=(1,) * 64 + (-1,) * 64,
-    learning_rate=3e-3,
+    learning_rate=1e-2,
     eval_every=50,
     criterion=0.95,
 )
@@ -86,19 +86,14 @@ DIGITS = Task(
             cell_options={"layers": 2, "gain": 2.0},
             iterations=2000,
         ),
-        # The same units with all synapses between them: here credit that is held differs.
-        "recurrent": _preset(
-            hidden_size=48,
-            excitatory=32,
-            cell_options={"layers": 2, "gain": 2.0, "recurrent": True},
-            iterations=2000,
-        ),
         # Nobody has published this network; it is a longer run of a larger one.
         "published": _preset(
-            hidden_size=96,
-            excitatory=64,
-            cell_options={"layers": 3, "gain": 2.0},
+            hidden_size=128,
+            excitatory=86,
+            cell_options={"layers": 2, "gain": 2.0},
             iterations=10_000,
+            decay=0.7,
+            decay_every=2000,
         ),
     },
 )
