@@ -94,6 +94,19 @@ def test_the_first_record_is_of_the_untrained_network():
         )
 
 
+def test_the_first_step_of_adam_is_its_rate():
+    """The optimizer's moments have the structure of the gradients, rule included."""
+    made = config("eprop", optimizer="adam", iterations=1, eval_every=1, seeds=1)
+    start = _start(made, "eprop")
+    *_, (state, _) = _records(made, "eprop", start)
+    before, after = (eqx.filter(s.model, eqx.is_array) for s in (start, state))
+    moved = jax.tree.map(lambda a, b: b - a, after, before)
+    steps = np.abs(np.concatenate(list(map(np.ravel, jax.tree.leaves(moved)))))
+    steps = steps / made.settings.learning_rate
+    # recurrent weights wait for a rate to send
+    assert ((steps < 1e-6) | (np.abs(steps - 1) < 1e-3)).all() and np.mean(steps > 0.5) > 0.3
+
+
 @pytest.mark.slow
 def test_a_segment_is_one_step_with_the_sum_of_its_gradients():
     """At a tiny rate, weights hardly move: three steps of one, or one of three."""

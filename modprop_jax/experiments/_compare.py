@@ -20,7 +20,7 @@ from ._setup import seed_keys, setup
 from ._storage import RunFolder
 from ._stream import iterate_stream, stream_state, Streaming
 from ._summary import markdown, Row, SECONDS, summarise
-from ._train import cosines, initial_state, iterate, Record, State
+from ._train import cosines, iterate, Record, State
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,10 +131,12 @@ def _start(config: Config, label: str) -> State:
     fresh = parts.start(weight_keys)
     if config.settings.segment is None:
         return fresh
+    model = fresh.model
     if rule_entry(label).network is not None:
         made_for_rule = eqx.filter_jit(eqx.filter_vmap(functools.partial(network_of, label)))
-        fresh = initial_state(made_for_rule(fresh.model, weight_keys), parts.optimizer)
-    return stream_state(fresh, keys, config.rule(label), config.settings.batch)
+        model = made_for_rule(model, weight_keys)
+    batch, optimizer = config.settings.batch, parts.optimizer
+    return stream_state(model, keys, rule=config.rule(label), batch=batch, optimizer=optimizer)
 
 
 def _records(config: Config, label: str, state: State) -> Iterator[tuple[State, Record]]:

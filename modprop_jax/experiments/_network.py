@@ -128,6 +128,8 @@ def build_network(task: Task, preset: Preset, key: PRNGKeyArray) -> Network:
 
 def _build_cell(task: Task, preset: Preset, key: PRNGKeyArray) -> AbstractCell:
     entry, dale = CELLS[known("cell", preset.cell, CELLS)], signs(preset)
+    if entry.synapses != "neurons":
+        _check_unset(preset)
     options = dict(preset.cell_options)
     if dale is not None:
         if entry.synapses is None:
@@ -135,7 +137,6 @@ def _build_cell(task: Task, preset: Preset, key: PRNGKeyArray) -> AbstractCell:
         options["signs"] = unit_signs(preset) if entry.synapses == "units" else dale
     cell = entry(task.in_size(preset), preset.hidden_size, key=key, **options)
     if entry.synapses != "neurons":
-        _check_unset(preset)
         return cell
     weight_rec, weight_in = cell.weight_rec, cell.weight_in
     if preset.input_signs is not None:

@@ -18,7 +18,7 @@ from .._rule import AbstractRule, BPTT
 from ._force_network import ForceNetwork
 from ._network import Network
 from ._soundness import all_finite, check, check_stable, radius_of
-from ._train import Data, Record, State, stream_keys
+from ._train import Data, initial_state, Record, State, stream_keys
 
 
 # of the outputs of some steps: (outputs, ys) -> (loss, score)
@@ -38,8 +38,18 @@ class Streaming(NamedTuple):
     total: int
 
 
-def stream_state(state: State, keys: Key[Array, " seeds"], rule: AbstractRule, batch: int) -> State:
-    """Iteration 0 of networks on streams: under this rule, with its carry of no past."""
+def stream_state(
+    model: PyTree,
+    keys: Key[Array, " seeds"],
+    *,
+    rule: AbstractRule,
+    batch: int,
+    optimizer: optax.GradientTransformation,
+) -> State:
+    """Iteration 0 of networks on streams: under this rule, with its carry of no past.
+
+    The optimizer's state has the structure of the gradients, rule included.
+    """
 
     @eqx.filter_vmap
     def start(model, key):
@@ -47,8 +57,9 @@ def stream_state(state: State, keys: Key[Array, " seeds"], rule: AbstractRule, b
         return model, model.init((batch,), key=key)
 
     _, carry_keys = stream_keys(keys)
-    model, carry = start(state.model, carry_keys)
-    return State(model, state.opt_state, state.iteration, carry)
+    model, carry = start(model, carry_keys)
+    fresh = initial_state(model, optimizer)
+    return State(model, fresh.opt_state, fresh.iteration, carry)
 
 
 def iterate_stream(
