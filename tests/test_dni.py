@@ -1,6 +1,7 @@
 """Synthetic gradients: what they learn, in which order, and that nothing of it is lost."""
 
 import functools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -46,13 +47,25 @@ CASES = [
     (LEARNED, "leaky"),
     (LOCAL, "rate"),
 ]
+SLOW = [(EXACT, "gru"), (EXACT, "lru")]
+OTHERS: dict[str, Any] = {
+    "gru": lambda: mpj.GRUCell(M, N, key=jr.key(1)),
+    "lru": lambda: mpj.LRUCell(M, N, r_min=0.8, max_phase=1.0, key=jr.key(3)),
+}
 named = pytest.mark.parametrize(
-    "rule, cell_name", CASES, ids=[f"{type(r).__name__}-{c}" for r, c in CASES]
+    "rule, cell_name",
+    [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)],
+    ids=[f"{type(r).__name__}-{c}" for r, c in CASES + SLOW],
 )
 
 
 def model_of(rule, dynamics):
-    return Net(mpj.RNN(dynamics, rule=rule), mpj.Readout(N, OUT, key=jr.key(7)))
+    emitted = M if isinstance(dynamics, mpj.LRUCell) else N
+    return Net(mpj.RNN(dynamics, rule=rule), mpj.Readout(emitted, OUT, key=jr.key(7)))
+
+
+def made(cell_name):
+    return OTHERS[cell_name]() if cell_name in OTHERS else cell(cell_name)
 
 
 def segment_loss(model, carry, seen, ys):
@@ -79,11 +92,11 @@ def run(rule, dynamics, xs, ys, *, segment=T, done=None, mask=None, carry=None):
 
 @named
 def test_segments_do_not_matter(rule, cell_name):
-    whole, one, three = (run(rule, cell(cell_name), *data(), segment=k) for k in (T, 1, 3))
+    whole, one, three = (run(rule, made(cell_name), *data(), segment=k) for k in (T, 1, 3))
     assert_close(one, whole)
     assert_close(three, whole)
     (_, carry), _ = whole
-    start = model_of(rule, cell(cell_name)).rnn.init(BATCH, key=jr.key(1))
+    start = model_of(rule, made(cell_name)).rnn.init(BATCH, key=jr.key(1))
     assert distance(carry.trace.value.weight, start.trace.value.weight) > 1e-3
 
 
@@ -93,8 +106,8 @@ def test_differs_from_bptt(rule, cell_name):
     def loss(model, xs, ys):
         return error(model(xs), ys)
 
-    _, exact = jit(mpj.value_and_grad(loss, mpj.BPTT()))(model_of(rule, cell(cell_name)), *data())
-    _, ours = run(rule, cell(cell_name), *data())
+    _, exact = jit(mpj.value_and_grad(loss, mpj.BPTT()))(model_of(rule, made(cell_name)), *data())
+    _, ours = run(rule, made(cell_name), *data())
     assert distance(ours.rnn.cell, exact.rnn.cell) > 1e-2
     assert_close(ours.readout, exact.readout)
 
