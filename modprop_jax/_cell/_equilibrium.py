@@ -60,7 +60,7 @@ class EquilibriumCell(AbstractCell):
     Cost: O(n²) a sweep and example. About log(tolerance)/log ρ sweeps, with ρ the spectral radius
     of \( \mathrm{diag}(M\sigma') W \), which has to be below 1 without damping; layered, as many
     as there are layers, inputs included, and one more. `BPTT` solves an n × n system a step and
-    example, O(n³). Memory: the equilibrium alone, however many sweeps.
+    example, O(n³), on CPUs one after the other. Memory: the equilibrium alone, however many sweeps.
 
     Source: the firing dynamics of Fan & Mysore 2024 (arXiv 2405.14139).
     """

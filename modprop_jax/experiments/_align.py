@@ -29,7 +29,7 @@ from ._align_summary import (
     sweep_rows,
     SweepRow,
 )
-from ._catalogue import build_rule, DEFAULT_RULES
+from ._catalogue import build_rule
 from ._network import cell_types
 from ._progress import Reporter
 from ._runs import check_precision, drive, introduce, Run, saved
@@ -53,7 +53,7 @@ class Alignments:
 
 def align(
     task: str,
-    rules: Sequence[str] = DEFAULT_RULES,
+    rules: Sequence[str] | None = None,
     *,
     seeds: int = 5,
     preset: str = "small",

@@ -30,7 +30,8 @@ _Rules = Annotated[
     tyro.conf.arg(
         metavar="NAME [NAME ...]",
         help_behavior_hint=(
-            f"(default: {' '.join(DEFAULT_RULES)}; on streams {' '.join(STREAM_RULES)})"
+            f"(default: {' '.join(DEFAULT_RULES)}; on streams {' '.join(STREAM_RULES)}; those that "
+            "serve the cell, for gle and equilibrium)"
         ),
     ),
 ]

@@ -52,8 +52,8 @@ def compare(
 
     - `task`, `preset`: names, as `modprop-jax list` shows them.
     - `rules`: names of rules, with options as in `"modprop:mu=0.5"`; by default `DEFAULT_RULES`,
-        and on streams `ONLINE_RULES`. There, `"bptt:segment=10"` has an optimizer step every 10
-        time steps.
+        on streams `ONLINE_RULES`, or those that serve the cell (`CELLS[cell].rules`). On streams,
+        `"bptt:segment=10"` has an optimizer step every 10 time steps.
     - `seeds`: networks per rule, each with its own weights and data.
     - `out`: folder for the results; by default a new one under `runs/`.
     - `quiet`: print nothing.

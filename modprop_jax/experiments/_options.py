@@ -19,7 +19,8 @@ RuleNames = Annotated[
     tyro.conf.arg(
         metavar="NAME [NAME ...]",
         help_behavior_hint=(
-            f"(default: {' '.join(DEFAULT_RULES)}; on streams {' '.join(ONLINE_RULES)})"
+            f"(default: {' '.join(DEFAULT_RULES)}; on streams {' '.join(ONLINE_RULES)}; those that "
+            "serve the cell, for gle and equilibrium)"
         ),
     ),
 ]
