@@ -391,14 +391,14 @@ def test_initial_weights():
 
 def test_layers_one_after_the_other():
     options: dict[str, Any] = {"activation": jnp.tanh, "key": jr.key(0)}
-    cell = mpj.EquilibriumCell.layered([3, 2, 4], **options)
+    cell: Any = mpj.EquilibriumCell.layered([3, 2, 4], **options)
     assert np.array_equal(cell.mask, layers((3, 2, 4)))
     assert np.flatnonzero(cell.inputs.numpy()).tolist() == [0, 1, 2]
     assert np.flatnonzero(cell.outputs.numpy()).tolist() == [5, 6, 7, 8]
     settled = step(cell, cell.init(), jnp.array([0.3, -0.2, 0.5]))
     hidden = np.tanh(cell.weight[3:5, :3] @ settled.rates[:3])
     assert_close(settled.rates[5:], np.tanh(cell.weight[5:, 3:5] @ hidden), 1e-12)
-    full = mpj.EquilibriumCell.layered([3, 2, 4], recurrent=True, **options).mask
+    full = np.asarray(mpj.EquilibriumCell.layered([3, 2, 4], recurrent=True, **options).mask)
     assert np.array_equal(full[3:, 3:], np.ones((6, 6))) and not np.any(full[:3])
     assert np.array_equal(full[3:, :3], layers((3, 2, 4))[3:, :3])
     for sizes in ([3], [3, 0, 2]):
@@ -411,7 +411,7 @@ def test_no_batch_of_solves_on_cpus():
     cell = recurrent()
     x = jr.normal(jr.key(0), (1, 5, 2))
     program = jax.jit(lambda xs: _gradients(cell, xs, jnp.zeros((1, 5, 9)), BPTT)[2])
-    compiled = program.lower(x).compile().as_text()
+    compiled = program.lower(x).compile().as_text() or ""
     solves = [line for line in compiled.splitlines() if "getrf" in line]
     assert solves and all("f64[1,9,9]" in line or "f64[9,9]" in line for line in solves)
 
