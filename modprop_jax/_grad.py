@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 from ._budget import auto_checkpoint, auto_segment
 from ._by_credit import with_next
 from ._rnn import is_layer, layers, RNN
-from ._rule import AbstractRule
+from ._rule import AbstractRule, BPTT, DiagonalRTRL, EICredit, RTRL
 from ._sharding import loop_start
 from ._trace._advanced import advanced, tokens, with_traces
 from ._tree import accumulate, accumulator, as_dtypes, inexact, slice_time, stop
@@ -163,6 +163,9 @@ def checkpointed_value_and_grad(
     As `online_value_and_grad`, but credit flows through the boundaries: each segment runs again
     in the reverse pass. The carry holds bare states (`cell.init(batch_shape)`). Memory
     O(T / segment + segment), least near √T steps ("auto"); time one more forward pass.
+
+    For exact rules only (ValueError): what others send, or have seen, beyond a bare state would be
+    lost at each boundary. Stream those with `online_value_and_grad`.
     """
 
     @eqx.filter_value_and_grad(has_aux=True)
@@ -179,10 +182,20 @@ def checkpointed_value_and_grad(
 
     def wrapped(model, carry, xs, ys):
         _check_rules(model)
+        for layer in layers(model):
+            if not isinstance(layer.rule, _EXACT):
+                raise ValueError(
+                    "checkpointed_value_and_grad is for exact gradients, but a layer's rule is "
+                    f"{type(layer.rule).__name__}: use with_rule(model, BPTT()), or stream it with "
+                    "online_value_and_grad."
+                )
         value, gradients = total(model, carry, xs, ys)
         return _checked(value, gradients) if check else (value, gradients)
 
     return wrapped
+
+
+_EXACT = BPTT, RTRL, DiagonalRTRL, EICredit
 
 
 def _over_segments(

@@ -1,5 +1,6 @@
 """Equilibria and the credit that relaxes over them: against goldens, backpropagation, solves."""
 
+import itertools
 import math
 import pathlib
 from typing import Any
@@ -204,6 +205,38 @@ def test_recurrent_is_the_implicit_gradient():
         products = jax.tree.map(jnp.vdot, tuple(found), direction)
         assert_close(sum(jax.tree.leaves(products)), slope, 1e-8)
     assert_close(gradients(cell, xs, ys, SOURCE)[1:], gradients(cell, xs, ys, BPTT)[1:], 1e-11)
+
+
+def inhibited() -> Any:
+    """A network that settles only if damped: all free units inhibit each other."""
+    cell = recurrent(damping=0.3)
+    return with_weights(cell, cell.weight - 0.5)
+
+
+@pytest.mark.slow
+def test_damped_credit_is_the_implicit_gradient():
+    """Against linear solves at the equilibrium, of a batch; without damping it does not settle."""
+    cell = inhibited()
+    xs, ys = problem(cell, (2,))
+    (_, state), gradient, of_xs = gradients(cell, xs, ys, mpj.EICredit(damping=0.3, **TIGHT))
+    assert state.converged.all()
+    weight, inputs = np.asarray(cell.weight), cell.inputs.numpy()
+    rates = np.asarray(state.rates)
+    np.testing.assert_allclose(rates[:, :2], xs[0], rtol=0, atol=1e-15)
+    free = np.tanh(rates @ weight.T + np.asarray(cell.bias))
+    np.testing.assert_allclose(rates[:, 2:], free[:, 2:], rtol=0, atol=1e-12)
+    slopes = np.where(inputs, 0, 1 - rates**2)
+    errors = np.where(cell.outputs.numpy(), rates - np.asarray(ys[0]), 0)
+    credit = np.stack(
+        [np.linalg.solve(np.eye(9) - weight.T * d, e) for d, e in zip(slopes, errors)]
+    )
+    onto = credit * slopes
+    assert_close((gradient.weight, gradient.bias), (onto.T @ rates, onto.sum(0)), 1e-11)
+    assert_close(of_xs[0], credit[:, :2], 1e-11)
+    undamped = with_weights(recurrent(max_steps=1000), cell.weight, cell.bias)
+    assert not gradients(undamped, xs, ys, BPTT)[0][1].converged.any()
+    lost = relax(mpj.EICredit(max_steps=1000), cell, state, jnp.asarray(errors))
+    assert not lost.converged.any()
 
 
 def relaxed_by_hand(cell: Any, xs: Any, ys: Any, stop: bool) -> Any:
@@ -419,9 +452,12 @@ def test_no_batch_of_solves_on_cpus():
 # --- reports ---
 
 
+OSCILLATING = [[0.0, 0.0], [1.0, -3.0]]
+
+
 def oscillating(**options: Any) -> Any:
     """One free unit that inhibits itself: sweeps go on for ever between two rates."""
-    return with_weights(make(2, 1, 1, **options), [[0.0, 0.0], [1.0, -3.0]])
+    return with_weights(make(2, 1, 1, **options), OSCILLATING)
 
 
 def test_an_equilibrium_that_was_not_reached():
@@ -454,19 +490,23 @@ def test_one_example_reports_for_itself():
 
 @pytest.mark.slow
 def test_padding_asks_nothing_of_an_equilibrium():
-    cell = oscillating(max_steps=100)
-    xs = jnp.array([[5.0], [0.1]])
+    """Inputs are erased in padding, and with this bias the unit oscillates there."""
+    made = [oscillating(max_steps=100, check=check) for check in (False, True)]
+    biased = [with_weights(cell, OSCILLATING, [0.0, 0.1]) for cell in made]
+    xs = jnp.array([[5.0], [7.0]])
 
     def loss(cell, xs, rule, mask=None):
         state, zs = mpj.scan(cell, cell.init(), xs, rule=rule, mask=mask)
         return jnp.sum(zs**2), state
 
     take = jit(eqx.filter_grad(loss, has_aux=True))
-    for rule in (BPTT, mpj.EICredit()):
+    for cell, rule in itertools.product(biased, (BPTT, mpj.EICredit())):
         padded, state = take(cell, xs, rule, jnp.array([True, False]))
         alone, want = take(cell, xs[:1], rule)
-        assert_close((padded, state.rates), (alone, want.rates), 1e-12)
+        assert_close((padded.weight, state.rates), (alone.weight, want.rates), 1e-12)
         assert state.converged and state.sweeps == want.sweeps
+    with pytest.raises(Exception, match="equilibrium was not reached in 100 sweeps"):
+        jax.block_until_ready(take(biased[1], jnp.zeros((1, 1)), BPTT))
 
 
 @pytest.mark.slow
@@ -738,6 +778,9 @@ def test_three_timescales():
     assert firing < 0.1 * credit
     clamped = run(800.0, 0.5, CLAMP)
     assert_close(clamped.gradient, gradients(cell, xs, ys, CLAMP)[1], 1e-8)
+    # the last step is plastic however late plasticity starts
+    last = mpj.three_timescales(cell, xs[0], loss, duration=1.0, dt=1.0, plastic_from=0.96)
+    assert np.isfinite(last.gradient.weight).all()
     with pytest.raises(ValueError, match="plastic_from in .*got plastic_from=1.0"):
         mpj.three_timescales(cell, xs[0], loss, plastic_from=1.0)
 

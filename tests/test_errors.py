@@ -414,19 +414,28 @@ def test_chunk(chunk):
 @pytest.mark.parametrize("segment", [0, -1])
 @pytest.mark.parametrize("make", [mpj.online_value_and_grad, mpj.checkpointed_value_and_grad])
 def test_segment(make, segment):
-    model = net("eprop", "leaky")
+    model = net("rtrl", "leaky")
     with pytest.raises(ValueError, match=f"segment must be at least 1 step, but is {segment}"):
         make(segment_loss, segment=segment)(model, model.rnn.init(BATCH), *data())
 
 
 @pytest.mark.parametrize("make", [mpj.online_value_and_grad, mpj.checkpointed_value_and_grad])
 def test_sequences_of_unequal_length(make):
-    model, (xs, ys) = net("eprop", "leaky"), data()
+    model, (xs, ys) = net("rtrl", "leaky"), data()
     for targets in (ys[:-1], {"a": ys, "b": ys[1:]}):
         with pytest.raises(ValueError, match="same number of time steps.*10.*11|11.*10"):
             make(segment_loss, segment=4)(model, model.rnn.init(BATCH), xs, targets)
     with pytest.raises(ValueError, match="at least one"):
         make(segment_loss, segment=4)(model, model.rnn.init(BATCH), xs[:0], ys[:0])
+
+
+@pytest.mark.parametrize("rule", [mpj.EProp(), mpj.MDGL(), mpj.FutureBPTT(3), mpj.QuasiStatic()])
+def test_checkpoints_are_for_exact_rules(rule):
+    """From a bare state most others have another gradient for other segments."""
+    model = mpj.with_rule(net("bptt", "leaky"), rule)
+    with pytest.raises(ValueError, match=f"exact gradients.*{type(rule).__name__}.*BPTT"):
+        take = mpj.checkpointed_value_and_grad(segment_loss, segment=4)
+        take(model, cell("leaky").init(BATCH), *data())
 
 
 # --- what depends on values is checked at run time, if asked ---
@@ -436,7 +445,7 @@ def three_gradients(check):
     offline = mpj.value_and_grad(offline_loss, check=check)
     online = mpj.online_value_and_grad(segment_loss, segment=4, check=check)
     checkpointed = mpj.checkpointed_value_and_grad(segment_loss, segment=4, check=check)
-    model = net("eprop", "leaky")
+    model = net("rtrl", "leaky")
     return {
         "offline": lambda xs, ys: offline(model, xs, ys),
         "online": lambda xs, ys: online(model, model.rnn.init(BATCH), xs, ys),

@@ -31,6 +31,7 @@ from modprop_jax import (
     Readout,
     RNN,
     scan,
+    value_and_grad,
     with_rule,
 )
 from modprop_jax._reverse import inner_cell
@@ -54,7 +55,7 @@ from modprop_jax.experiments._config import Config
 from modprop_jax.experiments._network import recurrent_weights
 from modprop_jax.experiments._setup import seed_keys, setup
 from modprop_jax.experiments._summary import iterations_to_criterion
-from modprop_jax.experiments._train import iterate
+from modprop_jax.experiments._train import iterate, stream_keys
 from modprop_jax.tasks import cross_entropy, TASKS
 
 
@@ -388,6 +389,78 @@ def test_a_network_that_settles_learns_as_by_backpropagation():
     # a step up by 0.01: excitatory synapses grow, inhibitory ones shrink to nothing at most
     expected = np.where(signs > 0, cell.weight + 0.01, np.minimum(cell.weight + 0.01, 0))
     np.testing.assert_allclose(stepped[layered], expected[layered], atol=1e-6)
+
+
+def test_a_network_that_does_not_settle_has_no_figures():
+    """Also where nothing is derived, as in an evaluation: four sweeps are needed here."""
+    preset = dataclasses.replace(TASKS["digits"].presets["small"], hidden_size=12, excitatory=8)
+
+    @jit
+    def outputs(max_steps, key):
+        options = {**preset.cell_options, "max_steps": max_steps}
+        settings = dataclasses.replace(preset, cell_options=options)
+        network = build_network(TASKS["digits"], settings, key)
+        return network(TASKS["digits"].batch(key, 2, paired=True)[0])
+
+    assert np.isfinite(outputs(4, jr.key(0))).all()
+    assert np.isnan(outputs(2, jr.key(0))).all()
+
+
+@pytest.mark.slow
+def test_networks_without_recurrent_weights_learn_by_prospective_errors(tmp_path):
+    result = compare(
+        "mnist1d", None, cell="gle", seeds=1, out=tmp_path / "gle", quiet=True, iterations=2,
+        eval_every=2, hidden_size=6, batch=4, data={"steps": 24},
+    )  # fmt: skip
+    assert result.config.rules == ("gle", "gle_instantaneous", "bptt")
+    first, last = ({m["rule"]: m for m in result.metrics if m["iteration"] == i} for i in (0, 2))
+    assert first["gle"]["loss"] == first["gle_instantaneous"]["loss"] == first["bptt"]["loss"]
+    assert len({m["loss"][0] for m in last.values()}) == 3
+    np.testing.assert_allclose(last["bptt"]["cosine"], 1, rtol=1e-6)
+    assert last["gle"]["cosine"][0] < 1 - 1e-4
+    assert last["gle_instantaneous"]["cosine"][0] < 1 - 1e-4
+
+
+@pytest.mark.slow
+def test_prospective_errors_learn_from_a_stream(tmp_path):
+    """At a tiny rate, weights hardly move: eight steps are one by the offline gradient."""
+    settings: dict[str, Any] = {"iterations": 8, "eval_every": 8, "hidden_size": 4, "batch": 2}
+    settings |= {"optimizer": "sgd", "learning_rate": 1e-6}
+    result = compare(
+        "lag_line", None, cell="gle", segment=1, seeds=1, out=tmp_path / "stream", quiet=True,
+        **settings,
+    )  # fmt: skip
+    assert result.config.rules == ("gle", "gle_instantaneous")
+    weight_keys, keys = seed_keys(result.config)
+    parts = setup(result.config)
+    start = _first(parts.start(weight_keys).model)
+    xs, ys = parts.data(stream_keys(keys)[0][0])
+
+    @jit
+    def expected(network, xs, ys, rule):
+        def loss(network):
+            return result.config.entry.loss(network(xs), ys)[0]
+
+        return value_and_grad(loss, rule)(network)[1]
+
+    moved = []
+    for label in result.config.rules:
+        after = _weights(_first(trained(result.folder, label)))
+        gradient = _weights(expected(start, xs, ys, result.config.rule(label)))
+        moved.append([a - b for a, b in zip(after, _weights(start), strict=True)])
+        for found, wanted in zip(moved[-1], gradient, strict=True):
+            scale = 8e-6 * np.abs(wanted).max()
+            np.testing.assert_allclose(found, -8e-6 * wanted, rtol=0, atol=1e-3 * scale)
+    assert np.abs(moved[0][0] - moved[1][0]).max() > 0.01 * np.abs(moved[1][0]).max() > 0
+
+
+def _first(networks):
+    """Of the seeds."""
+    return jax.tree.map(lambda leaf: leaf[0] if eqx.is_array(leaf) else leaf, networks)
+
+
+def _weights(network):
+    return [*(layer.weight for layer in network.rnn.cell.layers), network.readout.weight]
 
 
 def test_from_alif_to_lif_only_the_adaptation_goes():

@@ -16,6 +16,10 @@ TYPES = (0, 1, 1, 0)
 def _cell(name):
     if name == "rate":
         return mpj.RateCell(2, 4, alpha=0.5, key=jr.key(0))
+    if name == "prospective":
+        taus = {"tau_m": 1.0, "tau_r": 0.3, "learn_tau": True}
+        options = {"dt": 0.1, "activations": jnp.tanh, "order": "sync", **taus}
+        return mpj.GLECell([2, 3, 4], key=jr.key(0), **options)
     return mpj.LeakyCell(2, 4, tau=5.0, key=jr.key(0))
 
 
@@ -38,6 +42,7 @@ def _loss(rnn, carry, xs, ys):
         ("rate", mpj.KFRTRL()),
         ("rate", mpj.KeRNL()),
         ("rate", mpj.DNI(learn=optax.adam(0.1))),
+        ("prospective", mpj.GLE()),
     ],
     ids=[
         "no-trace",
@@ -51,6 +56,7 @@ def _loss(rnn, carry, xs, ys):
         "kronecker",
         "kernel",
         "synthetic",
+        "errors",
     ],
 )
 @pytest.mark.slow
@@ -76,8 +82,11 @@ def test_streaming_gradient_exports_for_every_platform(name, rule):
 
 
 @pytest.mark.slow
-def test_streaming_memory_does_not_depend_on_the_length():
-    rnn = mpj.RNN(_cell("leaky"), rule=mpj.ModProp(0.25, TYPES))
+@pytest.mark.parametrize(
+    "name, rule", [("leaky", mpj.ModProp(0.25, TYPES)), ("prospective", mpj.GLE())]
+)
+def test_streaming_memory_does_not_depend_on_the_length(name, rule):
+    rnn = mpj.RNN(_cell(name), rule=rule)
 
     def temporaries(steps):
         carry = rnn.init((3,))

@@ -370,11 +370,11 @@ def test_without_lag_it_is_backpropagation_at_every_instant():
 @pytest.mark.slow
 @pytest.mark.parametrize("order", ["sweep", "sync"])
 def test_convolution_is_a_dense_layer_of_shared_weights(order):
-    """Six rates as (2 channels, 3 positions), to (3, 2)."""
+    """Six rates as (2 channels, 3 positions), to (3, 2); its time constants are those of rates."""
     convolution = eqx.nn.Conv1d(2, 3, kernel_size=2, key=jr.key(5))
-    taus = [0.5, np.linspace(0.3, 1.5, 6), 0.4]
     settings: dict[str, Any] = {
-        "tau_m": taus,
+        "tau_m": [0.5, np.linspace(0.3, 1.5, 6), 0.4],
+        "learn_tau": True,
         "tau_r": [0.2, 0.4, 0.4],
         "dt": 0.2,
         "activations": jnp.tanh,
@@ -402,6 +402,102 @@ def test_convolution_is_a_dense_layer_of_shared_weights(order):
     assert_close(found.layers[::2], expected.layers[::2])
     (kernel,) = back(where(expected))
     assert_close(found.layers[1].synapses, kernel)
+    assert taus_of(found)[1].shape == (6,)
+    assert_close(taus_of(found), taus_of(expected))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["sweep", "sync"])
+def test_second_derivatives(order):
+    """Of <gradient by GLE, weighting>, against central differences of that gradient."""
+    cell, (xs, ys) = CELLS[order](), sequences(steps=7)
+    params, static = eqx.partition(cell, eqx.is_inexact_array)
+    weighting, direction = (
+        jax.tree.map(lambda p: jr.normal(jr.key(seed + p.size), p.shape), params)
+        for seed in (0, 100)
+    )
+
+    def slope(params):
+        model = mpj.RNN(eqx.combine(params, static), rule=mpj.GLE())
+        _, found = mpj.value_and_grad(lambda model: entropy(model(xs), ys))(model)
+        products = jax.tree.map(jnp.vdot, found.cell, weighting)
+        return sum(jax.tree.leaves(products)), products
+
+    @jit
+    def both(size):
+        _, tangents = mpj.value_and_grad(lambda p: slope(p)[0])(params)
+        moved = [
+            slope(jax.tree.map(lambda p, d: p + step * d, params, direction))[0]
+            for step in (size, -size)
+        ]
+        return tangents, (moved[0] - moved[1]) / (2 * size)
+
+    tangents, expected = both(jnp.asarray(1e-5))
+    found = jax.tree.map(jnp.vdot, tangents, direction)
+    assert_close(sum(jax.tree.leaves(found)), expected, 1e-7)
+
+
+# --- regimes ---
+
+
+def student(key: Any) -> Any:
+    """2-8-8-2: three in four hidden neurons lag, with a tenth of τ_m to look ahead."""
+    lag = np.where(np.arange(8) < 6, 0.1, 1.0)
+    cell = mpj.GLECell(
+        [2, 8, 8, 2],
+        tau_m=1.0,
+        tau_r=[lag, lag, 1.0],
+        dt=0.1,
+        activations=[jnp.tanh, jnp.tanh, jax.nn.identity],
+        use_bias=False,
+        learn_tau=True,
+        key=key,
+    )
+    pairs = zip(jr.split(key, 3), cell.layers)
+    drawn = [jr.normal(k, l.weight.shape) / np.sqrt(l.in_size) for k, l in pairs]
+    return eqx.tree_at(weights_of, cell, drawn)
+
+
+@jit
+def alignment(keys: Any, low: float, high: float) -> Any:
+    """Cosines with BPTT in the lowest layer, (weights, τ_m), of GLE and instantaneous errors.
+
+    Inputs are sums of four sines of `low` to `high` cycles in a unit of time; targets are a
+    teacher's. Means over the keys.
+    """
+    instantaneous = mpj.GLE(prospective_errors=False)
+
+    def one(key):
+        *networks, cycles, phases = jr.split(key, 4)
+        learner, teacher = map(student, networks)
+        cycles = jr.uniform(cycles, (1, 4, 2, 4), minval=low, maxval=high)
+        time = 0.1 * np.arange(400)[:, None, None, None]
+        turns = time * cycles + jr.uniform(phases, cycles.shape)
+        xs = jnp.sin(2 * np.pi * turns).sum(-1) / 2
+        _, ys = mpj.scan(teacher, teacher.init((4,)), xs)
+
+        def lowest(rule):
+            loss = lambda m: 0.5 * jnp.sum((m(xs) - ys) ** 2)  # noqa: E731
+            _, found = mpj.value_and_grad(loss, rule)(mpj.RNN(learner))
+            return found.cell.layers[0].weight, found.cell.layers[0].tau_m
+
+        def cosine(a, b):
+            return jnp.vdot(a, b) / jnp.linalg.norm(a) / jnp.linalg.norm(b)
+
+        exact, *rules = (lowest(rule) for rule in (mpj.BPTT(), mpj.GLE(), instantaneous))
+        return [tuple(map(cosine, rule, exact)) for rule in rules]
+
+    return jax.tree.map(jnp.mean, jax.vmap(one)(keys))
+
+
+@pytest.mark.slow
+def test_alignment_where_errors_have_to_look_ahead():
+    """Fast inputs for the weights; for time constants the usual ones are enough."""
+    keys = jr.split(jr.key(0), 16)
+    (weights, _), (instantaneous, _) = alignment(keys, 0.1, 0.4)
+    assert weights > 0.8 and instantaneous < 0.6
+    (_, taus), (_, instantaneous) = alignment(keys, 0.02, 0.15)
+    assert taus > 0.85 and instantaneous < 0.6
 
 
 # --- streams ---
@@ -527,3 +623,35 @@ def test_refusals():
         mpj.scan(rate, rate.init(), jnp.zeros((4, 2)), rule=mpj.GLE())
     with pytest.raises(ValueError, match="GLE needs a GLECell"):
         mpj.GLE().init(mpj.Filtered(cell([2, 3]), 0.5), cell([2, 3]).init())
+
+
+@pytest.mark.parametrize(
+    "synapses, message",
+    [
+        (lambda key: eqx.nn.Conv2d(1, 1, 2, key=key), "Layer 2 is a convolution over 2 dimensions"),
+        (lambda key: eqx.nn.Linear(4, 3, key=key), r"Layer 2 \(Linear\) does not take 16 rates"),
+        (lambda key: eqx.nn.Conv1d(16, 3, 2, key=key), "Layer 2 drives no neurons after 16 rates"),
+    ],
+)
+def test_layers_that_do_not_fit(synapses, message):
+    options: dict[str, Any] = {"tau_m": 1.0, "tau_r": 1.0, "dt": 0.1, "activations": jnp.tanh}
+
+    def make():
+        return mpj.GLECell([3, 16, synapses(jr.key(1))], key=jr.key(0), **options).init()
+
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(make)  # compiles nothing
+
+
+def test_traced_constants_that_would_not_train():
+    options: dict[str, Any] = {"dt": 0.1, "activations": jnp.tanh}
+
+    def make(tau_m, tau_r, learn_tau):
+        taus = {"tau_m": tau_m, "tau_r": tau_r, "learn_tau": learn_tau}
+        return mpj.GLECell([2, 3], key=jr.key(0), **taus, **options).layers[0].tau_m
+
+    with pytest.raises(ValueError, match="tau_m is traced .* pass a number, or learn_tau=True"):
+        jax.eval_shape(lambda tau: make(tau, 1.0, False), 1.0)
+    with pytest.raises(ValueError, match="tau_r is traced .* only tau_m can train"):
+        jax.eval_shape(lambda tau: make(1.0, [tau], True), 1.0)
+    assert jax.eval_shape(lambda tau: make(tau, 1.0, True), 1.0).shape == (3,)

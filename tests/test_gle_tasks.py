@@ -5,14 +5,17 @@ import random
 import socket
 import sys
 
+import equinox as eqx
 import helpers
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import optax
 import pytest
 from sklearn.linear_model import RidgeClassifier
 
+import modprop_jax as mpj
 from modprop_jax.tasks import (
     lag_line,
     lag_line_cell,
@@ -97,11 +100,55 @@ def test_lag_line_in_single_precision():
     np.testing.assert_allclose(ys, double, atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{"steps": 0}, {"half_period": 0.004}])
+@pytest.mark.parametrize("options", [{"steps": 0}, {"half_period": 0.004}, {"smoothing": 0.0}])
 def test_lag_line_refuses(options):
     (name, value), *_ = options.items()
     with pytest.raises(ValueError, match=f"lag_line needs .*{name}={value}"):
         lag_line(jr.key(0), 2, **options)
+
+
+def _learnt(rule, xs, ys):
+    """Two weights and two τ_m after each step of a stream, from 15 to 20 % off the teacher's."""
+
+    def loss(model, carry, x, y):
+        carry, z = model(x, carry)
+        return 0.005 * jnp.sum((z - y) ** 2), carry
+
+    stream = mpj.online_value_and_grad(loss, segment=1)
+    learn = optax.adam(3e-4)
+    cell = lag_line_cell((0.85, 1.7), (1.2, 1.6), gamma=1.0, learn_tau=True)
+    model = mpj.RNN(cell, rule=rule)
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+
+    def taus(params):
+        return [layer.tau_m for layer in params.cell.layers]
+
+    def body(before, at):
+        params, carry, memory = before
+        x, y = (a[None] for a in at)
+        (_, carry), gradients = stream(eqx.combine(params, static), carry, x, y)
+        with jax.numpy_dtype_promotion("standard"):  # optax knows no strict mode
+            updates, memory = learn.update(gradients, memory, params)
+        params = eqx.apply_updates(params, updates)
+        above = [jnp.maximum(tau, 0.1) for tau in taus(params)]
+        params = eqx.tree_at(taus, params, above)
+        numbers = [layer.weight.reshape(1) for layer in params.cell.layers] + above
+        return (params, carry, memory), jnp.concatenate(numbers)
+
+    start = params, model.init(xs.shape[1:-1]), learn.init(params)
+    return jax.lax.scan(body, start, (xs, ys))[1]
+
+
+@pytest.mark.slow
+def test_lag_line_is_recovered_by_errors_that_look_ahead():
+    """Published: GLE finds all four numbers, instantaneous errors move τ_m to its floor."""
+    xs, ys = map(jnp.asarray, _lag_line(4, steps=40_000))
+    learnt = helpers.jit(_learnt)
+    teacher, start = np.array([1.0, 2.0, 1.0, 2.0]), np.array([0.85, 1.7, 1.2, 1.6])
+    found = np.asarray(learnt(mpj.GLE(), xs, ys))[-1]
+    assert (np.abs(found - teacher) < 0.1 * np.abs(start - teacher)).all()
+    lost = np.asarray(learnt(mpj.GLE(prospective_errors=False), xs, ys))[-1]
+    np.testing.assert_allclose(lost[2:], 0.1)
 
 
 # --- MNIST-1D ---

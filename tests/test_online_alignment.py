@@ -473,6 +473,32 @@ def test_configuration_on_a_stream():
 
 
 @pytest.mark.parametrize(
+    "rules, options, expected",
+    [
+        (None, {"cell": "gle"}, ("gle", "gle_instantaneous")),
+        (None, {"cell": "equilibrium"}, ("ei_credit", "ei_credit:sweeps=0")),
+        (("eprop", "uoro"), {}, ("eprop", "uoro")),
+    ],
+)
+def test_without_rtrl_the_first_rule_learns(rules, options, expected):
+    """And the rules are those that serve the cell."""
+    config = StreamAlignConfig.make("add", "brief", rules, 1, hidden_size=4, **options)
+    assert config.run.rules == expected and config.learner == expected[0]
+
+
+@pytest.mark.slow
+def test_neurons_with_two_time_constants_from_the_command_line(tmp_path):
+    options = "--preset brief --cell gle --seeds 1 --hidden-size 4 --iterations 30"
+    assert main(["align", "add", *options.split(), "--out", str(tmp_path / "gle")]) == 0
+    found = json.loads((tmp_path / "gle" / "alignment.json").read_text())
+    assert found["learner"] == "gle" and found["rules"] == ["gle", "gle_instantaneous"]
+    cosine = np.array(found["cosine"])
+    np.testing.assert_allclose(np.diag(cosine), 1)
+    np.testing.assert_allclose(cosine, cosine.T)
+    assert abs(cosine[0, 1]) < 1 - 1e-4
+
+
+@pytest.mark.parametrize(
     "arguments, message",
     [
         ("add --preset brief --optimizer adam", "--optimizer is for .* in batches.*'brief'"),
@@ -508,5 +534,5 @@ def test_help_teaches(capsys):
         main(["align", "--help"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
-    for word in ("--learner NAME", "(default: rtrl)", "--feedback", "align add --preset brief"):
+    for word in ("--learner NAME", "(default: rtrl,", "--feedback", "align add --preset brief"):
         assert word in text

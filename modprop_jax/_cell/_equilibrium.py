@@ -19,8 +19,8 @@ from ._settle import Found, settle
 class Equilibrium(NamedTuple):
     """State of an `EquilibriumCell`.
 
-    `rates`: of all n units. `converged`: whether every equilibrium since `init` was reached, and
-    `sweeps`: how many it took in all, both an example.
+    `rates`: of all n units. `converged`: whether every equilibrium since `init`, or since the last
+    `done`, was reached, and `sweeps`: how many it took in all, both an example.
     """
 
     rates: Float[Array, "*batch n"]
@@ -55,7 +55,9 @@ class EquilibriumCell(AbstractCell):
 
     An equilibrium that was not reached, in `max_steps` sweeps or for a NaN, is reported:
     `state.converged` is False, its gradient is NaN (`value_and_grad(..., check=True)` raises;
-    `optax.apply_if_finite` skips the update), and with `check` the step itself raises.
+    `optax.apply_if_finite` skips the update), and with `check` its emission raises, also where
+    nothing is derived. "Settled" bounds what one more sweep changes; the equilibrium is up to
+    ρ / (1 - ρ) times that away.
 
     Cost: O(n²) a sweep and example. About log(tolerance)/log ρ sweeps, with ρ the spectral radius
     of \( \mathrm{diag}(M\sigma') W \), which has to be below 1 without damping; layered, as many
@@ -117,7 +119,7 @@ class EquilibriumCell(AbstractCell):
         - `solver`: in place of sweeps, a fixed-point or root finder of optimistix such as
             `optimistix.Newton(rtol, atol)`; it counts as many steps, and what it finds has to meet
             `rtol` and `atol` all the same.
-        - `check`: raise at run time when an equilibrium is not reached.
+        - `check`: raise at run time when rates are emitted that have not settled.
         - `dtype`: of the parameters; the JAX default if None.
         - `key`: for the weights. A unit's incoming weights are N(0, g² / their number); with
             `signs` half-normal, its inhibition scaled to balance its excitation where it has both,
@@ -196,19 +198,18 @@ class EquilibriumCell(AbstractCell):
         find: Callable[[Any, Array, Array], Found],
     ) -> Equilibrium:
         """`step`, whose derivative is the credit that `find(cell, rates, direct)` finds."""
-        after, settled = settle(self.effective(), state, x, find)
+        return settle(self.effective(), state, x, find)
+
+    def emit(self, state: Equilibrium) -> Float[Array, "*batch n"]:
+        """The rates of all units; with `check`, an error where they have not settled."""
         if not self.check:
-            return after
+            return state.rates
         return eqx.error_if(
-            after,
-            ~settled,
+            state.rates,
+            ~state.converged,
             f"An equilibrium was not reached in {self.max_steps} sweeps: pass damping=0.5 or less, "
             "a solver, more max_steps or weaker weights.",
         )
-
-    def emit(self, state: Equilibrium) -> Float[Array, "*batch n"]:
-        """The rates of all units."""
-        return state.rates
 
     def drive(self, rates: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
         """Net input `W r + b`."""

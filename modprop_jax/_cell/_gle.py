@@ -126,7 +126,8 @@ class GLECell(AbstractCell):
         - `sizes`: the number of inputs, then an entry a layer: a number of neurons (a dense
             layer), or a layer of equinox with a linear drive, such as `eqx.nn.Conv1d`. Rates are
             flat: a convolution takes them as (channels, positions), any other layer as (N,), and
-            what comes out is flattened again.
+            what comes out is flattened again. That a drive is linear is not checked: errors pass
+            through any layer by its derivative at the rates that it receives.
         - `tau_m`, `tau_r`: membrane and prospective time constant, of at least `dt`: one entry a
             layer, a number or (N_l,); or one number for all.
         - `dt`: length of a step.
@@ -158,18 +159,18 @@ class GLECell(AbstractCell):
         constants = _by_layer("tau_m", tau_m, count), _by_layer("tau_r", tau_r, count)
         functions = _by_layer("activations", activations, count)
         rows = zip(sizes[1:], *constants, functions, jr.split(key, count))
-        for entry, membrane, prospective, activation, key in rows:
+        for index, (entry, membrane, prospective, activation, key) in enumerate(rows, 1):
             if isinstance(entry, int | np.integer):
                 entry = eqx.nn.Linear(size, int(entry), use_bias=use_bias, dtype=dtype, key=key)
-            n = _size(entry, size)
+            n = _size(entry, size, index)
             membrane = _at_least(dt, "tau_m", membrane, n)
             if learn_tau:
                 # a copy of its own: buffers of a model may be donated
                 membrane = jnp.array(jnp.broadcast_to(jnp.asarray(membrane, _dtype(entry)), (n,)))
             else:
-                membrane = constant(np.asarray(membrane))
-            prospective = constant(np.asarray(_at_least(dt, "tau_r", prospective, n)))
-            assert isinstance(prospective, Constant)
+                membrane = _fixed("tau_m", membrane, "pass a number, or learn_tau=True")
+            prospective = _at_least(dt, "tau_r", prospective, n)
+            prospective = _fixed("tau_r", prospective, "pass a number, only tau_m can train")
             layers.append(ProspectiveLayer(entry, membrane, prospective, activation, size, n))
             size = n
         self.layers = tuple(layers)
@@ -238,9 +239,9 @@ class GLECell(AbstractCell):
 
 
 def slope(activation: Callable, ub: Array) -> Array:
-    """φ'(ub); a constant, only rules read it."""
+    """φ'(ub), which only rules read."""
     _, tangent = jax.jvp(activation, (ub,), (jnp.ones_like(ub),))
-    return jax.lax.stop_gradient(tangent)
+    return tangent
 
 
 def spread(tau: Array | Constant, like: Array) -> Array:
@@ -255,20 +256,35 @@ def _flat(synapses: Any, rates: Float[Array, " m"]) -> Float[Array, " n"]:
     return synapses(rates).reshape(-1)
 
 
-def _size(synapses: Any, in_size: int) -> int:
-    """The number of neurons that a layer drives."""
+def _size(synapses: Any, in_size: int, index: int) -> int:
+    """The number of neurons that a layer, the `index`-th, drives."""
     if not isinstance(synapses, eqx.Module) or not callable(synapses):
         raise ValueError(
             "sizes holds numbers of neurons, or layers of equinox such as eqx.nn.Conv1d, but one "
             f"entry is {synapses!r}."
         )
-    if isinstance(synapses, eqx.nn.Conv) and in_size % synapses.in_channels:
-        raise ValueError(
-            f"A convolution of {synapses.in_channels} channels came after {in_size} rates, which "
-            "it takes as (channels, positions): their number must be a multiple."
-        )
+    if isinstance(synapses, eqx.nn.Conv):
+        if synapses.num_spatial_dims != 1:
+            raise ValueError(
+                f"Layer {index} is a convolution over {synapses.num_spatial_dims} dimensions, but "
+                "rates are taken as (channels, positions): use eqx.nn.Conv1d."
+            )
+        if in_size % synapses.in_channels:
+            raise ValueError(
+                f"A convolution of {synapses.in_channels} channels came after {in_size} rates, "
+                "which it takes as (channels, positions): their number must be a multiple."
+            )
     rates = jnp.zeros(in_size, _dtype(synapses))
-    return eqx.filter_eval_shape(_flat, synapses, rates).shape[0]
+    try:
+        n = eqx.filter_eval_shape(_flat, synapses, rates).size
+    except Exception as error:  # equinox has no one class for what does not fit
+        raise ValueError(
+            f"Layer {index} ({type(synapses).__name__}) does not take {in_size} rates, the number "
+            f"that the entry of sizes before it makes: {error}"
+        ) from error
+    if n == 0:
+        raise ValueError(f"Layer {index} drives no neurons after {in_size} rates.")
+    return n
 
 
 def _dtype(synapses: Any) -> Any:
@@ -297,3 +313,12 @@ def _at_least(dt: float, name: str, tau: Any, n: int) -> Any:
             f"{name} must be at least dt={dt}, or Euler steps overshoot, but holds {np.min(tau)}."
         )
     return tau
+
+
+def _fixed(name: str, tau: Any, fix: str) -> Constant:
+    """Time constants that do not train."""
+    if isinstance(tau, Tracer):
+        raise ValueError(f"{name} is traced and would not train: {fix}.")
+    value = constant(np.asarray(tau))
+    assert isinstance(value, Constant)
+    return value

@@ -23,8 +23,8 @@ class Found(NamedTuple):
 
 def settle(
     cell: Any, state: PyTree, x: Array, find: Callable[[Any, Array, Array], Found]
-) -> tuple[PyTree, Bool[Array, "*batch"]]:
-    """The cell's next equilibrium and whether it is one, with credit as its derivative.
+) -> PyTree:
+    """The cell's next equilibrium, with credit as its derivative.
 
     `cell` is effective. `find(cell, rates, direct)` returns credit on all rates from that of the
     loss. It meets the parameters as (credit · balance) ⊗ rates; the state before, a start for the
@@ -58,7 +58,8 @@ def settle(
         after, settled = with_derivative(relaxed, backward)(pack)
         return (after, settled), (after.rates, settled)
 
-    return with_derivative(again, backward)((cell, state, x))
+    after, _ = with_derivative(again, backward)((cell, state, x))
+    return after
 
 
 def with_gradient(cell: Any, weight: Array, bias: Array | None) -> PyTree:

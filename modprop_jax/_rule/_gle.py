@@ -37,9 +37,10 @@ class GLE(AbstractCreditRule):
     gradients by its size afterwards.
 
     Time O(Σ_l N_l N_{l-1}) a step and example, as backpropagation within the step; memory of one
-    (v) or two floats a neuron, nothing grows with time. The trace advances with the error: stream
-    it with `online_value_and_grad`; the gradient does not depend on the segments. The initial state
-    gets no credit, nor does a state after a segment give any, but for the emission.
+    (v) or two floats a neuron, and one more with γ > 0; nothing grows with time. The trace advances
+    with the error: stream it with `online_value_and_grad`; the gradient does not depend on the
+    segments. From a bare state errors start at 0, and states between segments carry no credit, so a
+    sequence that is cut over bare states has another gradient.
     Locality: e, u' and v are a neuron's own; a synapse sees its presynaptic rate and e; errors come
     down by the transposed weights.
 

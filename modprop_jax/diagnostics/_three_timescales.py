@@ -65,6 +65,7 @@ def three_timescales(
         )
     cell, masked = cell.effective(), cell.mask
     steps = round(duration / dt)
+    begin = min(round(plastic_from * steps), steps - 1)
     start = cell.init(x.shape[:-1]).rates
 
     def body(carry, step):
@@ -74,14 +75,14 @@ def three_timescales(
         rates = rates + dt * (cell.sweep(x)(rates) - rates)
         credit = credit + dt / tau_credit * (sent - credit)
         rows = (balance * credit).reshape(-1, rates.shape[-1])
-        on = (step >= round(plastic_from * steps)).astype(rates.dtype)
+        on = (step >= begin).astype(rates.dtype)
         weight = weight + on * (rows.T @ rates.reshape(rows.shape))
         return (rates, credit, weight, bias + on * rows.sum(0)), (rates, credit)
 
     zeros = jnp.zeros_like(cell.weight), jnp.zeros(cell.hidden_size, cell.weight.dtype)
     carry = start, jnp.zeros_like(start), *zeros
     (_, _, weight, bias), (rates, credit) = lax.scan(body, carry, jnp.arange(steps))
-    count = steps - round(plastic_from * steps)
+    count = steps - begin
     weight = weight if masked is None else jnp.where(masked, weight, 0)
     bias = None if cell.bias is None else bias / count
     time = dt * jnp.arange(1, steps + 1, dtype=rates.dtype)

@@ -1,13 +1,7 @@
 """Experiments: networks under several credit rules, from Python or the shell."""
 
 from ._align import align as align, Alignments as Alignments, resume_align as resume_align
-from ._catalogue import (
-    build_rule as build_rule,
-    CELLS as CELLS,
-    DEFAULT_RULES as DEFAULT_RULES,
-    RuleEntry as RuleEntry,
-    RULES as RULES,
-)
+from ._cells import CELLS as CELLS
 from ._cli import main as main
 from ._compare import (
     compare as compare,
@@ -19,6 +13,12 @@ from ._network import (
     build_network as build_network,
     build_optimizer as build_optimizer,
     Network as Network,
+)
+from ._rules import (
+    build_rule as build_rule,
+    DEFAULT_RULES as DEFAULT_RULES,
+    RuleEntry as RuleEntry,
+    RULES as RULES,
 )
 from ._soundness import RuleUnstable as RuleUnstable, TrainingDiverged as TrainingDiverged
 from ._stream_align import (

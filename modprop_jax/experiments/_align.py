@@ -29,9 +29,9 @@ from ._align_summary import (
     sweep_rows,
     SweepRow,
 )
-from ._catalogue import build_rule
 from ._network import cell_types
 from ._progress import Reporter
+from ._rules import build_rule
 from ._runs import check_precision, drive, introduce, Run, saved
 from ._setup import seed_keys, Setup
 from ._storage import RunFolder

@@ -8,9 +8,9 @@ from rich.console import Console
 
 from ..tasks import TASKS
 from ._align import execute_align, new_folder, reopen_align
-from ._align_config import AlignConfig, learns_online, STREAM_RULES, StreamAlignConfig
-from ._catalogue import DEFAULT_RULES
+from ._align_config import AlignConfig, learns_online, stream_rules, StreamAlignConfig
 from ._options import CellName, FeedbackName, Folder, Mu, PresetFloat, PresetInt, TaskName
+from ._rules import DEFAULT_RULES
 from ._storage import RunFolder
 from ._stream_align import (
     execute_align_stream,
@@ -30,8 +30,8 @@ _Rules = Annotated[
     tyro.conf.arg(
         metavar="NAME [NAME ...]",
         help_behavior_hint=(
-            f"(default: {' '.join(DEFAULT_RULES)}; on streams {' '.join(STREAM_RULES)}; those that "
-            "serve the cell, for gle and equilibrium)"
+            f"(default: {' '.join(DEFAULT_RULES)}; on streams {' '.join(stream_rules('leaky'))}; "
+            "those that serve the cell, for gle and equilibrium)"
         ),
     ),
 ]
@@ -45,7 +45,7 @@ def align(
     preset: str = "small",
     out: Folder = None,
     resume: Folder = None,
-    learner: Annotated[str | None, _shown("NAME", "rtrl")] = None,
+    learner: Annotated[str | None, _shown("NAME", "rtrl, else the first rule")] = None,
     optimizer: Annotated[str | None, _shown("STR", "sgd")] = None,
     checkpoints: Annotated[int | None, _shown("INT", "6")] = None,
     measure: Annotated[int | None, _shown("INT", "256")] = None,
@@ -102,7 +102,7 @@ def align(
             paper); of a task without end, such as add, also brief, on a stream.
         out: Folder for the results; by default runs/TASK-PRESET-TIME.
         resume: Folder of an interrupted run to continue; takes no other option.
-        learner: On streams, the rule that trains the network.
+        learner: On streams, the rule that trains the network; rtrl where it is among the rules.
         optimizer: sgd (plain, constant rate: the bounds hold) or adam (as compare). This
             and the next four are not for streams.
         checkpoints: How often to measure, start and end included.
@@ -113,11 +113,12 @@ def align(
             BPTT at the matched rate ρη.
         iterations: Optimizer steps.
         batch: Trials in a training batch.
-        hidden_size: Neurons.
+        hidden_size: Neurons; of each layer, for cells gle and equilibrium.
         learning_rate: The optimizer's; the preset's is Adam's, sgd takes 20 times it. On
             streams it is that of plain SGD.
         cell: Kind of neuron in place of the preset's, with options of its own and the
-            preset's time constant; `modprop-jax list` shows them.
+            preset's time constant; `modprop-jax list` shows them. Options of cells (of gle: tau,
+            layers, lagging, activation) are set in Python, all of them by cell_options.
         feedback: How the readout sends error back. On streams there is one network, so that
             a rule that asks for random feedback (local_dni) gets what all others get.
         mu: ModProp's stand-in for the activation's derivative; auto measures it.
@@ -162,8 +163,7 @@ def align(
             f"--{next(iter(given))} is for networks that train in batches, but preset {preset!r} "
             "learns from a stream: leave it out."
         )
-    learns = {} if learner is None else {"learner": learner}
-    config = StreamAlignConfig.make(str(task), preset, rules, seeds, **learns, **overrides)
+    config = StreamAlignConfig.make(str(task), preset, rules, seeds, learner=learner, **overrides)
     return _on_stream(config, new_stream_folder(config, out))
 
 

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..tasks import Preset, TASKS
-from ._catalogue import known, ONLINE_RULES, rule_entry, segment_of
+from ._cells import CELLS
 from ._config import Config
+from ._names import known
+from ._rules import rule_entry, segment_of
 
 
-# By default on streams, where all rules share a network: those whose gradient of it is not zero.
-STREAM_RULES = tuple(rule for rule in ONLINE_RULES if rule not in ("readout_only", "force"))
 # Parts of a stream, each with its means and its checkpoint. The first sixth is left out of tables.
 BLOCKS = 24
 # The presets' learning rates are Adam's; those of plain SGD are so many times larger.
@@ -125,12 +125,20 @@ class StreamAlignConfig:
         rules: Sequence[str] | None,
         seeds: int,
         *,
-        learner: str = "rtrl",
+        learner: str | None = None,
         **overrides: Any,
     ) -> "StreamAlignConfig":
-        """A checked configuration; overrides that are None keep the preset's value."""
-        chosen = STREAM_RULES if rules is None else tuple(rules)
-        chosen = chosen if learner in chosen else (learner, *chosen)
+        """A checked configuration; overrides that are None keep the preset's value.
+
+        `rules`: None for those of the cell. `learner`: None for rtrl where it is among the rules,
+        else the first of them.
+        """
+        cell = overrides.get("cell") or _preset(task, preset).cell
+        chosen = stream_rules(cell) if rules is None else tuple(rules)
+        if learner is None:
+            learner = "rtrl" if "rtrl" in chosen else next(iter(chosen), "")
+        elif learner not in chosen:
+            chosen = (learner, *chosen)
         run = Config.make(task, preset, chosen, seeds, **overrides)
         for rule in chosen:
             # how error comes back can be the preset's; an optimizer of its own can't be shared
@@ -175,10 +183,20 @@ class StreamAlignConfig:
 
 def learns_online(task: str, preset: str) -> bool:
     """Whether a task's preset learns from a stream."""
-    presets = TASKS[known("task", task, TASKS)].presets
-    return presets[known("preset", preset, presets)].segment is not None
+    return _preset(task, preset).segment is not None
+
+
+def stream_rules(cell: str) -> tuple[str, ...]:
+    """By default on streams, where all rules share a network: those with a gradient of it."""
+    online = CELLS[known("cell", cell, CELLS)].rules[1]
+    return tuple(rule for rule in online if rule not in ("readout_only", "force"))
 
 
 def sweep_labels(rule: str, factor: float) -> tuple[str, str]:
     """Names of a comparison's two runs: the rule's, and BPTT's at the matched rate."""
     return f"{rule} x{factor:g}", f"bptt for {rule} x{factor:g}"
+
+
+def _preset(task: str, name: str) -> Preset:
+    presets = TASKS[known("task", task, TASKS)].presets
+    return presets[known("preset", name, presets)]

@@ -15,8 +15,9 @@ from jaxtyping import Array, Key, PyTree
 from ..diagnostics import alignment_matrix, credit_profile, generalisation_gap, hessian_top
 from ..tasks import Preset, TASKS
 from ._align_config import AlignConfig
-from ._catalogue import build_rule, CELLS
+from ._cells import CELLS
 from ._network import cell_types, recurrent_weights
+from ._rules import build_rule
 from ._setup import setup
 from ._train import Data, Loss, stream_keys
 

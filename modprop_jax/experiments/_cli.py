@@ -11,9 +11,10 @@ from .._rule import taxonomy as table_of_rules
 from ..tasks import TASKS
 from ._align_cli import align
 from ._bench import bench
-from ._catalogue import CELLS, known, RULES, summary
+from ._cells import CELLS
 from ._compare import execute, reopen
 from ._config import Config
+from ._names import known, summary
 from ._options import (
     CellName,
     FeedbackName,
@@ -24,6 +25,7 @@ from ._options import (
     RuleNames,
     TaskName,
 )
+from ._rules import RULES
 from ._storage import RunFolder
 
 
@@ -68,10 +70,11 @@ def compare(
         iterations: Optimizer steps.
         eval_every: Iterations between two evaluations.
         batch: Trials in a training batch.
-        hidden_size: Neurons.
+        hidden_size: Neurons; of each layer, for cells gle and equilibrium.
         learning_rate: Of Adam, or of plain SGD on streams.
         cell: Kind of neuron in place of the preset's, with options of its own and the
-            preset's time constant; `modprop-jax list` shows them.
+            preset's time constant; `modprop-jax list` shows them. Options of cells (of gle: tau,
+            layers, lagging, activation) are set in Python, all of them by cell_options.
         feedback: How the readout sends error back; adaptive feedback learns as the readout does.
         segment: Online learning from endless streams: time steps from one optimizer step to
             the next. For tasks without trials, such as add.

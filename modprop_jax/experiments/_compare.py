@@ -11,10 +11,10 @@ from typing import Any
 import equinox as eqx
 from rich.console import Console
 
-from ._catalogue import network_of, rule_entry, segment_of
 from ._config import Config
 from ._plots import learning_curves
 from ._progress import Reporter
+from ._rules import network_of, rule_entry, segment_of
 from ._runs import check_precision, drive, introduce, Run, saved
 from ._setup import seed_keys, setup
 from ._storage import RunFolder

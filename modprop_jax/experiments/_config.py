@@ -12,16 +12,10 @@ import jax.numpy as jnp
 
 from .._rule import AbstractRule
 from ..tasks import Preset, Task, TASKS
-from ._catalogue import (
-    build_rule,
-    CELLS,
-    known,
-    network_of,
-    rule_entry,
-    segment_of,
-    with_cell,
-)
+from ._cells import CELLS, with_cell
+from ._names import known
 from ._network import build_network, cell_types
+from ._rules import build_rule, network_of, rule_entry, segment_of
 
 
 @dataclasses.dataclass(frozen=True)

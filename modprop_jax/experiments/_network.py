@@ -15,13 +15,14 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .. import optim
-from .._cell import AbstractCell, Filtered
+from .._cell import AbstractCell, EquilibriumCell, Filtered
 from .._cell._init import balanced_dale
 from .._readout import Readout
 from .._reverse import inner_cell
 from .._rnn import RNN
 from ..tasks import Preset, Task
-from ._catalogue import CELLS, known, LAYERS
+from ._cells import CELLS, LAYERS
+from ._names import known
 from ._sparse import sparse_dale, sparse_signed
 
 
@@ -38,7 +39,13 @@ class Network(eqx.Module):
     """What the readout sees of the emission begins here."""
 
     def __call__(self, xs: Float[Array, "T *batch m"]) -> Float[Array, "... k"]:
-        return self.read(self.rnn(xs))
+        return self.read(self.emissions(xs))
+
+    def emissions(self, xs: Float[Array, "T *batch m"]) -> Float[Array, "T *batch features"]:
+        """Of every step, from rest."""
+        cell = self.rnn.cell
+        after, zs = self.rnn(xs, cell.init(xs.shape[1:-1]))
+        return _where_settled(cell, after, zs)
 
     def init(self, batch_shape: tuple[int, ...] = (), *, key: PRNGKeyArray | None = None) -> PyTree:
         """A carry with no past, for streams."""
@@ -49,13 +56,21 @@ class Network(eqx.Module):
     ) -> tuple[PyTree, Float[Array, "... k"]]:
         """The carry to go on from, and the outputs; only the rule reads `context`."""
         carry, zs = self.rnn(xs, carry, context=context)
-        return carry, self.read(zs)
+        return carry, self.read(_where_settled(self.rnn.cell, carry.state, zs))
 
     def read(self, zs: Float[Array, "T *batch features"]) -> Float[Array, "... k"]:
         """The outputs, from the emissions; what counts spikes behind them is not read."""
         if self.at != "every":
             zs = zs[-1] if self.at == "last" else zs[-self.at :]
         return self.readout(zs[..., self.first :][..., : self.readout.weight.shape[-1]])
+
+
+def _where_settled(cell: AbstractCell, state: PyTree, zs: Array) -> Array:
+    """The emissions; NaN for examples with an equilibrium that was not reached."""
+    if not isinstance(inner_cell(cell), EquilibriumCell):
+        return zs
+    inner = state[0] if isinstance(cell, Filtered) else state
+    return jnp.where(inner.converged[..., None], zs, jnp.nan)
 
 
 def signs(preset: Preset) -> tuple[int, ...] | None:

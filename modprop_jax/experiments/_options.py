@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import tyro
 
 from .._readout import Feedback
-from ._catalogue import DEFAULT_RULES, ONLINE_RULES
+from ._rules import DEFAULT_RULES, ONLINE_RULES
 
 
 TaskName = Annotated[

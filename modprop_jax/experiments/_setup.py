@@ -51,7 +51,7 @@ def _setup(task_name: str, settings: str) -> Setup:
         return initial_state(models, optimizer)
 
     def loss(model: Network, xs: Array, ys: Array) -> tuple[Array, Array]:
-        zs = model.rnn(xs)
+        zs = model.emissions(xs)
         value, score = task.loss(model.read(zs), ys)
         if preset.rate_cost:
             counts = zs[-1, ..., model.readout.weight.shape[-1] :]

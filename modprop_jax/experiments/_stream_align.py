@@ -52,7 +52,7 @@ def align_stream(
     task: str,
     rules: Sequence[str] | None = None,
     *,
-    learner: str = "rtrl",
+    learner: str | None = None,
     seeds: int = 5,
     preset: str = "brief",
     out: str | os.PathLike | None = None,
@@ -69,8 +69,10 @@ def align_stream(
 
     - `task`, `seeds`, `out`, `quiet`, `settings`: as in `compare`; `preset` one with a segment of a
         single step.
-    - `rules`: what is compared, the learner in any case; by default the online family.
-    - `learner`: the rule that trains the network.
+    - `rules`: what is compared, the learner in any case; by default the online family, or those
+        that serve the cell (`CELLS[cell].rules`).
+    - `learner`: the rule that trains the network; by default `"rtrl"` where it is among the rules,
+        else the first of them.
 
     Rules that ask for random feedback (`local_dni`) get the network's own, as all others here do:
     `feedback="random"` makes it random for all.

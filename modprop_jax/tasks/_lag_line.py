@@ -42,13 +42,14 @@ def lag_line(
     - `steps`: T, the length of the streams (published: 405,000).
     - `dt`: length of a step.
     - `half_period`: of the wave, in units of time, rounded to steps.
-    - `smoothing`: standard deviation of the Gaussian that smooths it, in units of time.
+    - `smoothing`: standard deviation of the Gaussian that smooths it, in units of time, positive.
     - `weights`, `tau_m`: of the teacher's neurons; `tau_r`: of all of them.
     - `dtype`: of both; by default JAX's default float.
 
     **Returns:** `xs` and `ys`, both of shape `(steps, batch, 1)`.
 
-    **Raises:** `ValueError` if `steps < 1`, or `half_period` is less than a step.
+    **Raises:** `ValueError` if `steps < 1`, if `half_period` is less than a step, or if
+    `smoothing` is not positive and finite.
 
     Source: Ellenberger et al., "Backpropagation through space, time and the brain", Figure 5
     (arXiv 2403.16933), and their public program.
@@ -58,6 +59,11 @@ def lag_line(
         raise ValueError(
             "lag_line needs steps >= 1 and half_period >= dt, but got "
             f"steps={steps}, half_period={half_period}, dt={dt}."
+        )
+    if not 0 < smoothing < np.inf:
+        raise ValueError(
+            f"lag_line needs a positive and finite smoothing, but got smoothing={smoothing}: a "
+            "hundredth of dt leaves the wave square."
         )
     dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
     wave = np.repeat([-1.0, 1.0], half)

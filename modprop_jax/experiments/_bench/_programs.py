@@ -11,7 +11,8 @@ from jax import lax
 
 from ..._grad import checkpointed_value_and_grad, online_value_and_grad, value_and_grad
 from ..._rnn import RNN
-from .._catalogue import build_rule, known
+from .._names import known
+from .._rules import build_rule
 from . import _peers
 from ._problem import (
     checkpoint_segment,

@@ -1,30 +1,13 @@
-"""The names that experiments understand: cells, credit rules and their options."""
+"""The credit rules that experiments know by name, and their options."""
 
 import dataclasses
-import difflib
-import inspect
-import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any
 
-import jax
-import numpy as np
 import optax
 from jaxtyping import PRNGKeyArray
 
-from .._cell import (
-    ALIFCell,
-    EquilibriumCell,
-    GLECell,
-    GRUCell,
-    LeakyCell,
-    LIFCell,
-    LRUCell,
-    LSTMCell,
-    RateCell,
-)
-from .._cell._lif import AbstractLIF
 from .._rule import (
     BPTT,
     DiagonalRTRL,
@@ -45,8 +28,8 @@ from .._rule import (
     SnAp,
     UORO,
 )
-from ..tasks import Preset
 from ._force_network import force_network
+from ._names import known
 
 
 DEFAULT_RULES = ("modprop", "modprop_cell", "mdgl", "eprop", "bptt")
@@ -62,164 +45,6 @@ ONLINE_RULES = (
     "readout_only",
 )
 """By default, on a stream."""
-
-
-@dataclasses.dataclass(frozen=True)
-class CellEntry:
-    """A cell by name.
-
-    - `cell`: the class; `cell(in_size, hidden_size, key=key, **options)`.
-    - `settings(preset)`: what changes in a preset that was made for another cell; see `with_cell`.
-    - `recurrent(cell)`: the cell's recurrent parameters, or those that take their place.
-    - `synapses`: "neurons": it has `signs=`, `weight_rec` and `weight_in`, which Dale's law, sparse
-      synapses and scaled initial weights need. "units": it has one `weight` from all units,
-      clamped inputs among them, and `signs=` of all. None: it has no Dale's law.
-    - `build`: what makes it, if not the class itself.
-    - `rules`: those that are compared by default, and on streams.
-    """
-
-    cell: Any
-    settings: Callable[[Preset], Mapping[str, Any]] = lambda preset: {}
-    recurrent: Callable[[Any], tuple[Any, ...]] = lambda cell: (cell.weight_rec,)
-    synapses: Literal["neurons", "units"] | None = "neurons"
-    build: Callable[..., Any] | None = None
-    rules: tuple[tuple[str, ...], tuple[str, ...]] = (DEFAULT_RULES, ONLINE_RULES)
-
-    def __call__(self, in_size: int, hidden_size: int, **options: Any) -> Any:
-        """A cell of this kind."""
-        return (self.build or self.cell)(in_size, hidden_size, **options)
-
-
-def _partly_adaptive(
-    in_size: int, hidden_size: int, *, beta: float, adaptive: float = 1.0, **options: Any
-) -> ALIFCell:
-    """An `ALIFCell` of whose neurons a share adapts, evenly spread; the others have beta 0."""
-    counts = [math.floor(i * adaptive) for i in range(hidden_size + 1)]
-    betas = [beta * (after - before) for before, after in itertools.pairwise(counts)]
-    return ALIFCell(in_size, hidden_size, beta=np.array(betas), **options)
-
-
-def _tau(preset: Preset) -> float:
-    return preset.cell_options.get("tau", 20.0)
-
-
-def _leaky(preset: Preset) -> Mapping[str, Any]:
-    return {"cell_options": {"tau": _tau(preset)}}
-
-
-def _rate(preset: Preset) -> Mapping[str, Any]:
-    return {"cell_options": {"alpha": 1 - math.exp(-1 / _tau(preset))}}
-
-
-def _spiking(**options: Any) -> Callable[[Preset], Mapping[str, Any]]:
-    """A membrane that is an average of its drive, and a readout as slow as it."""
-
-    def settings(preset):
-        if preset.cell in ("lif", "alif"):
-            shared = inspect.signature(AbstractLIF.__init__).parameters
-            kept = {name: value for name, value in preset.cell_options.items() if name in shared}
-            fields = ("readout_tau", "scale_readout", "rate_cost")
-            return {"cell_options": options | kept} | {f: getattr(preset, f) for f in fields}
-        membrane = {"tau": _tau(preset), "threshold": 0.1, "scale_input": True}
-        leaky = {"readout_tau": membrane["tau"], "scale_readout": True}
-        return {"cell_options": membrane | options} | leaky
-
-    return settings
-
-
-def _prospective(
-    in_size: int,
-    hidden_size: int,
-    *,
-    tau: float,
-    layers: int = 3,
-    lagging: float = 0.67,
-    activation: str = "tanh",
-    key: PRNGKeyArray,
-) -> GLECell:
-    """Layers of one size, of whose neurons a share lags behind its drive by `tau` steps."""
-    prospective = np.where(np.arange(hidden_size) < lagging * hidden_size, 1.0, tau)
-    return GLECell(
-        [in_size] + [hidden_size] * layers,
-        tau_m=tau,
-        tau_r=[prospective] * layers,
-        dt=1.0,
-        activations=getattr(jax.nn, known("activation", activation, ACTIVATIONS)),
-        key=key,
-    )
-
-
-LAYERS = 2
-"""Of a network that settles, by default."""
-
-
-def _settling(
-    in_size: int,
-    hidden_size: int,
-    *,
-    layers: int = LAYERS,
-    activation: str = "sigmoid",
-    **options: Any,
-) -> EquilibriumCell:
-    """Layers of one size, and the inputs."""
-    return EquilibriumCell.layered(
-        [in_size] + [hidden_size] * layers,
-        activation=getattr(jax.nn, known("activation", activation, ACTIVATIONS)),
-        **options,
-    )
-
-
-ACTIVATIONS = "identity", "relu", "sigmoid", "softplus", "tanh"
-_GLE_RULES = ("gle", "gle_instantaneous", "bptt"), ("gle", "gle_instantaneous")
-_EQUILIBRIUM_RULES = ("ei_credit", "ei_credit:sweeps=0", "bptt"), ("ei_credit", "readout_only")
-
-CELLS: dict[str, CellEntry] = {
-    "leaky": CellEntry(LeakyCell, _leaky),
-    "rate": CellEntry(RateCell, _rate),
-    "lif": CellEntry(LIFCell, _spiking()),
-    "alif": CellEntry(
-        ALIFCell,
-        _spiking(beta=1.8, tau_adaptation=200.0, scale_adaptation=True, adaptive=0.5),
-        build=_partly_adaptive,
-    ),
-    "gru": CellEntry(GRUCell, recurrent=lambda cell: (cell.weight_hh,), synapses=None),
-    "lstm": CellEntry(LSTMCell, recurrent=lambda cell: (cell.weight_hh,), synapses=None),
-    "lru": CellEntry(LRUCell, recurrent=lambda cell: (cell.nu, cell.theta), synapses=None),
-    "gle": CellEntry(
-        GLECell,
-        lambda preset: {"cell_options": {"tau": _tau(preset)}},
-        recurrent=lambda cell: tuple(layer.weight for layer in cell.layers),
-        synapses=None,
-        build=_prospective,
-        rules=_GLE_RULES,
-    ),
-    "equilibrium": CellEntry(
-        EquilibriumCell,
-        recurrent=lambda cell: (cell.weight,),
-        synapses="units",
-        build=_settling,
-        rules=_EQUILIBRIUM_RULES,
-    ),
-}
-
-
-def with_cell(preset: Preset, name: str) -> Preset:
-    """The preset with another cell: its time constant stays, as does what is not the cell's."""
-    entry = CELLS[known("cell", name, CELLS)]
-    if name == preset.cell:
-        return preset
-    changes: dict[str, Any] = {"cell_options": {}, "readout_tau": None, "scale_readout": False}
-    changes["rate_cost"] = 0.0
-    if entry.synapses != "neurons":
-        changes |= {"excitatory": None, "shrink": 0.0, "connectivity": 0.0, "density": 1.0}
-        changes |= {
-            "orthogonal": False,
-            "input_signs": None,
-            "input_scale": 1.0,
-            "recurrent_scale": 1.0,
-        }
-    changes |= entry.settings(preset)
-    return dataclasses.replace(preset, cell=name, **changes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -407,21 +232,6 @@ def network_of(text: str, network: Any, key: PRNGKeyArray) -> Any:
 def segment_of(text: str, segment: int) -> int:
     """Steps from one optimizer step to the next on a stream: the rule's own, or the preset's."""
     return _parse(text)[1].get("segment", segment)
-
-
-def known(kind: str, name: str, choices: Iterable[str]) -> str:
-    """`name` if it is one of `choices`; else a ValueError that lists them."""
-    choices = tuple(choices)
-    if name in choices:
-        return name
-    close = difflib.get_close_matches(name, choices, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"unknown {kind} {name!r}; possible: {', '.join(choices) or 'none'}.{hint}")
-
-
-def summary(cls: type) -> str:
-    """The first line of a class's docstring."""
-    return (inspect.getdoc(cls) or "").partition("\n")[0]
 
 
 # options that are counts
