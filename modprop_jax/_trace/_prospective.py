@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
 
-from .._cell._gle import GLECell, GLEState, slope, spread
+from .._cell._gle import GLECell, GLEState
+from .._cell._prospective_layer import slope, spread
 from .._credit import Point
 from .._flags import erase, select
 from .._static import Constant
