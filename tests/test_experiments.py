@@ -397,10 +397,13 @@ def test_a_network_that_does_not_settle_has_no_figures():
 
     @jit
     def outputs(max_steps, key):
+        """Offline, and online from a bare state and from a carry."""
         options = {**preset.cell_options, "max_steps": max_steps}
         settings = dataclasses.replace(preset, cell_options=options)
         network = build_network(TASKS["digits"], settings, key)
-        return network(TASKS["digits"].batch(key, 2, paired=True)[0])
+        xs = TASKS["digits"].batch(key, 2, paired=True)[0]
+        starts = network.rnn.cell.init((2,)), network.init((2,))
+        return [network(xs), *(network.online(xs, start)[1] for start in starts)]
 
     assert np.isfinite(outputs(4, jr.key(0))).all()
     assert np.isnan(outputs(2, jr.key(0))).all()

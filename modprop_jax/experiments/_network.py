@@ -20,6 +20,7 @@ from .._cell._init import balanced_dale
 from .._readout import Readout
 from .._reverse import inner_cell
 from .._rnn import RNN
+from .._rule import Carry
 from ..tasks import Preset, Task
 from ._cells import CELLS, LAYERS
 from ._names import known
@@ -54,9 +55,10 @@ class Network(eqx.Module):
     def online(
         self, xs: Float[Array, "T *batch m"], carry: PyTree, *, context: Array | None = None
     ) -> tuple[PyTree, Float[Array, "... k"]]:
-        """The carry to go on from, and the outputs; only the rule reads `context`."""
+        """The carry, or bare state, to go on from, and the outputs; only rules read `context`."""
         carry, zs = self.rnn(xs, carry, context=context)
-        return carry, self.read(_where_settled(self.rnn.cell, carry.state, zs))
+        state = carry.state if isinstance(carry, Carry) else carry
+        return carry, self.read(_where_settled(self.rnn.cell, state, zs))
 
     def read(self, zs: Float[Array, "T *batch features"]) -> Float[Array, "... k"]:
         """The outputs, from the emissions; what counts spikes behind them is not read."""
