@@ -143,6 +143,7 @@ def test_learns_the_exact_credit_where_it_is_linear():
     assert errors[0] > 0.5 and errors[1] < 1e-2
 
 
+@pytest.mark.slow
 def test_a_batch_learns_from_the_mean():
     """NumPy, two examples: one step of A from the mean of both."""
     dynamics, (xs, ys) = cell("rate"), data()
@@ -211,6 +212,7 @@ def test_padding_may_hold_anything(rule):
     assert_close(found, expected, tol=0)
 
 
+@pytest.mark.slow
 def test_a_segment_that_no_loss_reads_still_counts():
     model = model_of(EXACT, cell("rate"))
     xs, ys = data()

@@ -185,6 +185,7 @@ def of_seed(tree, seed):
     return jax.tree.map(lambda a: np.asarray(a)[seed] if eqx.is_array(a) else a, tree)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "label, alpha, segment", [("force", 1, 1), ("force:alpha=0.1,segment=3", 0.1, 3)]
 )

@@ -271,6 +271,7 @@ def test_streamed_is_offline(name, rule, segment):
     assert_close((loss, weights(found)), (expected[0], weights(expected[1])))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gru", "filtered"])
 def test_flags(name):
     """Two sequences in each example, and padding: as if each had been run apart."""
@@ -317,6 +318,7 @@ def test_finite_differences():
     np.testing.assert_allclose((after - before) / 2e-5, slope, rtol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["gru", "lstm"])
 def test_the_step_of_eprop_in_forward_mode(kind):
     """`jax.jvp` along `rule.step` gives the rule's directional derivative."""

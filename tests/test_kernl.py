@@ -345,6 +345,7 @@ def test_segments(segment, flagged):
     assert_close(streamed(segment, flagged), streamed(11, flagged), 1e-10)
 
 
+@pytest.mark.slow
 def test_differs():
     _, gradients, carry = streamed(11)
     for rule in ("eprop", "bptt"):

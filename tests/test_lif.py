@@ -236,6 +236,7 @@ def test_refractory_steps():
     assert not zs[:, 1].any()
 
 
+@pytest.mark.slow
 def test_modprop_serves_spiking_neurons():
     """It differs from e-prop, streams as offline, and its nominal leak and gain are α and s_in."""
     model: Any = mdgl_net()
@@ -252,6 +253,7 @@ def test_modprop_serves_spiking_neurons():
     assert apart > 1e-2 * np.linalg.norm(eprop)
 
 
+@pytest.mark.slow
 def test_trainable_constants_get_gradients_that_stream():
     """τ, τ_a and β as arrays: what only the emission reads, and what the dynamics read."""
     model = spiking_net("alif/resetgrad0", "sym")

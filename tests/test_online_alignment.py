@@ -248,6 +248,7 @@ def spreads(name):
     return jax.tree.map(np.asarray, found)
 
 
+@pytest.mark.slow
 def test_spread_is_that_of_the_draws():
     """Five draws, one by one: draw i has the key i + 1 of `split(key, draws + 1)`."""
     key, draws = jr.key(4), 5

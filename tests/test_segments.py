@@ -304,6 +304,7 @@ def test_a_filtered_emission_of_several_features_a_neuron():
     assert_close(actual, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["eprop", "mdgl_types"])
 def test_what_several_filters_remember_streams_exactly(name):
     """A leak of 1 sums emissions since the start, for a cost of their mean in the last step."""

@@ -305,6 +305,7 @@ def ring(mask: Any = RING):
     return eqx.tree_at(lambda c: c.weight_rec, cell, 4.0 * cell.weight_rec)
 
 
+@pytest.mark.slow
 def test_more_steps_keep_more_until_rtrl():
     """On a ring, n = N reaches everything: then SnAp is exact, by the initial state too."""
     cell, (xs, _) = ring(), data()
@@ -349,6 +350,7 @@ def test_one_step_is_eprop_without_autapses():
     assert distance(snap, bptt) > 1e-2
 
 
+@pytest.mark.slow
 def test_the_reverse_form_of_one_step_is_the_forward_one():
     cell = mpj.Filtered(adaptive(), (0.7, 1.0))
     readout = mpj.Readout(2 * N, OUT, key=jr.key(7))

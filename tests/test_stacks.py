@@ -221,6 +221,7 @@ def test_longer_segments_bring_more_of_the_credit():
     assert off[0] > off[1] > 1e-2 and off[2] < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule, make", [("eprop", leaky), ("diagonal", lru)])
 def test_step_by_step_is_instantaneous_below_the_top(rule, make):
     _, expected = surrogate(instantaneous_emissions, stack(rule, make))

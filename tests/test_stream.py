@@ -163,6 +163,7 @@ def test_the_table_averages_the_last_tenth(tmp_path):
     assert "means over the last tenth of the stream" in table
 
 
+@pytest.mark.slow
 def test_a_stream_stops_at_nan():
     sizes = {"hidden_size": 4, "iterations": 8, "eval_every": 8}
     made = Config.make("mimic", "brief", ["eprop"], 1, learning_rate=1e30, **sizes)

@@ -64,6 +64,7 @@ FAST = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule_name, cell_name, trace", FAST, ids=lambda p: str(p).split("(")[0])
 def test_the_fast_trace_equals_the_dense_one(rule_name, cell_name, trace):
     c, rule = cell(cell_name), RULES[rule_name].make()
