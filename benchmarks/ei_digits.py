@@ -39,19 +39,15 @@ def settling(network: Network, xs: Any) -> Any:
     return network(xs)
 
 
-def by(rule: mpj.AbstractRule | None) -> tuple[mpj.AbstractRule, Callable]:
-    """The rule, and what is differentiated under it; None: the layers, by plain JAX."""
-    return (mpj.BPTT(), layered) if rule is None else (rule, settling)
-
-
+# how a row learns: its rule, and what is derived under it
 RULES: dict[str, tuple[mpj.AbstractRule, Callable]] = {
-    "backpropagation, layer by layer": by(None),
-    "E-I credit": by(mpj.EICredit()),
-    "E-I credit, clamped as published": by(mpj.EICredit(output="clamp")),
-    "implicit differentiation": by(mpj.BPTT()),
-    "E-I credit, 1 sweep": by(mpj.EICredit(sweeps=1)),
-    "E-I credit, no sweep": by(mpj.EICredit(sweeps=0)),
-    "the readout alone": by(mpj.ReadoutOnly()),
+    "backpropagation, layer by layer": (mpj.BPTT(), layered),
+    "E-I credit": (mpj.EICredit(), settling),
+    "E-I credit, clamped as published": (mpj.EICredit(output="clamp"), settling),
+    "implicit differentiation": (mpj.BPTT(), settling),
+    "E-I credit, 1 sweep": (mpj.EICredit(sweeps=1), settling),
+    "E-I credit, no sweep": (mpj.EICredit(sweeps=0), settling),
+    "the readout alone": (mpj.ReadoutOnly(), settling),
 }
 
 

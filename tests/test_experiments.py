@@ -510,6 +510,7 @@ def test_cell_and_feedback_from_the_command_line(tmp_path, capsys):
         ({"feedback": "backwards"}, "feedback must be"),
         ({"cell": "equilibrium"}, "input units obey Dale's law as all others do"),
         ({"cell": "lru", "excitatory": None, "orthogonal": True}, "which orthogonal=True is for"),
+        ({"cell": "lru", "excitatory": None, "input_signs": (1, 1)}, "which input_signs=.1, 1. is"),
     ],
 )
 def test_impossible_settings(options, message, without_type_checks):

@@ -187,8 +187,7 @@ def _build_cell(task: Task, preset: Preset, key: PRNGKeyArray) -> AbstractCell:
 def _check_unset(preset: Preset) -> None:
     """Raise a ValueError for settings that only a cell with `weight_rec` and `weight_in` has."""
     names = ["density", "orthogonal", "input_scale", "recurrent_scale", "shrink", "connectivity"]
-    if CELLS[preset.cell].synapses == "units":
-        names.append("rate_cost")
+    names.append("rate_cost" if CELLS[preset.cell].synapses == "units" else "input_signs")
     default = {field.name: field.default for field in dataclasses.fields(Preset)}
     given = [name for name in names if getattr(preset, name) != default[name]]
     if given:

@@ -32,7 +32,7 @@ def digits(
         inhibitory one, for networks whose inputs obey Dale's law.
     - `dtype`: of `xs`; by default JAX's default float.
 
-    **Returns:** `xs` (1, batch, 64) and the digits shown (batch,).
+    **Returns:** `xs` (1, batch, 64), or 128 features if `paired`, and the digits shown (batch,).
 
     **Raises:** `ValueError` for any other `split`.
     """
