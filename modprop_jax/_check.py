@@ -8,7 +8,9 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import PyTree
 
-from ._cell import AbstractCell, Filtered
+from ._cell import AbstractCell, Filtered, SeparableCell
+from ._cell._inputs import is_none
+from ._reverse import inner_cell
 from ._rule import AbstractCreditRule, AbstractRule, Carry
 from ._trace._advanced import Pending
 from ._tree import inexact
@@ -38,6 +40,33 @@ def check_scan(cell: Any, carry: PyTree, xs: Any, rule: Any, chunk: int | None) 
             "state: start from rule.init(cell, state, key=key) or rnn.init(batch_shape, key=key)."
         )
     return dtype
+
+
+def check_drive(cell: AbstractCell, xs: Any, drive: PyTree) -> PyTree:
+    """The drive, in the cell's dtype; a ValueError unless it is shaped as what units receive."""
+    if drive is None:
+        return None
+    inner = inner_cell(cell)
+    name = type(inner).__name__
+    if not isinstance(inner, SeparableCell):
+        raise ValueError(
+            f"drive= is added to what the units of a NeuronCell (or another SeparableCell) "
+            f"receive, but a {name} has no drive: make it more features of xs, which its step adds."
+        )
+    own = jax.eval_shape(lambda x: inner.drive(inner.message(inner.init(x.shape[:-1])), x), xs[0])
+    want = jax.tree.map(lambda d: jax.ShapeDtypeStruct((len(xs), *d.shape), d.dtype), own)
+    parts = jax.tree.leaves(want)
+    given, structure = jax.tree.flatten(drive, is_leaf=is_none)
+    if structure == jax.tree.structure(want) and all(map(_can_add, given, parts)):
+        cast = [d if d is None else jnp.asarray(d, p.dtype) for d, p in zip(given, parts)]
+        return jax.tree.unflatten(structure, cast)
+    have = jax.tree.map(lambda d: (jnp.shape(d), jnp.result_type(d).name), drive)
+    need = jax.tree.map(lambda d: (d.shape, d.dtype.name), want)
+    raise ValueError(
+        f"drive must be shaped as what the units of this {name} receive at T steps, {need}, but "
+        f"is {have}: pass (T, *batch, n), or a structure as cell.drive(message, x) returns, with "
+        "None for parts without an addition."
+    )
 
 
 def check_flags(xs: Any, done: Any, mask: Any) -> None:
@@ -77,6 +106,14 @@ def check_credited(
             f"one-hot labels, but context={'None' if context is None else have} came: pass "
             f"context=, or make the rule with another number of labels."
         )
+
+
+def _can_add(given: Any, part: Any) -> bool:
+    if given is None:
+        return True
+    dtype = jnp.result_type(given)
+    fits = jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize <= part.dtype.itemsize
+    return jnp.shape(given) == part.shape and (fits or dtype == part.dtype)
 
 
 def _check_shapes(cell: AbstractCell, state: PyTree, xs: Any) -> Any:

@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array, PyTree
 
+from ._cell._inputs import features, Inputs
+
 
 class Credit(NamedTuple):
     """What reaches the end of a step from later steps; linear in the loss's cotangents.
@@ -36,10 +38,15 @@ class Point(NamedTuple):
     """
 
     before: PyTree
-    x: Array
+    inputs: Array | Inputs
     drive: Any
     observed: PyTree = ()
     flags: Flags | None = None
+
+    @property
+    def x(self) -> Array:
+        """The input, without what is added to the drive."""
+        return features(self.inputs)
 
 
 class Back(NamedTuple):
@@ -63,6 +70,11 @@ class Record(NamedTuple):
     before: PyTree
     states: PyTree
     drives: Any
-    xs: Array
+    inputs: Array | Inputs
     observed: PyTree = ()
     flags: Flags | None = None
+
+    @property
+    def xs(self) -> Array:
+        """The inputs, without what is added to the drive."""
+        return features(self.inputs)

@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, PyTree
 
 from ._cell import AbstractCell, Filtered, SeparableCell
+from ._cell._inputs import drive_of
 from ._credit import Back, Credit, Flags, Point, Record
 from ._flags import back_to_steps, entering, erase, select, settled
 from ._sharding import batch_groups
@@ -39,7 +40,7 @@ def transport(
 def points_of(cell: AbstractCell, record: Record) -> Point:
     """Where all steps of a segment are linearised."""
     before = entering(cell, record.flags, shifted(record.before, record.states))
-    return Point(before, record.xs, record.drives, record.observed, record.flags)
+    return Point(before, record.inputs, record.drives, record.observed, record.flags)
 
 
 def charge_neurons(
@@ -66,22 +67,22 @@ def charge_neurons(
 def charge(
     cell: AbstractCell, points: Point, states: PyTree, total: PyTree, message: Any, ct_z: Any
 ) -> tuple[PyTree, PyTree]:
-    """Gradient of all of the cell's parameters, and of the inputs, summed over all leading axes."""
+    """Gradient of all of the cell's parameters, summed over all leading axes, and of the inputs."""
     if total is None:  # of a rule without credit, only what the emission reads learns
         (gradient,) = pullback(lambda c: c.emit(states), cell)(ct_z)
-        return gradient, jnp.zeros_like(points.x)
+        return gradient, jax.tree.map(jnp.zeros_like, points.inputs)
     if not isinstance(cell, SeparableCell):
 
         def run(cell, x):
             after = cell.step(points.before, x)
             return after, None if ct_z is None else cell.emit(states)
 
-        return pullback(run, cell, points.x)((total, ct_z))
+        return pullback(run, cell, points.inputs)((total, ct_z))
     own, rest = cell.split()
     own, drive = charge_neurons(own, rest, points, states, total, message, ct_z)
     sent = cell.message(points.before)
-    weights, xs = pullback(lambda c, x: c.drive(sent, x), rest, points.x)(drive)
-    return eqx.combine(own, weights), xs
+    weights, inputs = pullback(lambda c, x: drive_of(c, sent, x), rest, points.inputs)(drive)
+    return eqx.combine(own, weights), inputs
 
 
 def reverse(
@@ -103,7 +104,7 @@ def reverse(
     loops = math.ceil(steps / chunk) - 1
     first = steps - loops * chunk
     groups = batch_groups(batch)
-    at_steps = record.xs, record.drives, record.observed, record.flags
+    at_steps = record.inputs, record.drives, record.observed, record.flags
 
     def piece(credit, pending, points, states, ct_z):
         points = points._replace(before=entering(cell, points.flags, points.before))
@@ -118,8 +119,8 @@ def reverse(
         if groups == 1:
             return charge(cell, *terms)
         each = jax.vmap(lambda *t: charge(cell, *t), in_axes=1, out_axes=(0, 1))
-        gradient, xs = each(*jax.tree.map(lambda a: _split(a, groups), terms))
-        return gradient, xs.reshape(len(xs), *record.xs.shape[1:])
+        gradient, inputs = each(*jax.tree.map(lambda a: _split(a, groups), terms))
+        return gradient, jax.tree.map(_merge, inputs)
 
     def body(carry, index):
         credit, pending, sums = carry
@@ -200,7 +201,7 @@ def instantaneous(
         last = None if direct_last is None else jax.tree.map(lambda a: a[-1], after)
         return cell.emit(after), last
 
-    return pullback(run, record.xs)((ct_zs, direct_last))[0]
+    return pullback(run, record.inputs)((ct_zs, direct_last))[0]
 
 
 def _flagged(back: Back, credit: Credit, flags: Flags) -> Back:
@@ -221,3 +222,7 @@ def _with_pending(flags: Flags | None, direct: PyTree, pending: PyTree) -> tuple
 
 def _split(a: Array, groups: int) -> Array:
     return a.reshape(a.shape[0], groups, a.shape[1] // groups, *a.shape[2:])
+
+
+def _merge(a: Array) -> Array:
+    return a.reshape(a.shape[0], a.shape[1] * a.shape[2], *a.shape[3:])

@@ -52,6 +52,7 @@ class RNN(eqx.Module):
         xs: Array,
         carry: PyTree = None,
         *,
+        drive: PyTree = None,
         context: Array | None = None,
         done: Array | None = None,
         mask: Array | None = None,
@@ -59,9 +60,11 @@ class RNN(eqx.Module):
     ) -> Any:
         """The emissions, and, where a carry or a bare state came, the one to go on from.
 
-        `done` and `mask` (T, *batch): sequences that end inside, and padding; see `scan`.
+        `drive` (T, *batch, n): noise or a current, added to what the neurons receive. `done` and
+        `mask` (T, *batch): sequences that end inside, and padding; see `scan`.
         """
         del key
         start = self.cell.init(xs.shape[1:-1]) if carry is None else carry
-        out = scan(self.cell, start, xs, rule=self.rule, context=context, done=done, mask=mask)
+        options: Any = {"drive": drive, "context": context, "done": done, "mask": mask}
+        out = scan(self.cell, start, xs, rule=self.rule, **options)
         return out[1] if carry is None else out

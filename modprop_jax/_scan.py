@@ -11,7 +11,8 @@ from jaxtyping import Array, PyTree
 from ._budget import auto_chunk
 from ._by_credit import credited_segment
 from ._cell import AbstractCell, Filtered, NeuronCell, SeparableCell
-from ._check import check_credited, check_flags, check_scan
+from ._cell._inputs import features, Inputs
+from ._check import check_credited, check_drive, check_flags, check_scan
 from ._credit import Credit, Flags
 from ._flags import as_flags, erase, select, settled
 from ._forward import forward_segment, influences
@@ -29,6 +30,7 @@ def scan(
     xs: Array,
     *,
     rule: AbstractRule = BPTT(),
+    drive: PyTree = None,
     context: Array | None = None,
     done: Array | None = None,
     mask: Array | None = None,
@@ -52,6 +54,10 @@ def scan(
     - `xs`: inputs (T, *batch, m), T ≥ 1. They get the rule's credit from within the segment.
         Narrower floats than the state's dtype are cast up.
     - `rule`: the credit rule.
+    - `drive`: added to what the units receive: noise, an injected current, top-down input. It is
+        (T, *batch, n), or shaped as `cell.drive(...)` where that is several arrays (the gates of a
+        `GRUCell`), None for those without. It gets the credit on the drive, as inputs with weights
+        of their own would.
     - `context`: (T, *batch, k) signals that only the rule reads, such as labels for `DNI`; no
         gradient goes into them.
     - `done`: boolean (T, *batch): a sequence ends with this step. Its emission is still the old
@@ -74,21 +80,23 @@ def scan(
     """
     xs = xs.astype(check_scan(cell, carry, xs, rule, chunk))
     check_flags(xs, done, mask)
+    drive = check_drive(cell, xs, drive)
+    inputs = xs if drive is None else Inputs(xs, drive)
     if mask is not None:
         # NaN in padding would reach the weights
-        xs, context = erase(~mask, (xs, context))
+        inputs, context = erase(~mask, (inputs, context))
     flags, ended = as_flags(done, mask, xs)
     spec = explicit_batch(xs)
     if isinstance(rule, AbstractCreditRule):
         check_credited(rule, cell, carry, xs, context, spec)
-        return _credited(cell, carry, xs, rule, context, flags, ended, unroll)
+        return _credited(cell, carry, inputs, rule, context, flags, ended, unroll)
     streaming = isinstance(carry, Carry)
     run = functools.partial(_scan, streaming=streaming, chunk=chunk, unroll=unroll)
     if spec is not None:
         run = functools.partial(with_auto_axes, run, spec)
     if isinstance(carry, Carry):
         before = carry.trace, carry.observed
-        state, (trace, so_far), zs = run(carry.state, before, xs, cell, rule, flags)
+        state, (trace, so_far), zs = run(carry.state, before, inputs, cell, rule, flags)
         if ended is not None:
             state = select(ended, cell.init(ended.shape), state)
             so_far = erase(ended, so_far)
@@ -96,7 +104,7 @@ def scan(
             if carrier is not None:
                 trace = carrier.forget(ended, trace)
         return Carry(state, trace, so_far, carry.made_by, carry.types), zs
-    state, _, zs = run(carry, None, xs, cell, rule, flags)
+    state, _, zs = run(carry, None, inputs, cell, rule, flags)
     if ended is not None:
         state = select(ended, cell.init(ended.shape), state)
     return state, zs
@@ -105,7 +113,7 @@ def scan(
 def _credited(
     cell: AbstractCell,
     carry: PyTree,
-    xs: Array,
+    inputs: Array | Inputs,
     rule: AbstractCreditRule,
     context: Array | None,
     flags: Flags | None,
@@ -119,9 +127,10 @@ def _credited(
     else:
         inner = carry[0] if isinstance(cell, Filtered) else carry
         state, value = carry, stop(rule.begin(trace, cell, inner, None))
+    xs = features(inputs)
     if context is None:
         context = jnp.zeros((*xs.shape[:-1], 0), xs.dtype)
-    pack = cell, value, state, xs, context.astype(xs.dtype), flags, ended, trace, rule
+    pack = cell, value, state, inputs, context.astype(xs.dtype), flags, ended, trace, rule
     state, zs, pending = credited_segment(pack, unroll)
     if flags is not None:
         zs = erase(~flags.keep, zs)
@@ -135,7 +144,7 @@ def _credited(
 def _scan(
     state: PyTree,
     before: PyTree,
-    xs: Array,
+    inputs: Array | Inputs,
     cell: AbstractCell,
     rule: AbstractRule,
     flags: Flags | None,
@@ -145,6 +154,7 @@ def _scan(
     unroll: int,
 ) -> tuple[PyTree, PyTree, Array]:
     """`(state, past, zs)` after the segment; the past is (trace, so far observed), or None."""
+    xs = features(inputs)
     trace: Any = _trace(rule, cell, xs) if streaming else None
     prepared = rule.prepare(inner_cell(cell))
     carried = ()
@@ -163,15 +173,15 @@ def _scan(
     if trace is not None:
         if len(xs) == 1 and flags is None and isinstance(inner, NeuronCell):
             if rule.arrive(inner, prepared, start) is not None:
-                return _one_step((value, so_far), xs, cell, rule, start, prepared, trace)
+                return _one_step((value, so_far), inputs, cell, rule, start, prepared, trace)
         if not carried or isinstance(cell, Filtered):
             start = past((inner, start, value, trace, rule, prepared))
     if carried:
         rest = cell, value, *carried, rule, prepared
-        last, zs, record, value = forward_segment((inner, start.state, xs, flags, rest), unroll)
+        last, zs, record, value = forward_segment((inner, start.state, inputs, flags, rest), unroll)
     elif isinstance(inner, SeparableCell):
         chunk = chunk or auto_chunk(math.prod(batch), inner.hidden_size)
-        pack = inner, start.state, start.extra, xs, rule, prepared, so_far, flags
+        pack = inner, start.state, start.extra, inputs, rule, prepared, so_far, flags
         last, zs, record, so_far = segment(pack, chunk=chunk, unroll=unroll)
     else:
         last, zs, record = plain(rule, inner, start.state, xs, flags, unroll)
@@ -201,19 +211,25 @@ def _trace(rule: AbstractRule, cell: AbstractCell, xs: Array) -> AbstractCarrier
 
 
 def _one_step(
-    before: PyTree, xs: Array, cell: AbstractCell, rule: Any, start: Credit, prepared: Any, trace
+    before: PyTree,
+    inputs: Array | Inputs,
+    cell: AbstractCell,
+    rule: Any,
+    start: Credit,
+    prepared: Any,
+    trace: Any,
 ) -> tuple[PyTree, PyTree, Array]:
     """A segment of one step: once the trace includes it, it knows all of the step's credit."""
     inner = inner_cell(cell)
     assert isinstance(inner, NeuronCell)
     value, so_far = before
-    last, z, record = stop(forward(inner, start.state, xs, None, 1))
+    last, z, record = stop(forward(inner, start.state, inputs, None, 1))
     record, so_far = stop(observed(rule, inner, prepared, record, so_far))
     value = stop(trace.extend(*stop((rule, cell, prepared, record, value))))
     end = Credit(last, start.extra)
     if isinstance(cell, Filtered):
         end = Credit(last, start.extra, cell.filter(start.filter, z[0]))
-    end = landing((inner, end, xs, (cell, record, value, trace, rule, prepared)))
+    end = landing((inner, end, inputs, (cell, record, value, trace, rule, prepared)))
     if isinstance(cell, Filtered):
         return (end.state, end.filter), (value, so_far), cell.read(end.filter)[None]
     return end.state, (value, so_far), inner.emit(end.state)[None]

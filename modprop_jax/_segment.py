@@ -8,6 +8,7 @@ from jax import lax
 from jaxtyping import Array, PyTree
 
 from ._cell import AbstractCell, Filtered, SeparableCell
+from ._cell._inputs import drive_of, Inputs
 from ._credit import Credit, Flags, Record
 from ._flags import entering, settled
 from ._reverse import instantaneous, reverse
@@ -16,14 +17,14 @@ from ._vjp import with_derivative
 
 
 def forward(
-    cell: SeparableCell, before: PyTree, xs: Array, flags: Flags | None, unroll: int
+    cell: SeparableCell, before: PyTree, xs: Array | Inputs, flags: Flags | None, unroll: int
 ) -> tuple[PyTree, Array, Record]:
     """Last state, emissions and record of a segment of a separable cell."""
 
     def body(state, at):
         x, flags = at
         state = entering(cell, flags, state)
-        drive = cell.drive(cell.message(state), x)
+        drive = drive_of(cell, cell.message(state), x)
         state = settled(flags, cell.integrate(state, drive), state)
         return state, (state, drive)
 
@@ -47,7 +48,11 @@ def plain(
 
 
 def record_of(
-    cell: AbstractCell, before: PyTree, xs: Array, flags: Flags | None = None, unroll: int = 1
+    cell: AbstractCell,
+    before: PyTree,
+    xs: Array | Inputs,
+    flags: Flags | None = None,
+    unroll: int = 1,
 ) -> Record:
     """A segment as it runs, of any cell that is effective, by the cell's own step."""
 
@@ -132,6 +137,9 @@ def landing(pack: tuple) -> Credit:
             (emitted,) = pullback(cell.emit, end.state)(emitted)
             total = add(total, emitted)
         (drive,) = pullback(lambda d: cell.integrate(record.before, d), record.drives[0])(total)
-        return gradient, nothing(end), (drive @ cell.weight_in)[None], nothing(rest)
+        ct_xs = (drive @ cell.weight_in)[None]
+        if isinstance(record.inputs, Inputs):
+            ct_xs = Inputs(ct_xs, drive[None])
+        return gradient, nothing(end), ct_xs, nothing(rest)
 
     return with_derivative(lambda pack: (pack[1], ()), backward)(pack)

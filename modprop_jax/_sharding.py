@@ -38,10 +38,11 @@ def with_auto_axes(
 
     `run` returns `(state, past, zs)`, the first two shaped as they came; past = (trace, observed)
     or None. Leaves of a state and of what was observed are (*batch, ...), or have no axes; those of
-    sequences are (_, *batch, ...), and of traces too, unless all examples share them. args[0] = xs.
+    sequences are (_, *batch, ...), and of traces too, unless all examples share them. args[0]:
+    the inputs.
     """
     arrays, static = eqx.partition((state, past, *args), eqx.is_array)
-    batch = args[0].shape[1:-1]
+    batch = jax.tree.leaves(args[0])[0].shape[1:-1]
 
     def inside(arrays):
         return run(*eqx.combine(arrays, static))

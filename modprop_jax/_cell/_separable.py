@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .._tree import pullback
 from ._base import AbstractCell
+from ._inputs import drive_of, Inputs
 
 
 class SeparableCell(AbstractCell):
@@ -74,9 +75,9 @@ class SeparableCell(AbstractCell):
             "received_own(self, drive, like)."
         )
 
-    def step(self, state: PyTree, x: Float[Array, "*batch m"]) -> PyTree:
+    def step(self, state: PyTree, x: Float[Array, "*batch m"] | Inputs) -> PyTree:
         """One time step."""
-        return self.integrate(state, self.drive(self.message(state), x))
+        return self.integrate(state, drive_of(self, self.message(state), x))
 
     def check_input(self, features: int) -> None:
         """Raise a ValueError if inputs of this many features do not fit."""

@@ -56,14 +56,20 @@ class FutureBPTT(AbstractRule):
     )
 
     horizon: int = eqx.field(static=True)
+    driven: bool = eqx.field(static=True)
 
-    def __init__(self, horizon: int):
-        """**Arguments:** `horizon`: h, the emissions that a step is charged with, 1 or more."""
+    def __init__(self, horizon: int, *, driven: bool = False):
+        """**Arguments:**
+
+        - `horizon`: h, the emissions that a step is charged with, 1 or more.
+        - `driven`: whether streams come with `drive=`, which the tape then keeps too.
+        """
         if isinstance(horizon, bool) or not isinstance(horizon, int | np.integer) or horizon < 1:
             raise ValueError(
                 f"FutureBPTT(horizon) needs horizon = 1, 2, ... steps, but horizon is {horizon!r}."
             )
         self.horizon = int(horizon)
+        self.driven = driven
 
     def check(self, cell: AbstractCell) -> None:
         """Needs a separable cell."""
@@ -72,7 +78,7 @@ class FutureBPTT(AbstractRule):
     def trace(self, cell: AbstractCell) -> AbstractTrace:
         """The last h steps."""
         del cell
-        return Tape(self.horizon)
+        return Tape(self.horizon, self.driven)
 
     def extra(self, cell: SeparableCell, batch_shape: tuple[int, ...]) -> PyTree:
         """No credit of age 1 ... h - 1, on an axis after those of the batch."""

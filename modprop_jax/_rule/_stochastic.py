@@ -13,6 +13,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .._cell import AbstractCell, NeuronCell
+from .._cell._inputs import drive_of
 from .._reverse import inner_cell
 from .._trace import AbstractTrace
 from .._trace._rank_one import Linearised, RankOne, Tangent
@@ -137,7 +138,7 @@ def synapses(cell: NeuronCell) -> int:
 
 def driven(step: Linearised) -> PyTree:
     """`∂integrate/∂drive`, elementwise: for each state variable one number a neuron."""
-    drive = step.inner.drive(step.inner.message(step.before), step.x)
+    drive = drive_of(step.inner, step.inner.message(step.before), step.inputs)
 
     def integrate(drive):
         return inexact(step.inner.integrate(step.before, drive))

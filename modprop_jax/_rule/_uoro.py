@@ -101,7 +101,7 @@ class UORO(AbstractStochasticRule):
 
         def run(cell):
             z = None if emitted is None else cell.emit(step.after)
-            return cell.step(step.before, step.x), z
+            return cell.step(step.before, step.inputs), z
 
         (drawn,) = pullback(run, step.inner)((state, emitted))
         moved = step.push(tangent)

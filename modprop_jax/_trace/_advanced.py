@@ -71,7 +71,7 @@ class AbstractCreditTrace(AbstractCarrier):
         `states`: those after the steps.
         """
         del rule, states
-        return pullback(lambda c, x: c.step(points.before, x), cell, points.x)(credit)
+        return pullback(lambda c, x: c.step(points.before, x), cell, points.inputs)(credit)
 
     def settle(self, cell: Any) -> Callable[[PyTree, PyTree], PyTree] | None:
         """The state that the error leaves, a function of the state after a step and of the value

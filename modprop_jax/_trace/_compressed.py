@@ -66,7 +66,7 @@ class Compressed(AbstractInfluence):
             fresh = parameter_entries(self.pattern.step, rows_after, inner, before, x)
             return state_entries(self.pattern, inner, prepared, before, x), fresh
 
-        moves, fresh = each(derivatives, point.x.ndim - 1)(point.before, point.x)
+        moves, fresh = each(derivatives, point.x.ndim - 1)(point.before, point.inputs)
         state = [
             _plus(_product(moves, block.moves, m), _at(fresh, block.fresh))
             for block, m in zip(blocks, trace.state, strict=True)
@@ -81,7 +81,7 @@ class Compressed(AbstractInfluence):
             own = parameter_entries(emission, features_of, inner, after, x)
             return emission_entries(emission, inner, after, x), own
 
-        reads, own = each(emitted, point.x.ndim - 1)(after, point.x)
+        reads, own = each(emitted, point.x.ndim - 1)(after, point.inputs)
         taken = [
             _plus(_product(reads, block.reads, m), _at(own, block.own))
             for block, m in zip(blocks, state, strict=True)
@@ -160,7 +160,7 @@ class FromStart(AbstractInfluence):
         def derivatives(before, x):
             return state_entries(self.pattern, cell, prepared, before, x)
 
-        moves = each(derivatives, point.x.ndim - 1)(point.before, point.x)
+        moves = each(derivatives, point.x.ndim - 1)(point.before, point.inputs)
         together = zip(self.pattern.blocks, trace.state, strict=True)
         return Influence([_product(moves, block.moves, m) for block, m in together])
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .._cell import AbstractCell, SeparableCell
+from .._cell._inputs import drive_of, features, Inputs
 from .._tree import inexact, pullback
 from ._pattern import Pattern
 from ._sparsity import from_rows, to_rows
@@ -38,7 +39,7 @@ def coupling(cell: AbstractCell) -> Any:
 
 
 def state_entries(
-    pattern: Pattern, cell: Any, coupled: Any, before: PyTree, x: Array
+    pattern: Pattern, cell: Any, coupled: Any, before: PyTree, x: Array | Inputs
 ) -> Float[Array, " entries"]:
     """J at the pattern's entries.
 
@@ -52,7 +53,7 @@ def state_entries(
             lambda v: rows_after(cell, from_rows(v, before), x), to_rows(before)
         )[places]
     n = cell.hidden_size
-    drive = cell.drive(cell.message(before), x)
+    drive = drive_of(cell, cell.message(before), x)
 
     def integrate(v, d):
         state = cell.integrate(from_rows(v.ravel(), before), from_rows(d.ravel(), drive))
@@ -71,14 +72,14 @@ def state_entries(
 
 
 def emission_entries(
-    found: Dependence, cell: AbstractCell, state: PyTree, x: Array
+    found: Dependence, cell: AbstractCell, state: PyTree, x: Array | Inputs
 ) -> Float[Array, " values"]:
     """Derivatives of the emission by the state."""
     return found.state.evaluate(lambda v: features_of(cell, from_rows(v, state), x), to_rows(state))
 
 
 def parameter_entries(
-    found: Dependence, function: Callable, cell: AbstractCell, state: PyTree, x: Array
+    found: Dependence, function: Callable, cell: AbstractCell, state: PyTree, x: Array | Inputs
 ) -> Float[Array, " values"]:
     """Derivatives of `function(cell, state, x)` by all parameters, side by side."""
 
@@ -87,4 +88,4 @@ def parameter_entries(
 
     parts = zip(found.parameters, jax.tree.leaves(inexact(cell)), strict=True)
     values = [one(index, *both) for index, both in enumerate(parts)]
-    return jnp.concatenate([jnp.zeros(0, x.dtype), *values])
+    return jnp.concatenate([jnp.zeros(0, features(x).dtype), *values])

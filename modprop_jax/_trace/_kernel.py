@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, PyTree
 
+from .._cell._inputs import drive_of, features
 from .._credit import Credit, Point
 from .._flags import erase_trace
 from .._tree import each, pullback
@@ -95,7 +96,7 @@ class Kernel(AbstractInfluence):
         step = each(_step_of(cell, learned.alpha), point.x.ndim - 1)
         # over the leading axis too: taken off and put back, XLA would copy the eligibility
         step = jax.vmap(step, in_axes=(None, None, None, 0, 0, 0, 0))
-        past = step(point.before, point.x, after, past, early, late, seen)
+        past = step(point.before, point.inputs, after, past, early, late, seen)
         keep = None if point.flags is None else point.flags.keep
         learned = _learn(rule, prepared, learned, past, keep)
         return Influence(KernelState(learned, past, later))
@@ -142,11 +143,11 @@ def _step_of(cell: Any, alpha: Array) -> Callable:
     def moved(state, by):
         return jax.tree.map(lambda s: s + by, state)
 
-    def step(before, x, after, past, early, late, seen):
-        twin = moved(cell.step(moved(before, past.apart + early), x), late)
+    def step(before, inputs, after, past, early, late, seen):
+        twin = moved(cell.step(moved(before, past.apart + early), inputs), late)
         (apart,) = jax.tree.leaves(jax.tree.map(jnp.subtract, twin, after))
         sent = cell.message(before)
-        drive = cell.drive(sent, x)
+        drive = drive_of(cell, sent, inputs)
         unit = jax.tree.map(jnp.ones_like, after)
         (slope,) = pullback(lambda drive: cell.integrate(before, drive), drive)(unit)
 
@@ -156,7 +157,7 @@ def _step_of(cell: Any, alpha: Array) -> Callable:
         rec, into, bias = past.eligibility
         bias = None if bias is None else keep * bias + slope
         return Past(
-            (trace(rec, sent), trace(into, x), bias),
+            (trace(rec, sent), trace(into, features(inputs)), bias),
             keep * past.response + seen,
             keep * past.drift - past.response,
             apart,

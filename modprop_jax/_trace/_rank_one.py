@@ -10,6 +10,7 @@ import jax.random as jr
 from jaxtyping import Array, Bool, PyTree
 
 from .._cell import AbstractCell, Filtered
+from .._cell._inputs import features, Inputs
 from .._credit import Credit, Point
 from .._flags import erase_trace
 from .._reverse import inner_cell
@@ -47,8 +48,13 @@ class Linearised(NamedTuple):
 
     cell: AbstractCell
     before: PyTree
-    x: Array
+    inputs: Array | Inputs
     after: PyTree
+
+    @property
+    def x(self) -> Array:
+        """The input, without what is added to the drive."""
+        return features(self.inputs)
 
     @property
     def inner(self) -> Any:
@@ -59,7 +65,7 @@ class Linearised(NamedTuple):
         """`J tangent`; the memory leaks, and takes up what is emitted."""
 
         def step(before):
-            return self.inner.step(before, self.x)
+            return self.inner.step(before, self.inputs)
 
         state = pushforward(step, self.before, tangent.state)
         return Tangent(state, self._filtered(state, None, tangent.memory))
@@ -115,12 +121,12 @@ class RankOne(AbstractInfluence):
         keys = each(jr.split, axes)(jr.wrap_key_data(held.key, impl=KEYS))
         drawn = rule.noise.draw(keys[..., 1], held.step, rule.draws(cell), point.x.dtype)
 
-        def one(before, x, after, tangent, factor, drawn):
-            return rule.move(Linearised(cell, before, x, after), tangent, factor, drawn)
+        def one(before, inputs, after, tangent, factor, drawn):
+            return rule.move(Linearised(cell, before, inputs, after), tangent, factor, drawn)
 
         move = jax.vmap(each(one, axes - 1), in_axes=(None, None, None, 0, 0, 0))
         tangent = Tangent(held.tangent, trace.memory)
-        tangent, factor = move(point.before, point.x, after, tangent, held.factor, drawn)
+        tangent, factor = move(point.before, point.inputs, after, tangent, held.factor, drawn)
         estimate = Estimate(tangent.state, factor, jr.key_data(keys[..., 0]), held.step + 1)
         return Influence(estimate, tangent.memory)
 

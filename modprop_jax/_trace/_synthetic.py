@@ -118,7 +118,7 @@ class SyntheticGradient(AbstractCreditTrace):
         if jacobian is not None:
             brought = sent @ jacobian
         else:
-            step = pullback(lambda s: cell.step(s, point.x), point.before)
+            step = pullback(lambda s: cell.step(s, point.inputs), point.before)
             (credit,) = step(credit_from_rows(sent, direct))
             brought = credit_to_rows(credit, lead)
         teaching = trace.error + brought

@@ -7,6 +7,7 @@ from jax import lax
 from jaxtyping import Array, Bool, PyTree
 
 from .._cell import AbstractCell, Filtered, SeparableCell
+from .._cell._inputs import drive_of, Inputs, is_none
 from .._credit import Credit, Flags, Point, Record
 from .._flags import erase, select
 from .._reverse import charge, inner_cell, points_of, transport
@@ -17,11 +18,12 @@ from ._base import AbstractTrace, batch_shape
 class Steps(NamedTuple):
     """Steps as they were, oldest first: leaves (steps, *batch, ...).
 
-    `before`: the state that a step started from; `x`: its input; `keep`: whether there is a step.
+    `before`: the state that a step started from; `inputs`: its input, and what was added to its
+    drive; `keep`: whether there is a step.
     """
 
     before: PyTree
-    x: Array
+    inputs: Array | Inputs
     keep: Bool[Array, "steps *batch"]
 
 
@@ -31,10 +33,11 @@ class Tape(AbstractTrace):
     Credit that enters the past goes back through them as in a segment, linearised at the weights of
     the moment. Memory O(steps · (n + m)) an example. What is before the first step, or before the
     sequence's beginning, is no step: zeros, which credit passes without effect. Steps that padding
-    takes the place of are not on the tape.
+    takes the place of are not on the tape. With `driven` it holds what is added to drives too.
     """
 
     steps: int = eqx.field(static=True)
+    driven: bool = eqx.field(static=True, default=False)
 
     def init(self, rule: Any, cell: AbstractCell, state: PyTree) -> Steps:
         """No step."""
@@ -47,9 +50,10 @@ class Tape(AbstractTrace):
         inner: Any = inner_cell(cell)
         batch = batch_shape(inner, state)
         dtype = jax.tree.leaves(inexact(state))[0].dtype
+        xs = jnp.zeros((self.steps, *batch, inner.in_size), dtype)
         return Steps(
             jax.tree.map(lambda s: jnp.zeros((self.steps, *s.shape), s.dtype), state),
-            jnp.zeros((self.steps, *batch, inner.in_size), dtype),
+            self._kept(rule, inner, xs),
             jnp.zeros((self.steps, *batch), bool),
         )
 
@@ -60,9 +64,9 @@ class Tape(AbstractTrace):
         # no step, but from a state that the cell can be in: what it would send from zeros may be
         # infinite, and a credit of 0 does not erase that
         before = select(trace.keep, trace.before, cell.init(trace.keep.shape))
-        drive = cell.drive(cell.message(before), trace.x)
+        drive = drive_of(cell, cell.message(before), trace.inputs)
         flags = Flags(jnp.zeros_like(trace.keep), trace.keep)
-        points = Point(before, trace.x, drive, flags=flags)
+        points = Point(before, trace.inputs, drive, flags=flags)
         silent = jax.tree.map(jnp.zeros_like, inexact(before))
         _, total, message = transport(rule, cell, prepared, points, silent, credit)
         # what the oldest step received was sent one step earlier, out of reach
@@ -74,10 +78,10 @@ class Tape(AbstractTrace):
         self, rule: Any, cell: AbstractCell, prepared: PyTree, record: Record, trace: Steps
     ) -> Steps:
         """The newest steps stay."""
-        del rule, prepared
+        del prepared
         flags, points = record.flags, points_of(inner_cell(cell), record)
         keep = jnp.ones(record.xs.shape[:-1], bool) if flags is None else flags.keep
-        fresh = Steps(points.before, record.xs, keep)
+        fresh = Steps(points.before, self._kept(rule, inner_cell(cell), record.inputs), keep)
         both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), trace, fresh)
         if flags is None:
             return jax.tree.map(lambda a: a[-self.steps :], both)
@@ -91,6 +95,25 @@ class Tape(AbstractTrace):
 
         kept = jax.tree.map(take, both._replace(keep=keep))
         return erase(~kept.keep, kept)
+
+    def _kept(self, rule: Any, cell: Any, inputs: Array | Inputs) -> Array | Inputs:
+        """What is on the tape of a segment's inputs."""
+        if not self.driven and isinstance(inputs, Inputs):
+            raise ValueError(
+                f"{type(rule).__name__} streams from a tape of its inputs, which has no room for "
+                f"drive=: make the rule as {type(rule).__name__}({self.steps}, driven=True)."
+            )
+        if not self.driven:
+            return inputs
+        x, push = inputs if isinstance(inputs, Inputs) else (inputs, None)
+        own = jax.eval_shape(lambda x: cell.drive(cell.message(cell.init(x.shape[:-1])), x), x)
+        silent = jax.tree.map(lambda d: jnp.zeros(d.shape, d.dtype), own)
+        return Inputs(x, silent if push is None else _filled(push, silent))
+
+
+def _filled(push: PyTree, silent: PyTree) -> PyTree:
+    """Zeros where nothing is added."""
+    return jax.tree.map(lambda p, s: s if p is None else p, push, silent, is_leaf=is_none)
 
 
 def _followed(fresh: Bool[Array, "T *batch"], steps: int) -> Bool[Array, "steps *batch"]:

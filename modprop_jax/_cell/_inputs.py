@@ -1,0 +1,36 @@
+"""What drives a layer from outside: its inputs, and what is added to its drive."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+
+class Inputs(NamedTuple):
+    """The inputs, and an addition to the drive, shaped as that; None for a part without one."""
+
+    x: Array
+    push: PyTree
+
+
+def features(inputs: Array | Inputs) -> Array:
+    """The inputs alone."""
+    return inputs.x if isinstance(inputs, Inputs) else inputs
+
+
+def drive_of(cell: Any, message: Any, inputs: Array | Inputs) -> PyTree:
+    """What each unit of a separable cell receives, from all sides."""
+    if not isinstance(inputs, Inputs):
+        return cell.drive(message, inputs)
+    drive = cell.drive(message, inputs.x)
+
+    def one(push, drive):
+        return drive if push is None else jnp.add(drive, push)
+
+    return jax.tree.map(one, inputs.push, drive, is_leaf=is_none)
+
+
+def is_none(node: Any) -> bool:
+    """Whether there is nothing."""
+    return node is None
