@@ -1,0 +1,286 @@
+"""Checks of arguments, where they are given: one ValueError with name, value and fix.
+
+All run in Python, when an object is made or a function is traced, and cost nothing at run time. A
+traced array passes where only its value is unknown.
+"""
+
+import functools
+import math
+import reprlib
+import types
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.core import Tracer
+
+
+class Range(NamedTuple):
+    """Values that an argument may have, an interval: in words, and by its ends."""
+
+    words: str
+    low: Any = -math.inf
+    high: Any = math.inf
+    with_low: bool = False
+    with_high: bool = False
+
+    def holds(self, value: Any) -> Any:
+        """Whether each entry of an array, which may be traced, is inside; NaN never is."""
+        above = value >= self.low if self.with_low else value > self.low
+        return above & (value <= self.high if self.with_high else value < self.high)
+
+    def includes(self, low: float, high: float) -> bool:
+        """Whether the open interval between these ends lies inside."""
+        return bool(self.low <= low and high <= self.high)
+
+
+FINITE = Range("finite")
+POSITIVE = Range("positive and finite", 0)
+NOT_NEGATIVE = Range("0 or more, and finite", 0, with_low=True)
+FRACTION = Range("in [0, 1]", 0, 1, with_low=True, with_high=True)
+POSITIVE_FRACTION = Range("in (0, 1]", 0, 1, with_high=True)
+BELOW_ONE = Range("in [0, 1)", 0, 1, with_low=True)
+
+
+def size(name: str, value: Any) -> int:
+    """A whole number, 1 or more."""
+    return whole(name, value, 1)
+
+
+def count(name: str, value: Any) -> int:
+    """A whole number, 0 or more."""
+    return whole(name, value, 0)
+
+
+def whole(name: str, value: Any, least: int | None = None) -> int:
+    """A whole number; no bool, no float, no array."""
+    known = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not known or (least is not None and value < least):
+        bound = "" if least is None else f" of at least {least}"
+        raise ValueError(f"{name} must be a whole number{bound}, but is {shown(value)}.")
+    return int(value)
+
+
+def number(name: str, value: Any, within: Range = FINITE) -> float:
+    """A number that is part of the structure: it does not train, and can't be traced."""
+    if isinstance(value, jax.Array):
+        raise ValueError(
+            f"{name} is a constant, which does not train, but a jax.Array came "
+            f"({shown(value)}): pass a float."
+        )
+    return float(amount(name, value, within))
+
+
+def amount(name: str, value: Any, within: Range = FINITE) -> Any:
+    """A number, also as an array of no axes; what is traced can't be checked."""
+    if not is_real(value) or np.shape(value) != ():
+        raise ValueError(f"{name} must be a number that is {within.words}, but is {shown(value)}.")
+    check_range(name, value, within)
+    return value
+
+
+def check_range(name: str, value: Any, within: Range) -> None:
+    """A ValueError unless all entries of what is no tracer are in the range."""
+    if isinstance(value, Tracer):
+        return
+    entries = np.asarray(value)
+    ok = np.asarray(within.holds(entries))
+    if not ok.all():
+        # not repr: np.float64(-1.0)
+        raise ValueError(f"{name} must be {within.words}, but holds {entries[~ok].ravel()[0]}.")
+
+
+def is_real(value: Any) -> bool:
+    """Whether it is a real number, or holds nothing else; a bool is none."""
+    if isinstance(value, jax.Array):
+        return jnp.issubdtype(value.dtype, jnp.number) and not jnp.iscomplexobj(value)
+    try:
+        kind = np.asarray(value).dtype.kind
+    except (TypeError, ValueError):  # what NumPy can't hold: ragged lists, objects of one's own
+        return False
+    return kind in "iuf"
+
+
+def boolean(name: str, value: Any) -> bool:
+    """True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} must be True or False, but is {shown(value)}.")
+    return bool(value)
+
+
+def choice(name: str, value: Any, choices: Sequence[str]) -> Any:
+    """One of these words."""
+    if not isinstance(value, str) or value not in choices:
+        words = [f'"{word}"' for word in choices]
+        listed = " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+        raise ValueError(f"{name} must be {listed}, but is {shown(value)}.")
+    return value
+
+
+def key(name: str, value: Any) -> Any:
+    """One PRNG key, typed or raw, also traced."""
+    is_array = isinstance(value, jax.Array | np.ndarray)
+    typed = is_array and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+    axes = 0 if typed else 1
+    if not is_array or not (typed or value.dtype == jnp.uint32):
+        raise ValueError(
+            f"{name} must be a PRNG key such as jax.random.key(0), but is {shown(value)}."
+        )
+    if value.ndim != axes:
+        raise ValueError(
+            f"{name} must be one PRNG key such as jax.random.key(0), but is an array of shape "
+            f"{value.shape}: take one of them, or use jax.vmap."
+        )
+    return value
+
+
+def dtype(name: str, value: Any, *, real: bool = True) -> Any:
+    """A dtype of floats (or of complex numbers, unless `real`); the JAX default if None."""
+    if value is None:
+        return jnp.result_type(float)
+    try:
+        found = jnp.dtype(value)
+    except TypeError:
+        found = None
+    if found is None or not jnp.issubdtype(found, jnp.floating if real else jnp.inexact):
+        kind = "a real float" if real else "a dtype of floats"
+        hint = ": complex numbers are kept as pairs" if real and found == jnp.complex64 else ""
+        raise ValueError(
+            f"{name} must be {kind} such as jnp.float32, or None, but is {shown(value)}{hint}."
+        )
+    return found
+
+
+def function(name: str, value: Any, what: str) -> Any:
+    """Something to call; `what` says as what."""
+    if not callable(value) or isinstance(value, type):
+        raise ValueError(f"{name} must be a function, {what}, but is {shown(value)}.")
+    return value
+
+
+def transformation(name: str, value: Any) -> optax.GradientTransformation:
+    """An optax transformation."""
+    if not isinstance(value, optax.GradientTransformation):
+        raise ValueError(
+            f"{name} must be an optax transformation such as optax.sgd(0.05), but is "
+            f"{shown(value)}."
+        )
+    return value
+
+
+def signs(name: str, value: Any, n: int | None = None) -> tuple[int, ...]:
+    """+1 or -1 for each presynaptic neuron, exactly."""
+    static = not isinstance(value, Tracer) and is_real(value)
+    found = np.asarray(value) if static else None
+    if found is None or found.ndim != 1 or not found.size or not np.isin(found, (-1, 1)).all():
+        raise ValueError(
+            f"{name} must hold +1 or -1 for each presynaptic neuron, but is {shown(value)}."
+        )
+    if n is not None and found.size != n:
+        raise ValueError(
+            f"{name} must hold +1 or -1 for each of the {n} neurons, but has {found.size} entries."
+        )
+    return tuple(map(int, found))
+
+
+def batch_shape(name: str, value: Any) -> tuple[int, ...]:
+    """The lengths of the batch axes, none or several."""
+    if not isinstance(value, tuple | list):
+        raise ValueError(
+            f"{name} must be a tuple of the lengths of the batch axes, such as () or (32,), but is "
+            f"{shown(value)}."
+        )
+    return tuple(count(f"an entry of {name}", length) for length in value)
+
+
+def elementwise(name: str, value: Any, n: int | None = None) -> Callable:
+    """A function that acts on each entry alone: one of arrays that it holds would never learn.
+
+    `n`: the number of neurons, for a function that has a constant for each.
+    """
+    if not callable(value) or isinstance(value, type):
+        raise ValueError(
+            f"{name} must be an elementwise function such as jax.numpy.tanh, but is {shown(value)}."
+        )
+    if any(isinstance(leaf, jax.Array | np.ndarray) for leaf in _held(value)):
+        raise ValueError(
+            f"{name} holds arrays ({type(value).__name__}), but it is part of a cell's structure, "
+            "so that they would never learn: write a NeuronCell of your own with them as fields "
+            "of shape () or (n,), and the function in its integrate or emit."
+        )
+    try:
+        hash(value)
+    except TypeError:
+        raise ValueError(
+            f"{name} must be hashable, as it is part of a cell's structure, but is {shown(value)}: "
+            "pass a plain function."
+        ) from None
+    fault = None if value in _KNOWN else _fault(value, 4)
+    if fault is not None and fault.startswith("raised") and n not in (None, 4):
+        fault = _fault(value, n)
+    if fault is not None:
+        raise ValueError(
+            f"{name} must be an elementwise function such as jax.numpy.tanh, but {shown(value)} "
+            f"{fault}."
+        )
+    return value
+
+
+def shown(value: Any) -> str:
+    """A value in a message: short, whatever it is."""
+    if isinstance(value, Tracer):
+        return f"a traced array of shape {value.shape} and dtype {value.dtype}"
+    if isinstance(value, jax.Array | np.ndarray) and value.size > 6:
+        return f"an array of shape {value.shape} and dtype {value.dtype}"
+    if isinstance(value, type):
+        return f"the class {value.__name__}, not an instance"
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 80
+    return short.repr(value)
+
+
+def _held(value: Any) -> list:
+    """What a module, or a partial function, holds."""
+    if isinstance(value, functools.partial):
+        inside = (value.args, value.keywords)
+        return [*_held(value.func), *jax.tree.leaves(inside)]
+    if isinstance(value, types.MethodType):
+        return _held(value.__self__)
+    return jax.tree.leaves(value)
+
+
+# what needs no trial, which takes a tenth of a second
+_KNOWN = frozenset(
+    [
+        *(jnp.tanh, jnp.sin, jax.nn.identity, jax.nn.tanh, jax.nn.relu, jax.nn.relu6),
+        *(jax.nn.sigmoid, jax.nn.softplus, jax.nn.gelu, jax.nn.silu, jax.nn.elu, jax.nn.selu),
+        *(jax.nn.celu, jax.nn.leaky_relu, jax.nn.hard_tanh, jax.nn.soft_sign),
+    ]
+)
+
+
+@functools.lru_cache(maxsize=256)
+def _fault(function: Callable, n: int) -> str | None:
+    """What is wrong with an elementwise function, by a trial on n numbers; None if nothing is."""
+    some = np.linspace(-1.3, 1.7, n)
+    other = some.copy()
+    # what comes of all other entries must stay
+    other[n // 2] = 2.6
+    try:
+        with jax.ensure_compile_time_eval():
+            one, two = (function(jnp.asarray(v, jnp.result_type(float))) for v in (some, other))
+    except Exception as error:  # a function of the user's may raise anything
+        return f"raised {type(error).__name__} on a vector: {error}"
+    if isinstance(one, Tracer):
+        return "closes over a traced array, which would get no gradient"
+    if not isinstance(one, jax.Array) or one.shape != (n,):
+        return f"made {shown(one)} of a vector of shape {(n,)}"
+    if not jnp.issubdtype(one.dtype, jnp.inexact):
+        return f"made {one.dtype} of floats, which has no derivative"
+    one, two = (np.delete(np.asarray(v), n // 2) for v in (one, two))
+    if not np.allclose(one, two, rtol=1e-5, atol=1e-6, equal_nan=True):
+        return "mixes the entries of a vector"
+    return None
