@@ -10,7 +10,7 @@ from jaxtyping import Array, PyTree
 from ._cell import AbstractCell
 from ._credit import Record
 from ._flags import erase
-from ._reverse import points_of
+from ._reverse import on_states, points_of
 from ._rule import Carry
 from ._segment import record_of
 from ._trace._advanced import AbstractCreditTrace, Advanced, Pending
@@ -18,8 +18,9 @@ from ._tree import add, materialise, nothing, pullback
 from ._vjp import with_derivative
 
 
-def credited_segment(pack: tuple, unroll: int) -> tuple[PyTree, Array, Pending]:
-    r"""Last state and emissions; the derivative: \(\sum_t \hat\lambda_t F_t\), and the next trace.
+def credited_segment(pack: tuple, unroll: int) -> tuple[PyTree, Array, PyTree, Pending]:
+    r"""Last state, emissions and states;
+    the derivative: \(\sum_t \hat\lambda_t F_t\), and the next trace.
 
     pack = (cell, value of the trace, before, xs, context, flags, ended, trace, rule). The cotangent
     of the value is not a gradient, but the value after the segment.
@@ -32,17 +33,20 @@ def credited_segment(pack: tuple, unroll: int) -> tuple[PyTree, Array, Pending]:
         record = record_of(cell, before, xs, flags, unroll)
         last = jax.tree.map(lambda s: s[-1], record.states)
         zs = cell.emit(record.states)
-        return (last, zs, Pending(jnp.zeros((), zs.dtype), trace.settle(cell))), record
+        pending = Pending(jnp.zeros((), zs.dtype), trace.settle(cell))
+        return (last, zs, record.states, pending), record
 
     def backward(pack, record, cotangents):
         cell, value, before, xs, context, flags, ended, trace, rule = pack
-        ct_last, ct_zs, _ = cotangents
+        ct_last, ct_zs, ct_states, _ = cotangents
+        trace.check_states(cell, ct_states)
         if ct_zs is None:
             zs = jax.eval_shape(cell.emit, record.states)
             ct_zs = jnp.zeros(zs.shape, zs.dtype)
         ct_last = materialise(ct_last, before)
         gradient, direct = pullback(lambda c, s: c.emit(s), cell, record.states)(ct_zs)
         direct = jax.tree.map(lambda d, last: d.at[-1].add(last), direct, ct_last)
+        direct = add(direct, on_states(ct_states, record.states))
         credit, after = credits_of(rule, trace, cell, record, direct, context, value.value)
         if ended is not None:
             after = trace.forget(ended, after)

@@ -9,7 +9,7 @@ from jaxtyping import Array, PyTree
 
 from ._cell import AbstractCell
 from ._credit import Credit, Record
-from ._reverse import inner_cell, instantaneous, points_of
+from ._reverse import inner_cell, instantaneous, on_states, points_of
 from ._rule._forward import AbstractForwardRule
 from ._segment import record_of
 from ._sharding import batch_groups
@@ -36,21 +36,23 @@ def forward_segment(pack: tuple, unroll: int) -> tuple[PyTree, Array, Record, Py
         last = jax.tree.map(lambda s: s[-1], record.states)
         if value is not None:
             value = influence.extend(rule, whole, prepared, record, value)
-        landed = value if len(xs) == 1 else None
+        landed = value if len(record.xs) == 1 else None
         return (last, cell.emit(record.states), record, value), (record, landed)
 
     def backward(pack, residuals, cotangents):
         cell, before, xs, flags, rest = pack
         _, value, influence, from_start, rule, prepared = rest
         record, landed = residuals
-        ct_last, ct_zs, _, _ = cotangents
+        ct_last, ct_zs, ct_record, _ = cotangents
+        ct_states = on_states(ct_record.states, record.states)
         if ct_zs is None:
             zs = jax.eval_shape(cell.emit, record.states)
             ct_zs = jnp.zeros(zs.shape, zs.dtype)
         ct_last = materialise(ct_last, before)
         gradient, direct = pullback(lambda c, s: c.emit(s), cell, record.states)(ct_zs)
         direct = jax.tree.map(lambda d, last: d.at[-1].add(last), direct, ct_last)
-        ct_xs = instantaneous(cell, record, ct_zs, ct_last)
+        direct = add(direct, ct_states)
+        ct_xs = instantaneous(cell, record, ct_zs, ct_states, ct_last)
 
         def contract(of, value, direct):
             return of.contract(rule, cell, prepared, value, Credit(direct))
@@ -73,7 +75,7 @@ def forward_segment(pack: tuple, unroll: int) -> tuple[PyTree, Array, Record, Py
             more = contract(influence, landed._replace(memory=()), first)
         else:
             start = influence.init(rule, cell, before) if value is None else value
-            groups = batch_groups(xs.shape[1:-1]) if influence.by_example else 1
+            groups = batch_groups(record.xs.shape[1:-1]) if influence.by_example else 1
             by_group = summed(influence, start, _by_group(contract, groups), cell, (groups,))
             more = as_dtypes(jax.tree.map(lambda s: s.sum(0), by_group), cell)
         if value is None and from_start is not None:

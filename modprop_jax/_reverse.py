@@ -14,7 +14,17 @@ from ._cell._inputs import drive_of
 from ._credit import Back, Credit, Flags, Point, Record
 from ._flags import back_to_steps, entering, erase, select, settled
 from ._sharding import batch_groups
-from ._tree import accumulate, accumulator, add, as_dtypes, inexact, pullback, shifted, slice_time
+from ._tree import (
+    accumulate,
+    accumulator,
+    add,
+    as_dtypes,
+    inexact,
+    materialise,
+    pullback,
+    shifted,
+    slice_time,
+)
 
 
 def transport(
@@ -91,6 +101,7 @@ def reverse(
     prepared: PyTree,
     record: Record,
     ct_zs: Array,
+    ct_states: PyTree | None,
     direct_last: PyTree | None,
     credit: Credit,
     chunk: int,
@@ -106,9 +117,10 @@ def reverse(
     groups = batch_groups(batch)
     at_steps = record.inputs, record.drives, record.observed, record.flags
 
-    def piece(credit, pending, points, states, ct_z):
+    def piece(credit, pending, points, states, ct_z, ct_state):
         points = points._replace(before=entering(cell, points.flags, points.before))
         (direct,) = pullback(cell.emit, states)(ct_z)
+        direct = add(direct, ct_state)
         if pending is not None:
             direct, pending = _with_pending(points.flags, direct, pending)
         credit, total, message = transport(rule, cell, prepared, points, direct, credit)
@@ -126,10 +138,10 @@ def reverse(
         credit, pending, sums = carry
         start = first + index * chunk
         both = slice_time(record.states, start - 1, chunk + 1)
-        seen, ct_z = slice_time((at_steps, ct_zs), start, chunk)
+        seen, *direct = slice_time((at_steps, ct_zs, ct_states), start, chunk)
         points = Point(jax.tree.map(lambda s: s[:-1], both), *seen)
         states = jax.tree.map(lambda s: s[1:], both)
-        credit, pending, gradient, ct_xs = piece(credit, pending, points, states, ct_z)
+        credit, pending, gradient, ct_xs = piece(credit, pending, points, states, *direct)
         return (credit, pending, accumulate(sums, gradient)), ct_xs
 
     def start(leaf, before):
@@ -144,9 +156,10 @@ def reverse(
         credit, direct_last, sums = carry
         ct_xs = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), ct_xs)
     before = jax.tree.map(start, record.states, record.before)
-    seen, ct_z, states = jax.tree.map(lambda a: a[:first], (at_steps, ct_zs, record.states))
+    at_first = at_steps, record.states, ct_zs, ct_states
+    seen, states, *direct = jax.tree.map(lambda a: a[:first], at_first)
     points = Point(before, *seen)
-    credit, direct_last, gradient, head = piece(credit, direct_last, points, states, ct_z)
+    credit, direct_last, gradient, head = piece(credit, direct_last, points, states, *direct)
     if direct_last is not None:
         credit = credit._replace(state=add(credit.state, direct_last))
     if ct_xs is not None:
@@ -191,17 +204,26 @@ def inner_cell(cell: AbstractCell) -> AbstractCell:
 
 
 def instantaneous(
-    cell: AbstractCell, record: Record, ct_zs: Array, direct_last: PyTree | None
-) -> Array:
-    """Credit on the inputs from the emission of their own step alone."""
+    cell: AbstractCell,
+    record: Record,
+    ct_zs: Array,
+    ct_states: PyTree | None,
+    direct_last: PyTree | None,
+) -> PyTree:
+    """Credit on the inputs from the emission and the state of their own step alone."""
     points = points_of(cell, record)
 
     def run(xs):
         after = settled(record.flags, jax.vmap(cell.step)(points.before, xs), points.before)
         last = None if direct_last is None else jax.tree.map(lambda a: a[-1], after)
-        return cell.emit(after), last
+        return cell.emit(after), None if ct_states is None else after, last
 
-    return pullback(run, record.inputs)((ct_zs, direct_last))[0]
+    return pullback(run, record.inputs)((ct_zs, ct_states, direct_last))[0]
+
+
+def on_states(cotangent: PyTree, states: PyTree) -> PyTree | None:
+    """The cotangent of all states of a segment, written out; None: it has none."""
+    return materialise(cotangent, states) if jax.tree.leaves(cotangent) else None
 
 
 def _flagged(back: Back, credit: Credit, flags: Flags) -> Back:

@@ -56,15 +56,19 @@ class RNN(eqx.Module):
         context: Array | None = None,
         done: Array | None = None,
         mask: Array | None = None,
+        states: bool = False,
         key: PRNGKeyArray | None = None,
     ) -> Any:
         """The emissions, and, where a carry or a bare state came, the one to go on from.
 
         `drive` (T, *batch, n): noise or a current, added to what the neurons receive. `done` and
-        `mask` (T, *batch): sequences that end inside, and padding; see `scan`.
+        `mask` (T, *batch): sequences that end inside, and padding. `states`: all states too, for a
+        plot or a penalty, `(zs, states)` or `(carry, zs, states)`. See `scan`.
         """
         del key
         start = self.cell.init(xs.shape[1:-1]) if carry is None else carry
         options: Any = {"drive": drive, "context": context, "done": done, "mask": mask}
-        out = scan(self.cell, start, xs, rule=self.rule, **options)
-        return out[1] if carry is None else out
+        out = scan(self.cell, start, xs, rule=self.rule, states=states, **options)
+        if carry is not None:
+            return out
+        return out[1:] if states else out[1]

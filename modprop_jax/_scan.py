@@ -4,6 +4,7 @@ import functools
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, PyTree
@@ -34,9 +35,10 @@ def scan(
     context: Array | None = None,
     done: Array | None = None,
     mask: Array | None = None,
+    states: bool = False,
     chunk: int | None = None,
     unroll: int = 1,
-) -> tuple[PyTree, Array]:
+) -> tuple[PyTree, ...]:
     r"""`jax.lax.scan` of a cell, with the credit rule as its derivative.
 
     \[ s_t = \mathrm{step}(s_{t-1}, x_t), \qquad z_t = \mathrm{emit}(s_t), \qquad
@@ -64,11 +66,15 @@ def scan(
         sequence's; then state, trace and what the rule has observed are those of no past.
     - `mask`: boolean (T, *batch), False for padding: the step does not take place. State and trace
         stay as they are, the emission is 0 and carries no credit; the input may be anything.
+    - `states`: whether to return all states too, for a plot or a penalty on the membrane.
     - `chunk`: steps whose weight gradient is one matmul; by default 8 to 32 on CPU, half a
         megabyte an operand, and more on accelerators.
     - `unroll`: as in `jax.lax.scan`, for the forward pass.
 
     **Returns:** `(carry, zs)`: a carry of the kind that came, and the emissions (T, *batch, k).
+    With `states`, `(carry, zs, states)`: the states after each step, leaves (T, *batch, ...), 0
+    where padding takes the step's place. What a loss makes of them is direct credit on the state,
+    as what it makes of the emission is, under every rule.
 
     **Cost:** memory O(T · state) an example in the reverse pass; with a `Carry`, the trace on top
     (dead code if unused). Chained segments with a `Carry` give exactly the offline gradient
@@ -89,25 +95,28 @@ def scan(
     spec = explicit_batch(xs)
     if isinstance(rule, AbstractCreditRule):
         check_credited(rule, cell, carry, xs, context, spec)
-        return _credited(cell, carry, inputs, rule, context, flags, ended, unroll)
+        out = _credited(cell, carry, inputs, rule, context, flags, ended, unroll)
+        return out if states else out[:2]
     streaming = isinstance(carry, Carry)
-    run = functools.partial(_scan, streaming=streaming, chunk=chunk, unroll=unroll)
+    run = functools.partial(
+        _scan, streaming=streaming, with_states=states, chunk=chunk, unroll=unroll
+    )
     if spec is not None:
-        run = functools.partial(with_auto_axes, run, spec)
+        run = functools.partial(with_auto_axes, run, spec, states)
     if isinstance(carry, Carry):
         before = carry.trace, carry.observed
-        state, (trace, so_far), zs = run(carry.state, before, inputs, cell, rule, flags)
+        state, (trace, so_far), *out = run(carry.state, before, inputs, cell, rule, flags)
         if ended is not None:
             state = select(ended, cell.init(ended.shape), state)
             so_far = erase(ended, so_far)
             carrier = _trace(rule, cell, xs)
             if carrier is not None:
                 trace = carrier.forget(ended, trace)
-        return Carry(state, trace, so_far, carry.made_by, carry.types), zs
-    state, _, zs = run(carry, None, inputs, cell, rule, flags)
+        return Carry(state, trace, so_far, carry.made_by, carry.types), *out
+    state, _, *out = run(carry, None, inputs, cell, rule, flags)
     if ended is not None:
         state = select(ended, cell.init(ended.shape), state)
-    return state, zs
+    return state, *out
 
 
 def _credited(
@@ -119,8 +128,8 @@ def _credited(
     flags: Flags | None,
     ended: Array | None,
     unroll: int,
-) -> tuple[PyTree, Array]:
-    """`scan` under a rule whose trace the error advances."""
+) -> tuple[PyTree, Array, PyTree]:
+    """`scan` with states, under a rule whose trace the error advances."""
     trace, cell = rule.trace(cell), cell.effective()
     if isinstance(carry, Carry):
         state, value = stop(carry.state), carry.trace
@@ -131,14 +140,14 @@ def _credited(
     if context is None:
         context = jnp.zeros((*xs.shape[:-1], 0), xs.dtype)
     pack = cell, value, state, inputs, context.astype(xs.dtype), flags, ended, trace, rule
-    state, zs, pending = credited_segment(pack, unroll)
+    state, zs, states, pending = credited_segment(pack, unroll)
     if flags is not None:
-        zs = erase(~flags.keep, zs)
+        zs, states = erase(~flags.keep, (zs, states))
     if ended is not None:
         state = select(ended, cell.init(ended.shape), state)
     if isinstance(carry, Carry):
-        return Carry(state, pending, carry.observed, carry.made_by, carry.types), zs
-    return state, zs
+        return Carry(state, pending, carry.observed, carry.made_by, carry.types), zs, states
+    return state, zs, states
 
 
 def _scan(
@@ -150,10 +159,14 @@ def _scan(
     flags: Flags | None,
     *,
     streaming: bool,
+    with_states: bool,
     chunk: int | None,
     unroll: int,
-) -> tuple[PyTree, PyTree, Array]:
-    """`(state, past, zs)` after the segment; the past is (trace, so far observed), or None."""
+) -> tuple[PyTree, ...]:
+    """`(state, past, zs)` after the segment, with `with_states` also all states.
+
+    The past is (trace, so far observed), or None.
+    """
     xs = features(inputs)
     trace: Any = _trace(rule, cell, xs) if streaming else None
     prepared = rule.prepare(inner_cell(cell))
@@ -173,7 +186,8 @@ def _scan(
     if trace is not None:
         if len(xs) == 1 and flags is None and isinstance(inner, NeuronCell):
             if rule.arrive(inner, prepared, start) is not None:
-                return _one_step((value, so_far), inputs, cell, rule, start, prepared, trace)
+                out = _one_step((value, so_far), inputs, cell, rule, start, prepared, trace)
+                return out if with_states else out[:3]
         if not carried or isinstance(cell, Filtered):
             start = past((inner, start, value, trace, rule, prepared))
     if carried:
@@ -185,6 +199,7 @@ def _scan(
         last, zs, record, so_far = segment(pack, chunk=chunk, unroll=unroll)
     else:
         last, zs, record = plain(rule, inner, start.state, xs, flags, unroll)
+    states = record.states
     if isinstance(cell, Filtered):
 
         def body(memory, at):
@@ -196,12 +211,13 @@ def _scan(
 
         memory, memories = lax.scan(body, start.filter, (zs, flags), unroll=unroll)
         memories, so_far = rule.broadcast(cell, prepared, record, start.filter, memories, so_far)
-        last, zs = (last, memory), cell.read(memories)
+        last, zs, states = (last, memory), cell.read(memories), (states, memories)
     if flags is not None:
-        zs = erase(~flags.keep, zs)
+        zs, states = erase(~flags.keep, (zs, states))
     if trace is not None and not carried:
         value = stop(trace.extend(*stop((rule, cell, prepared, record, value))))
-    return last, (value, stop(so_far)) if streaming else None, zs
+    out = last, (value, stop(so_far)) if streaming else None, zs
+    return (*out, states) if with_states else out
 
 
 def _trace(rule: AbstractRule, cell: AbstractCell, xs: Array) -> AbstractCarrier | None:
@@ -218,8 +234,8 @@ def _one_step(
     start: Credit,
     prepared: Any,
     trace: Any,
-) -> tuple[PyTree, PyTree, Array]:
-    """A segment of one step: once the trace includes it, it knows all of the step's credit."""
+) -> tuple[PyTree, PyTree, Array, PyTree]:
+    """`_scan`, with states, of one step: the trace includes it, and so knows all its credit."""
     inner = inner_cell(cell)
     assert isinstance(inner, NeuronCell)
     value, so_far = before
@@ -230,6 +246,8 @@ def _one_step(
     if isinstance(cell, Filtered):
         end = Credit(last, start.extra, cell.filter(start.filter, z[0]))
     end = landing((inner, end, inputs, (cell, record, value, trace, rule, prepared)))
+    last, z = end.state, inner.emit
     if isinstance(cell, Filtered):
-        return (end.state, end.filter), (value, so_far), cell.read(end.filter)[None]
-    return end.state, (value, so_far), inner.emit(end.state)[None]
+        last, z = (end.state, end.filter), cell.emit
+    states = jax.tree.map(lambda a: a[None], last)
+    return last, (value, so_far), z(last)[None], states

@@ -11,7 +11,7 @@ from ._cell import AbstractCell, Filtered, SeparableCell
 from ._cell._inputs import drive_of, Inputs
 from ._credit import Credit, Flags, Record
 from ._flags import entering, settled
-from ._reverse import instantaneous, reverse
+from ._reverse import instantaneous, on_states, reverse
 from ._tree import add, inexact, materialise, nothing, pullback
 from ._vjp import with_derivative
 
@@ -78,7 +78,8 @@ def segment(pack: tuple, *, chunk: int, unroll: int) -> tuple[PyTree, Array, Rec
     """`forward`, whose derivative is the rule's.
 
     pack = (cell, before, extra, xs, rule, prepared, so_far, flags). `extra` is zeros; its cotangent
-    is the rule's extra credit at the start. `so_far`, what the rule has observed, has none.
+    is the rule's extra credit at the start. `so_far`, what the rule has observed, has none, nor has
+    the record but for its states, whose cotangent is direct credit on them.
     """
 
     def run(pack):
@@ -89,15 +90,17 @@ def segment(pack: tuple, *, chunk: int, unroll: int) -> tuple[PyTree, Array, Rec
 
     def backward(pack, record, cotangents):
         cell, before, extra, _, rule, prepared, *rest = pack
-        ct_last, ct_zs, _, _ = cotangents
+        ct_last, ct_zs, ct_record, _ = cotangents
+        ct_states = on_states(ct_record.states, record.states)
         if ct_zs is None:
             zs = jax.eval_shape(cell.emit, record.states)
             ct_zs = jnp.zeros(zs.shape, zs.dtype)
         ct_last = materialise(ct_last, before) if jax.tree.leaves(ct_last) else None
         zero = Credit(jax.tree.map(jnp.zeros_like, inexact(before)), extra)
-        gradient, credit, ct_xs = reverse(rule, cell, prepared, record, ct_zs, ct_last, zero, chunk)
+        direct = ct_zs, ct_states, ct_last
+        gradient, credit, ct_xs = reverse(rule, cell, prepared, record, *direct, zero, chunk)
         if rule.instantaneous:
-            ct_xs = instantaneous(cell, record, ct_zs, ct_last)
+            ct_xs = instantaneous(cell, record, *direct)
         return gradient, credit.state, credit.extra, ct_xs, *nothing((rule, prepared, *rest))
 
     return with_derivative(run, backward)(pack)

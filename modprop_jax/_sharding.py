@@ -32,14 +32,14 @@ def explicit_batch(xs: Array) -> tuple | None:
 
 
 def with_auto_axes(
-    run: Callable[..., Any], spec: tuple, state: PyTree, past: PyTree, *args: Any
+    run: Callable[..., Any], spec: tuple, with_states: bool, state: PyTree, past: PyTree, *args: Any
 ) -> Any:
     """`run(state, past, *args)` with all mesh axes Auto inside; the batch stays partitioned.
 
     `run` returns `(state, past, zs)`, the first two shaped as they came; past = (trace, observed)
-    or None. Leaves of a state and of what was observed are (*batch, ...), or have no axes; those of
-    sequences are (_, *batch, ...), and of traces too, unless all examples share them. args[0]:
-    the inputs.
+    or None; and `with_states` the states of all steps. Leaves of a state and of what was observed
+    are (*batch, ...), or have no axes; those of sequences are (_, *batch, ...), and of traces too,
+    unless all examples share them. args[0]: the inputs.
     """
     arrays, static = eqx.partition((state, past, *args), eqx.is_array)
     batch = jax.tree.leaves(args[0])[0].shape[1:-1]
@@ -59,6 +59,8 @@ def with_auto_axes(
         trace, observed = past
         past = jax.tree.map(of_trace, trace), batched(observed)
     out = batched(state), past, later
+    if with_states:
+        out = *out, jax.tree.map(lambda a: later if a.ndim else PartitionSpec(), state)
     return jax.sharding.auto_axes(inside, out_sharding=out)(arrays)
 
 

@@ -80,6 +80,10 @@ class AbstractCreditTrace(AbstractCarrier):
         del cell
         return None
 
+    def check_states(self, cell: Any, credit: PyTree) -> None:
+        """Raise a ValueError for credit (or None) on states that the rule can't use."""
+        del cell, credit
+
     @abc.abstractmethod
     def forget(self, flag: Bool[Array, "*batch"], trace: PyTree) -> PyTree:
         """The value, of no past where the flag of an example holds."""

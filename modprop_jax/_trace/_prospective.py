@@ -106,6 +106,14 @@ class ProspectiveErrors(AbstractCreditTrace):
 
         return pullback(mismatch, cell, points.x)(credit)
 
+    def check_states(self, cell: GLECell, credit: GLEState) -> None:
+        """Errors come from the emission."""
+        if jax.tree.leaves(credit._replace(out=None)):
+            raise ValueError(
+                "The errors of GLE begin at the emission, but the loss reads other variables of "
+                "the states of a GLECell: use BPTT, or stop_gradient(states)."
+            )
+
     def forget(self, flag: Bool[Array, "*batch"], trace: Prospective) -> Prospective:
         """No error."""
         return erase(flag, trace)
