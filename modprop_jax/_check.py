@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from ._cell import AbstractCell, Filtered, SeparableCell
 from ._cell._inputs import is_none
@@ -16,8 +16,21 @@ from ._trace._advanced import Pending
 from ._tree import inexact
 
 
-def check_scan(cell: Any, carry: PyTree, xs: Any, rule: Any, chunk: int | None) -> Any:
-    """The dtype to compute in; a ValueError if a call of `scan` can't be served."""
+def as_inputs(xs: Array, dtype: Any) -> Array:
+    """Inputs in the dtype that the cell computes in: booleans and integers (spikes, counts) and
+    narrower floats have one meaning in it, wider ones lose digits and are refused."""
+    number = jnp.issubdtype(xs.dtype, jnp.bool_) or jnp.issubdtype(xs.dtype, jnp.integer)
+    narrower = jnp.issubdtype(xs.dtype, jnp.floating) and xs.dtype.itemsize <= dtype.itemsize
+    if not number and not narrower:
+        raise ValueError(
+            f"xs is {xs.dtype}, but the cell computes in {dtype}: cast the inputs with "
+            f"xs.astype({dtype})."
+        )
+    return xs.astype(dtype)
+
+
+def check_scan(cell: Any, carry: PyTree, xs: Array, rule: Any, chunk: int | None) -> Array:
+    """The inputs, in the dtype to compute in; a ValueError if a call of `scan` can't be served."""
     if not isinstance(cell, AbstractCell):
         raise ValueError(
             f"scan needs a cell such as LeakyCell, but got a {type(cell).__name__}; wrap a plain "
@@ -30,8 +43,8 @@ def check_scan(cell: Any, carry: PyTree, xs: Any, rule: Any, chunk: int | None) 
         raise ValueError(f"chunk must be at least 1 step, but is {chunk}.")
     rule.check(cell)
     state = carry.state if isinstance(carry, Carry) else carry
-    dtype = _check_shapes(cell, state, xs)
-    _check_closure(cell, state, xs.astype(dtype))
+    xs = as_inputs(xs, _check_shapes(cell, state, xs))
+    _check_closure(cell, state, xs)
     if isinstance(carry, Carry):
         _check_carry(cell, carry, rule)
     elif rule.needs_key:
@@ -39,7 +52,7 @@ def check_scan(cell: Any, carry: PyTree, xs: Any, rule: Any, chunk: int | None) 
             f"{type(rule).__name__} draws random numbers and so needs a carry, but got a bare "
             "state: start from rule.init(cell, state, key=key) or rnn.init(batch_shape, key=key)."
         )
-    return dtype
+    return xs
 
 
 def check_drive(cell: AbstractCell, xs: Any, drive: PyTree) -> PyTree:
@@ -148,14 +161,7 @@ def _check_shapes(cell: AbstractCell, state: PyTree, xs: Any) -> Any:
             "The cell's parameters and state must have one dtype, but have "
             f"{sorted(map(str, floats))}: cast them, or make the cell with dtype=."
         )
-    (dtype,) = floats or {jnp.result_type(float)}
-    narrower = jnp.issubdtype(xs.dtype, jnp.floating) and xs.dtype.itemsize <= dtype.itemsize
-    if not narrower and floats:
-        raise ValueError(
-            f"xs is {xs.dtype}, but the cell computes in {dtype}: cast the inputs with "
-            f"xs.astype({dtype})."
-        )
-    return dtype
+    return floats.pop() if floats else jnp.dtype(jnp.result_type(float))
 
 
 def _check_carry(cell: AbstractCell, carry: Carry, rule: AbstractRule) -> None:

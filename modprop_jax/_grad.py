@@ -15,7 +15,16 @@ from ._rnn import is_layer, layers, RNN
 from ._rule import AbstractRule, BPTT, DiagonalRTRL, EICredit, RTRL
 from ._sharding import loop_start
 from ._trace._advanced import advanced, tokens, with_traces
-from ._tree import accumulate, accumulator, as_dtypes, inexact, slice_time, stop
+from ._tree import (
+    accumulate,
+    accumulator,
+    as_arrays,
+    as_dtypes,
+    as_sequences,
+    inexact,
+    slice_time,
+    stop,
+)
 
 
 def with_rule(
@@ -126,7 +135,7 @@ def online_value_and_grad(
 
     def wrapped(model, carry, xs, ys):
         _check_rules(model)
-        size = segment
+        (carry, (xs, ys)), size = (as_arrays(carry), as_sequences((xs, ys))), segment
         if memory is not None and (segment != "auto" or memory < 1):
             raise ValueError(
                 f'memory is a number of bytes, to be used with segment="auto", but memory={memory} '
@@ -189,6 +198,7 @@ def checkpointed_value_and_grad(
                     f"{type(layer.rule).__name__}: use with_rule(model, BPTT()), or stream it with "
                     "online_value_and_grad."
                 )
+        carry, (xs, ys) = as_arrays(carry), as_sequences((xs, ys))
         value, gradients = total(model, carry, xs, ys)
         return _checked(value, gradients) if check else (value, gradients)
 
@@ -231,8 +241,9 @@ def _over_segments(
 
 
 def _length(sequences: PyTree) -> int:
-    lengths = {leaf.shape[0] for leaf in jax.tree.leaves(sequences)}
-    if len(lengths) != 1 or lengths == {0}:
+    lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(sequences)}
+    lengths = {sizes[0] if sizes else "a number" for sizes in lengths}
+    if len(lengths) != 1 or lengths <= {0, "a number"}:
         raise ValueError(
             f"xs and ys must have the same number of time steps, at least one, but have {lengths}."
         )

@@ -2,11 +2,13 @@ from typing import Any
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import PRNGKeyArray, PyTree
 
 from ._cell import AbstractCell
+from ._cell._base import batch_axes, BatchShape
 from ._rule import AbstractRule, BPTT
 from ._scan import Carry, scan
+from ._tree import as_array, as_arrays, Data
 
 
 def layers(model: PyTree) -> list["RNN"]:
@@ -43,19 +45,19 @@ class RNN(eqx.Module):
         self.cell = cell
         self.rule = rule
 
-    def init(self, batch_shape: tuple[int, ...] = (), *, key: PRNGKeyArray | None = None) -> Carry:
+    def init(self, batch_shape: BatchShape = (), *, key: PRNGKeyArray | None = None) -> Carry:
         """A carry with no past, for streaming."""
-        return self.rule.init(self.cell, self.cell.init(batch_shape), key=key)
+        return self.rule.init(self.cell, self.cell.init(batch_axes(batch_shape)), key=key)
 
     def __call__(
         self,
-        xs: Array,
+        xs: Data,
         carry: PyTree = None,
         *,
         drive: PyTree = None,
-        context: Array | None = None,
-        done: Array | None = None,
-        mask: Array | None = None,
+        context: Data = None,
+        done: Data = None,
+        mask: Data = None,
         states: bool = False,
         key: PRNGKeyArray | None = None,
     ) -> Any:
@@ -66,7 +68,8 @@ class RNN(eqx.Module):
         plot or a penalty, `(zs, states)` or `(carry, zs, states)`. See `scan`.
         """
         del key
-        start = self.cell.init(xs.shape[1:-1]) if carry is None else carry
+        xs = as_array("xs", xs)
+        start = as_arrays(self.cell).init(xs.shape[1:-1]) if carry is None else carry
         options: Any = {"drive": drive, "context": context, "done": done, "mask": mask}
         out = scan(self.cell, start, xs, rule=self.rule, states=states, **options)
         if carry is not None:

@@ -22,19 +22,19 @@ from ._rule import AbstractCreditRule, AbstractForwardRule, AbstractRule, BPTT, 
 from ._segment import forward, landing, observed, past, plain, segment
 from ._sharding import explicit_batch, with_auto_axes
 from ._trace import AbstractCarrier
-from ._tree import stop
+from ._tree import as_array, as_arrays, Data, stop
 
 
 def scan(
     cell: AbstractCell,
     carry: PyTree,
-    xs: Array,
+    xs: Data,
     *,
     rule: AbstractRule = BPTT(),
     drive: PyTree = None,
-    context: Array | None = None,
-    done: Array | None = None,
-    mask: Array | None = None,
+    context: Data = None,
+    done: Data = None,
+    mask: Data = None,
     states: bool = False,
     chunk: int | None = None,
     unroll: int = 1,
@@ -54,7 +54,8 @@ def scan(
         `Carry` that `rule.init(cell, state)` makes and `scan` returns (streaming: the past comes
         through its trace, and it takes no cotangent).
     - `xs`: inputs (T, *batch, m), T ≥ 1. They get the rule's credit from within the segment.
-        Narrower floats than the state's dtype are cast up.
+        Booleans, integers and narrower floats are cast to the state's dtype. As all data here,
+        an array, NumPy's or JAX's, or nested lists of numbers.
     - `rule`: the credit rule.
     - `drive`: added to what the units receive: noise, an injected current, top-down input. It is
         (T, *batch, n), or shaped as `cell.drive(...)` where that is several arrays (the gates of a
@@ -84,7 +85,9 @@ def scan(
     **Errors:** ValueError for shapes, dtypes, T = 0, a rule that can't serve the cell, a carry of
     another rule, and a cell that closes over traced arrays.
     """
-    xs = xs.astype(check_scan(cell, carry, xs, rule, chunk))
+    cell, carry = as_arrays((cell, carry))
+    xs, context, done, mask = _as_data(xs, context, done, mask)
+    xs = check_scan(cell, carry, xs, rule, chunk)
     check_flags(xs, done, mask)
     drive = check_drive(cell, xs, drive)
     inputs = xs if drive is None else Inputs(xs, drive)
@@ -117,6 +120,13 @@ def scan(
     if ended is not None:
         state = select(ended, cell.init(ended.shape), state)
     return state, *out
+
+
+def _as_data(xs: Data, context: Data, done: Data, mask: Data) -> list:
+    """What comes as data, as arrays; only xs has to be there."""
+    named = {"context": context, "done": done, "mask": mask}
+    rest = [None if value is None else as_array(name, value) for name, value in named.items()]
+    return [as_array("xs", xs), *rest]
 
 
 def _credited(

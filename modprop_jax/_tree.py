@@ -6,8 +6,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
+
+
+# data as they come: an array, JAX's or NumPy's, or nested lists of numbers (see `as_array`)
+Data = Any
 
 
 def inexact(tree: PyTree) -> PyTree:
@@ -73,6 +78,39 @@ def slice_time(tree: PyTree, start: Any, size: int) -> PyTree:
 def shifted(before: PyTree, states: PyTree) -> PyTree:
     """The state before each step, of the one before the first and those after each."""
     return jax.tree.map(lambda b, s: jnp.concatenate([b[None], s[:-1]]), before, states)
+
+
+def as_array(name: str, value: Any) -> Array:
+    """What came as data (an array, also NumPy's, or nested lists of numbers), as JAX's array.
+
+    64 bits become 32 where JAX has no others, eagerly as under `jit`.
+    """
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} must be an array, or nested lists of numbers, but is a "
+            f"{type(value).__name__} that JAX takes for none."
+        ) from error
+
+
+def as_arrays(tree: PyTree) -> PyTree:
+    """The tree with JAX's inexact arrays in place of NumPy's, as after `device_get` or a file."""
+
+    def one(leaf):
+        known = isinstance(leaf, np.ndarray | np.generic) and eqx.is_inexact_array_like(leaf)
+        return jnp.asarray(leaf) if known else leaf
+
+    return jax.tree.map(one, tree)
+
+
+def as_sequences(name: str, tree: PyTree) -> PyTree:
+    """The tree of data with arrays for leaves; what is nested lists of numbers is one."""
+
+    def numbers(node):
+        return isinstance(node, list) and all(np.ndim(leaf) == 0 for leaf in jax.tree.leaves(node))
+
+    return jax.tree.map(lambda node: as_array(name, node), tree, is_leaf=numbers)
 
 
 def nothing(tree: PyTree) -> PyTree:

@@ -83,12 +83,6 @@ def test_inputs_wider_than_the_cell():
         run(leaky(dtype=jnp.float32))
 
 
-@pytest.mark.parametrize("dtype", [int, bool, jnp.uint8])
-def test_inputs_that_are_not_floats(dtype):
-    with pytest.raises(ValueError, match=r"xs is .*computes in float64.*xs\.astype\(float64\)"):
-        run(cell("leaky"), data()[0].astype(dtype))
-
-
 def test_readout_of_another_size():
     with pytest.raises(ValueError, match="made for in_size=6, but its input has 3"):
         mpj.Readout(N, OUT, key=jr.key(0))(data()[0])

@@ -1,9 +1,30 @@
 """What a cell is."""
 
 import abc
+import operator
+from collections.abc import Sequence
+from typing import SupportsIndex
 
 import equinox as eqx
 from jaxtyping import Array, PyTree
+
+
+# the shape of the batch axes; a number is one axis
+BatchShape = SupportsIndex | Sequence[SupportsIndex]
+
+
+def batch_axes(batch_shape: BatchShape) -> tuple[int, ...]:
+    """The shape as a tuple; ValueError if it is none."""
+    axes = batch_shape if isinstance(batch_shape, Sequence) else (batch_shape,)
+    try:
+        sizes = tuple(map(operator.index, axes))
+    except TypeError:
+        sizes = (-1,)
+    if any(size < 0 for size in sizes):
+        raise ValueError(
+            f"batch_shape must be a number of examples or a tuple of sizes, but is {batch_shape!r}."
+        )
+    return sizes
 
 
 class AbstractCell(eqx.Module):
@@ -14,7 +35,7 @@ class AbstractCell(eqx.Module):
     """
 
     @abc.abstractmethod
-    def init(self, batch_shape: tuple[int, ...] = ()) -> PyTree:
+    def init(self, batch_shape: BatchShape = ()) -> PyTree:
         """The state before the first step."""
 
     @abc.abstractmethod

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from .._static import FrozenArray
 from .._tree import each
-from ._base import AbstractCell
+from ._base import AbstractCell, batch_axes, BatchShape
 from ._constants import connectivity, presynaptic_signs
 from ._relax import accelerated, relax, Relaxed, solved
 from ._settle import Found, settle
@@ -182,8 +182,9 @@ class EquilibriumCell(AbstractCell):
         """Number of all units, n."""
         return self.weight.shape[-1]
 
-    def init(self, batch_shape: tuple[int, ...] = ()) -> Equilibrium:
+    def init(self, batch_shape: BatchShape = ()) -> Equilibrium:
         """Zero rates; nothing has failed, nothing was done."""
+        batch_shape = batch_axes(batch_shape)
         rates = jnp.zeros((*batch_shape, self.hidden_size), self.weight.dtype)
         return Equilibrium(rates, jnp.ones(batch_shape, bool), jnp.zeros(batch_shape, jnp.int32))
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .._static import Constant, constant, numeric
-from ._base import AbstractCell
+from ._base import AbstractCell, batch_axes, BatchShape
 
 
 class Filtered(AbstractCell):
@@ -45,9 +45,9 @@ class Filtered(AbstractCell):
         self.leak = tuple(map(_frozen, leak)) if isinstance(leak, tuple) else _frozen(leak)
         self.scale = scale
 
-    def init(self, batch_shape: tuple[int, ...] = ()) -> tuple[PyTree, PyTree]:
+    def init(self, batch_shape: BatchShape = ()) -> tuple[PyTree, PyTree]:
         """The cell's initial state and a silent filter."""
-        state = self.cell.init(batch_shape)
+        state = self.cell.init(batch_axes(batch_shape))
         return state, self.silent(self.cell.emit(state))
 
     def step(self, state: tuple[PyTree, PyTree], x: Array) -> tuple[PyTree, PyTree]:

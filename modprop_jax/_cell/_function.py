@@ -8,7 +8,7 @@ from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from .._static import FrozenArray
-from ._base import AbstractCell
+from ._base import AbstractCell, batch_axes, BatchShape
 
 
 def _identity(state: Any) -> Any:
@@ -52,11 +52,12 @@ class FunctionCell(AbstractCell):
         self.function = step
         self.emission = emit
 
-    def init(self, batch_shape: tuple[int, ...] = ()) -> PyTree:
+    def init(self, batch_shape: BatchShape = ()) -> PyTree:
         """The initial state, repeated over the batch (a learnable one: pass a bare state)."""
+        axes = batch_axes(batch_shape)
 
         def repeat(leaf):
-            return jnp.broadcast_to(jnp.asarray(leaf.numpy()), (*batch_shape, *leaf.shape))
+            return jnp.broadcast_to(jnp.asarray(leaf.numpy()), (*axes, *leaf.shape))
 
         return jax.tree.map(repeat, self.state, is_leaf=lambda x: isinstance(x, FrozenArray))
 

@@ -9,7 +9,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from ._base import AbstractCell
+from ._base import AbstractCell, batch_axes, BatchShape
 from ._prospective_layer import at_least, driven, fixed, parameter_dtype, ProspectiveLayer, slope
 
 
@@ -139,13 +139,14 @@ class GLECell(AbstractCell):
         """Number of input features."""
         return self.layers[0].in_size
 
-    def init(self, batch_shape: tuple[int, ...] = ()) -> GLEState:
+    def init(self, batch_shape: BatchShape = ()) -> GLEState:
         """Zeros, also for the rates and slopes."""
         dtype = parameter_dtype(self.layers)
+        axes = batch_axes(batch_shape)
 
         # arrays of their own: buffers of a carry may be donated
         def zeros(layers):
-            return tuple(jnp.zeros((*batch_shape, layer.size), dtype) for layer in layers)
+            return tuple(jnp.zeros((*axes, layer.size), dtype) for layer in layers)
 
         sent = self.layers if self.order == "sync" else ()
         (out,) = zeros(self.layers[-1:])

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ._base import batch_axes, BatchShape
 from ._gated import GatedCell, plus, taken
 
 
@@ -71,9 +72,9 @@ class GRUCell(GatedCell):
         """All of them."""
         return "weight_ih", "weight_hh", "bias", "bias_n"
 
-    def init(self, batch_shape: tuple[int, ...] = ()) -> Float[Array, "*batch n"]:
+    def init(self, batch_shape: BatchShape = ()) -> Float[Array, "*batch n"]:
         """Zeros."""
-        return jnp.zeros((*batch_shape, self.hidden_size), self.weight_hh.dtype)
+        return jnp.zeros((*batch_axes(batch_shape), self.hidden_size), self.weight_hh.dtype)
 
     def drive(self, message: Float[Array, "*batch n"], x: Float[Array, "*batch m"]) -> GRUDrive:
         """What enters the two gates, and the two parts of what enters the candidate."""

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._static import Constant
+from ._base import batch_axes, BatchShape
 from ._constants import decay, time_constant
 from ._neuron import NeuronCell
 
@@ -80,9 +81,9 @@ class LeakyCell(NeuronCell):
         """Whether one τ serves all neurons."""
         return np.ndim(self.leak) == 0
 
-    def init(self, batch_shape: tuple[int, ...] = ()) -> Float[Array, "*batch n"]:
+    def init(self, batch_shape: BatchShape = ()) -> Float[Array, "*batch n"]:
         """Zero membrane."""
-        return jnp.zeros((*batch_shape, self.hidden_size), self.weight_rec.dtype)
+        return jnp.zeros((*batch_axes(batch_shape), self.hidden_size), self.weight_rec.dtype)
 
     def integrate(
         self, state: Float[Array, "*batch n"], drive: Float[Array, "*batch n"]

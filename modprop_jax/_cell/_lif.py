@@ -9,6 +9,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PyTree
 
 from .._static import Constant, constant, numeric
+from ._base import batch_axes, BatchShape
 from ._constants import decay, one_or_each, time_constant
 from ._neuron import NeuronCell
 from ._surrogate import spike, triangular
@@ -122,9 +123,9 @@ class LIFCell(AbstractLIF):
         """
         AbstractLIF.__init__(self, in_size, hidden_size, tau=tau, **options)
 
-    def init(self, batch_shape: tuple[int, ...] = ()) -> tuple[Array, Array]:
+    def init(self, batch_shape: BatchShape = ()) -> tuple[Array, Array]:
         """Zero membrane, not refractory."""
-        shape = (*batch_shape, self.hidden_size)
+        shape = (*batch_axes(batch_shape), self.hidden_size)
         return jnp.zeros(shape, self.weight_rec.dtype), jnp.zeros(shape, jnp.int32)
 
     def integrate(
@@ -200,9 +201,9 @@ class ALIFCell(AbstractLIF):
                 f"beta holds {np.min(np.asarray(beta))}."
             )
 
-    def init(self, batch_shape: tuple[int, ...] = ()) -> tuple[Array, Array, Array]:
+    def init(self, batch_shape: BatchShape = ()) -> tuple[Array, Array, Array]:
         """Zero membrane and adaptation, not refractory."""
-        shape = (*batch_shape, self.hidden_size)
+        shape = (*batch_axes(batch_shape), self.hidden_size)
         zero = jnp.zeros(shape, self.weight_rec.dtype)
         return zero, zero, jnp.zeros(shape, jnp.int32)
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ._base import batch_axes, BatchShape
 from ._separable import SeparableCell
 
 
@@ -104,10 +105,11 @@ class LRUCell(SeparableCell):
         """The output weights and the skip connection."""
         return "C_re", "C_im", "D"
 
-    def init(self, batch_shape: tuple[int, ...] = ()) -> tuple[Array, Array, Array]:
+    def init(self, batch_shape: BatchShape = ()) -> tuple[Array, Array, Array]:
         """h = 0, and no input yet."""
-        h = jnp.zeros((*batch_shape, self.hidden_size), self.nu.dtype)
-        return h, h, jnp.zeros((*batch_shape, self.in_size), self.nu.dtype)
+        axes = batch_axes(batch_shape)
+        h = jnp.zeros((*axes, self.hidden_size), self.nu.dtype)
+        return h, h, jnp.zeros((*axes, self.in_size), self.nu.dtype)
 
     def message(self, state: tuple[Array, Array, Array]) -> None:
         """None: units send nothing to each other."""
