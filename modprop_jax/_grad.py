@@ -241,11 +241,12 @@ def _over_segments(
 
 
 def _length(sequences: PyTree) -> int:
-    lengths = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(sequences)}
-    lengths = {sizes[0] if sizes else "a number" for sizes in lengths}
-    if len(lengths) != 1 or lengths <= {0, "a number"}:
+    # of a number 0 steps
+    lengths = {max(jnp.shape(leaf)[:1], default=0) for leaf in jax.tree.leaves(sequences)}
+    if len(lengths) != 1 or lengths == {0}:
         raise ValueError(
-            f"xs and ys must have the same number of time steps, at least one, but have {lengths}."
+            "xs and ys must be arrays of the same number of time steps, at least one, but have "
+            f"{lengths}."
         )
     return lengths.pop()
 
