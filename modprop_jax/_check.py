@@ -17,11 +17,8 @@ from ._tree import inexact
 
 
 def as_inputs(xs: Array, dtype: Any) -> Array:
-    """Inputs in the dtype that the cell computes in: booleans and integers (spikes, counts) and
-    narrower floats have one meaning in it, wider ones lose digits and are refused."""
-    number = jnp.issubdtype(xs.dtype, jnp.bool_) or jnp.issubdtype(xs.dtype, jnp.integer)
-    narrower = jnp.issubdtype(xs.dtype, jnp.floating) and xs.dtype.itemsize <= dtype.itemsize
-    if not number and not narrower:
+    """Inputs in the dtype that the cell computes in, or a ValueError."""
+    if not _means(xs.dtype, dtype):
         raise ValueError(
             f"xs is {xs.dtype}, but the cell computes in {dtype}: cast the inputs with "
             f"xs.astype({dtype})."
@@ -122,11 +119,15 @@ def check_credited(
 
 
 def _can_add(given: Any, part: Any) -> bool:
-    if given is None:
-        return True
-    dtype = jnp.result_type(given)
-    fits = jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize <= part.dtype.itemsize
-    return jnp.shape(given) == part.shape and (fits or dtype == part.dtype)
+    fits = given is None or jnp.shape(given) == part.shape
+    return fits and (given is None or _means(jnp.result_type(given), part.dtype))
+
+
+def _means(came: Any, dtype: Any) -> bool:
+    """Whether data of one dtype have one meaning in another: booleans and integers (spikes, counts)
+    and narrower floats; wider ones would lose digits."""
+    exact = came == dtype or came == jnp.bool_ or jnp.issubdtype(came, jnp.integer)
+    return exact or (jnp.issubdtype(came, jnp.floating) and came.itemsize <= dtype.itemsize)
 
 
 def _check_shapes(cell: AbstractCell, state: PyTree, xs: Any) -> Any:

@@ -135,7 +135,8 @@ def online_value_and_grad(
 
     def wrapped(model, carry, xs, ys):
         _check_rules(model)
-        (carry, (xs, ys)), size = (as_arrays(carry), as_sequences((xs, ys))), segment
+        carry, (xs, ys) = as_arrays(carry), as_sequences("A sequence of xs or ys", (xs, ys))
+        size = segment
         if memory is not None and (segment != "auto" or memory < 1):
             raise ValueError(
                 f'memory is a number of bytes, to be used with segment="auto", but memory={memory} '
@@ -198,7 +199,7 @@ def checkpointed_value_and_grad(
                     f"{type(layer.rule).__name__}: use with_rule(model, BPTT()), or stream it with "
                     "online_value_and_grad."
                 )
-        carry, (xs, ys) = as_arrays(carry), as_sequences((xs, ys))
+        carry, (xs, ys) = as_arrays(carry), as_sequences("A sequence of xs or ys", (xs, ys))
         value, gradients = total(model, carry, xs, ys)
         return _checked(value, gradients) if check else (value, gradients)
 

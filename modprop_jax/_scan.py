@@ -22,7 +22,7 @@ from ._rule import AbstractCreditRule, AbstractForwardRule, AbstractRule, BPTT, 
 from ._segment import forward, landing, observed, past, plain, segment
 from ._sharding import explicit_batch, with_auto_axes
 from ._trace import AbstractCarrier
-from ._tree import as_array, as_arrays, Data, stop
+from ._tree import as_array, as_arrays, as_sequences, Data, stop
 
 
 def scan(
@@ -89,7 +89,7 @@ def scan(
     xs, context, done, mask = _as_data(xs, context, done, mask)
     xs = check_scan(cell, carry, xs, rule, chunk)
     check_flags(xs, done, mask)
-    drive = check_drive(cell, xs, drive)
+    drive = check_drive(cell, xs, as_sequences("drive", drive))
     inputs = xs if drive is None else Inputs(xs, drive)
     if mask is not None:
         # NaN in padding would reach the weights
