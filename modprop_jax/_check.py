@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
-from ._cell import AbstractCell, Filtered, SeparableCell
+from ._cell import AbstractCell, computing, Filtered, SeparableCell
 from ._cell._inputs import is_none
+from ._precision import start_of, wide, widened
 from ._reverse import inner_cell
 from ._rule import AbstractCreditRule, AbstractRule, Carry
 from ._trace._advanced import Pending
@@ -41,7 +42,7 @@ def check_scan(cell: Any, carry: PyTree, xs: Array, rule: Any, chunk: int | None
     rule.check(cell)
     state = carry.state if isinstance(carry, Carry) else carry
     xs = as_inputs(xs, _check_shapes(cell, state, xs))
-    _check_closure(cell, state, xs)
+    _check_closure(computing(cell), widened(state), xs)
     if isinstance(carry, Carry):
         _check_carry(cell, carry, rule)
     elif rule.needs_key:
@@ -142,7 +143,7 @@ def _check_shapes(cell: AbstractCell, state: PyTree, xs: Any) -> Any:
         )
     cell.check_input(xs.shape[-1])
     batch = xs.shape[1:-1]
-    want = jax.eval_shape(lambda: cell.init(batch))
+    want = jax.eval_shape(lambda: start_of(cell, batch))
     if jax.tree.structure(want) != jax.tree.structure(state):
         raise ValueError(
             f"The state does not fit {type(cell).__name__}: it has the structure "
@@ -156,11 +157,12 @@ def _check_shapes(cell: AbstractCell, state: PyTree, xs: Any) -> Any:
                 f"shape {need.shape}, but has {jnp.shape(have)}: start from "
                 f"cell.init({batch}) or rule.init(cell, cell.init({batch}))."
             )
-    floats = {leaf.dtype for leaf in jax.tree.leaves(inexact((cell, state)))}
+    floats = {wide(leaf.dtype) for leaf in jax.tree.leaves(inexact((cell, state)))}
     if len(floats) > 1:
+        found = {str(leaf.dtype) for leaf in jax.tree.leaves(inexact((cell, state)))}
         raise ValueError(
             "The cell's parameters and state must have one dtype, but have "
-            f"{sorted(map(str, floats))}: cast them, or make the cell with dtype=."
+            f"{sorted(found)}: cast them, or make the cell with dtype=."
         )
     return floats.pop() if floats else jnp.dtype(jnp.result_type(float))
 
@@ -195,8 +197,9 @@ def _check_closure(cell: AbstractCell, state: PyTree, xs: Any) -> None:
 
     def run(arrays):
         cell, state, x = eqx.combine(arrays, static)
-        state = cell.step(state, x)
-        return eqx.filter((state, cell.emit(state)), eqx.is_array)
+        after = cell.step(state, x)
+        _check_dtypes(inner, state, after)
+        return eqx.filter((after, cell.emit(after)), eqx.is_array)
 
     closed = jax.make_jaxpr(run)(arrays).consts
     traced = [c for c in closed if isinstance(c, Tracer) and eqx.is_inexact_array(c)]
@@ -206,3 +209,14 @@ def _check_closure(cell: AbstractCell, state: PyTree, xs: Any) -> None:
             "would get no gradient: pass it in as a parameter (FunctionCell's params, or a field "
             "of your cell)."
         )
+
+
+def _check_dtypes(cell: AbstractCell, before: PyTree, after: PyTree) -> None:
+    """A step that rounds its state would lose in long memories what the sums of many steps hold."""
+    pairs = zip(jax.tree.leaves(inexact(before)), jax.tree.leaves(inexact(after)))
+    for old, new in pairs:
+        if wide(new.dtype) == old.dtype != new.dtype:
+            raise ValueError(
+                f"A step of this {type(cell).__name__} takes a state in {old.dtype}, and returns "
+                f"it in {new.dtype}: states are float32 at least, so do not cast them down."
+            )

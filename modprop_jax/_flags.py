@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
 from ._credit import Flags
+from ._precision import start_of
 from ._tree import shifted
 
 
@@ -46,7 +47,7 @@ def entering(cell: Any, flags: Flags | None, before: PyTree) -> PyTree:
     """The states that steps start from: the initial one where a sequence begins."""
     if flags is None:
         return before
-    return select(flags.fresh, cell.init(flags.fresh.shape), before)
+    return select(flags.fresh, start_of(cell, flags.fresh.shape), before)
 
 
 def settled(flags: Flags | None, after: PyTree, before: PyTree) -> PyTree:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ._precision import times, wide
 from ._readout import Readout
 
 
@@ -81,9 +82,7 @@ class ForceReadout(eqx.Module):
     def init(self) -> Float[Array, "m m"]:
         """P of no past, in float32 or wider: m = in + 1, or in without a bias."""
         size = self.weight.shape[-1] + (self.bias is not None)
-        dtype = self.weight.dtype
-        wide = jnp.float32 if dtype.itemsize < 4 else dtype
-        return jnp.eye(size, dtype=wide) / self.alpha
+        return jnp.eye(size, dtype=wide(self.weight.dtype)) / self.alpha
 
     def __call__(
         self, zs: Float[Array, "T *batch in"], P: Float[Array, "m m"]
@@ -102,7 +101,7 @@ class ForceReadout(eqx.Module):
 
     def read(self, zs: Float[Array, "*axes in"]) -> Float[Array, "*axes out"]:
         """The outputs alone, with the derivative of a plain linear layer: nothing is learnt."""
-        return self._augmented(zs) @ self._weights().T
+        return times(self._augmented(zs), self._weights().T)
 
     def _augmented(self, zs: Array) -> Array:
         if zs.shape[-1] != self.weight.shape[-1]:
@@ -136,11 +135,11 @@ def _advanced(P: Array, zs: Float[Array, "T *batch m"]) -> Array:
 def _by_gain(weight: Array, z: Array, gain: Array) -> Array:
     """`z @ weight.T`, whose derivative by the weight has the gain in the place of z."""
     del gain
-    return z @ weight.T
+    return times(z, weight.T)
 
 
 @_by_gain.defjvp
 def _by_gain_jvp(primals, tangents):
     weight, _, gain = primals
     d_weight, d_z, _ = tangents
-    return _by_gain(*primals), gain @ d_weight.T + d_z @ weight.T
+    return _by_gain(*primals), times(gain, d_weight.T) + times(d_z, weight.T)

@@ -9,6 +9,7 @@ from jaxtyping import Array, PyTree
 
 from ._cell import AbstractCell
 from ._credit import Credit, Record
+from ._precision import widened
 from ._reverse import inner_cell, instantaneous, on_states, points_of
 from ._rule._forward import AbstractForwardRule
 from ._segment import record_of
@@ -77,11 +78,11 @@ def forward_segment(pack: tuple, unroll: int) -> tuple[PyTree, Array, Record, Py
             start = influence.init(rule, cell, before) if value is None else value
             groups = batch_groups(record.xs.shape[1:-1]) if influence.by_example else 1
             by_group = summed(influence, start, _by_group(contract, groups), cell, (groups,))
-            more = as_dtypes(jax.tree.map(lambda s: s.sum(0), by_group), cell)
+            more = jax.tree.map(lambda s: s.sum(0), by_group)
         if value is None and from_start is not None:
             start = from_start.init(rule, cell, before)
             ct_before = as_dtypes(summed(from_start, start, contract, before), before)
-        return add(gradient, more), ct_before, ct_xs, *nothing((flags, rest))
+        return add(*widened((gradient, more))), ct_before, ct_xs, *nothing((flags, rest))
 
     return with_derivative(run, backward)(pack)
 

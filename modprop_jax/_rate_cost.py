@@ -1,6 +1,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ._precision import widened
+
 
 def rate_cost(
     counts: Float[Array, "*batch n"],
@@ -39,5 +41,6 @@ def rate_cost(
     """
     if steps < 1:
         raise ValueError(f"steps counts the steps since the start, at least 1, but is {steps}.")
+    counts = widened(counts)
     rates = jnp.mean(counts, axis=tuple(range(counts.ndim - 1))) / steps
     return strength / 2 * jnp.sum((rates - target) ** 2)

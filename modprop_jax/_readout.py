@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from ._precision import times
+
 
 Feedback = Literal["symmetric", "random", "adaptive"]
 
@@ -101,17 +103,19 @@ class Readout(eqx.Module):
                 f"{z.shape[-1]} features."
             )
         if self.feedback_weight is None:
-            y = z @ self.weight.T
+            y = times(z, self.weight.T)
         else:
             y = _with_feedback(self.feedback == "adaptive", z, self.weight, self.feedback_weight)
-        return y if self.bias is None else y + jnp.broadcast_to(self.bias, y.shape)
+        if self.bias is None:
+            return y
+        return y + jnp.broadcast_to(self.bias.astype(y.dtype), y.shape)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _with_feedback(adaptive: bool, z: Array, weight: Array, feedback: Array) -> Array:
     """`z @ weight.T`, whose derivative by z is `feedback`."""
     del adaptive, feedback
-    return z @ weight.T
+    return times(z, weight.T)
 
 
 @_with_feedback.defjvp
@@ -120,4 +124,4 @@ def _with_feedback_jvp(adaptive, primals, tangents):
     d_z, d_weight, d_feedback = tangents
     # One product for both weights: the gradient of B is the very array that W gets.
     stepped = d_weight + d_feedback if adaptive else d_weight
-    return _with_feedback(adaptive, *primals), z @ stepped.T + d_z @ feedback.T
+    return _with_feedback(adaptive, *primals), times(z, stepped.T) + times(d_z, feedback.T)

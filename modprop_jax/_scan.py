@@ -11,12 +11,13 @@ from jaxtyping import Array, PyTree
 
 from ._budget import auto_chunk
 from ._by_credit import credited_segment
-from ._cell import AbstractCell, Filtered, NeuronCell, SeparableCell
+from ._cell import AbstractCell, computing, Filtered, NeuronCell, SeparableCell
 from ._cell._inputs import features, Inputs
 from ._check import check_credited, check_drive, check_flags, check_scan
 from ._credit import Credit, Flags
 from ._flags import as_flags, erase, select, settled
 from ._forward import forward_segment, influences
+from ._precision import start_of, widened
 from ._reverse import inner_cell
 from ._rule import AbstractCreditRule, AbstractForwardRule, AbstractRule, BPTT, Carry
 from ._segment import forward, landing, observed, past, plain, segment
@@ -88,6 +89,7 @@ def scan(
     cell, carry = as_arrays((cell, carry))
     xs, context, done, mask = _as_data(xs, context, done, mask)
     xs = check_scan(cell, carry, xs, rule, chunk)
+    cell, carry = computing(cell), widened(carry)
     check_flags(xs, done, mask)
     drive = check_drive(cell, xs, as_sequences("drive", drive))
     inputs = xs if drive is None else Inputs(xs, drive)
@@ -110,7 +112,7 @@ def scan(
         before = carry.trace, carry.observed
         state, (trace, so_far), *out = run(carry.state, before, inputs, cell, rule, flags)
         if ended is not None:
-            state = select(ended, cell.init(ended.shape), state)
+            state = select(ended, start_of(cell, ended.shape), state)
             so_far = erase(ended, so_far)
             carrier = _trace(rule, cell, xs)
             if carrier is not None:
@@ -118,7 +120,7 @@ def scan(
         return Carry(state, trace, so_far, carry.made_by, carry.types), *out
     state, _, *out = run(carry, None, inputs, cell, rule, flags)
     if ended is not None:
-        state = select(ended, cell.init(ended.shape), state)
+        state = select(ended, start_of(cell, ended.shape), state)
     return state, *out
 
 
@@ -154,7 +156,7 @@ def _credited(
     if flags is not None:
         zs, states = erase(~flags.keep, (zs, states))
     if ended is not None:
-        state = select(ended, cell.init(ended.shape), state)
+        state = select(ended, start_of(cell, ended.shape), state)
     if isinstance(carry, Carry):
         return Carry(state, pending, carry.observed, carry.made_by, carry.types), zs, states
     return state, zs, states

@@ -8,6 +8,8 @@ import jax
 from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 from jaxtyping import PyTree
 
+from ._precision import wide
+
 
 def with_derivative(
     run: Callable[[Any], tuple[PyTree, PyTree]], backward: Callable[[Any, Any, Any], PyTree]
@@ -35,12 +37,24 @@ def with_derivative(
         def reverse(saved, cotangents):
             arrays, residuals = saved
             given = jax.tree.map(_none_if_zero, cotangents, is_leaf=_is_zero)
-            return (backward(eqx.combine(arrays, static), residuals, given),)
+            return (_as_came(arrays, backward(eqx.combine(arrays, static), residuals, given)),)
 
         primal.defvjp(forward, reverse, symbolic_zeros=True)
         return primal(arrays)
 
     return call
+
+
+def _as_came(primals: PyTree, cotangents: PyTree) -> PyTree:
+    """Cotangents of narrow floats, which are computed wide, in the dtype of the primals."""
+
+    def one(cotangent, primal):
+        if cotangent is None or not eqx.is_inexact_array(primal):
+            return cotangent
+        narrow = wide(primal.dtype) == cotangent.dtype
+        return cotangent.astype(primal.dtype) if narrow else cotangent
+
+    return jax.tree.map(one, cotangents, primals, is_leaf=lambda c: c is None)
 
 
 def _is_primal(node: Any) -> bool:

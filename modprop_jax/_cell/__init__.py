@@ -1,4 +1,5 @@
 from ._base import AbstractCell as AbstractCell
+from ._computing import computing as computing
 from ._equilibrium import EquilibriumCell as EquilibriumCell
 from ._filtered import Filtered as Filtered
 from ._function import FunctionCell as FunctionCell

@@ -46,6 +46,15 @@ class AbstractCell(eqx.Module):
     def emit(self, state: PyTree) -> Array:
         """What the loss and the next layer see."""
 
+    @property
+    def matmul_parameters(self) -> tuple[str, ...]:
+        """Names of the fields that only enter matmuls, and may stay as narrow as they are there.
+
+        All other parameters of a narrow float compute in float32, as states do. By default all do,
+        which is right for any cell.
+        """
+        return ()
+
     def effective(self) -> "AbstractCell":
         """The same cell with its constraints (masks) already applied to its weights."""
         return self

@@ -18,6 +18,13 @@ def decay(tau: Array | Constant, dt: float, dtype: Any) -> Any:
     return jnp.exp(-dt / numeric(tau, dtype))
 
 
+def rise(tau: Array | Constant, dt: float, dtype: Any) -> Any:
+    """1 - exp(-dt/τ), to all digits where τ is long: the leak there rounds to 1."""
+    if isinstance(tau, Constant) and isinstance(tau.value, float):
+        return -math.expm1(-dt / tau.value)
+    return -jnp.expm1(-dt / numeric(tau, dtype))
+
+
 def time_constant(name: str, tau: Any, n: int) -> Array | Constant:
     """τ, positive, one value or one a neuron; a `jax.Array` trains."""
     one_or_each(name, tau, n)

@@ -8,6 +8,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from .._precision import wide, widened
 from .._static import FrozenArray
 from .._tree import each
 from ._base import AbstractCell, batch_axes, BatchShape
@@ -185,7 +186,7 @@ class EquilibriumCell(AbstractCell):
     def init(self, batch_shape: BatchShape = ()) -> Equilibrium:
         """Zero rates; nothing has failed, nothing was done."""
         batch_shape = batch_axes(batch_shape)
-        rates = jnp.zeros((*batch_shape, self.hidden_size), self.weight.dtype)
+        rates = jnp.zeros((*batch_shape, self.hidden_size), wide(self.weight.dtype))
         return Equilibrium(rates, jnp.ones(batch_shape, bool), jnp.zeros(batch_shape, jnp.int32))
 
     def step(self, state: Equilibrium, x: Float[Array, "*batch k"]) -> Equilibrium:
@@ -199,7 +200,8 @@ class EquilibriumCell(AbstractCell):
         find: Callable[[Any, Array, Array], Found],
     ) -> Equilibrium:
         """`step`, whose derivative is the credit that `find(cell, rates, direct)` finds."""
-        return settle(self.effective(), state, x, find)
+        # a fixed point of matmuls with narrow operands could be out of the tolerance's reach
+        return settle(widened(self.effective()), *widened((state, x)), find)
 
     def emit(self, state: Equilibrium) -> Float[Array, "*batch n"]:
         """The rates of all units; with `check`, an error where they have not settled."""
@@ -214,8 +216,9 @@ class EquilibriumCell(AbstractCell):
 
     def drive(self, rates: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
         """Net input `W r + b`."""
-        drive = rates @ self.effective().weight.T
-        return drive if self.bias is None else drive + jnp.broadcast_to(self.bias, drive.shape)
+        cell = widened(self.effective())
+        drive = rates @ cell.weight.T
+        return drive if cell.bias is None else drive + jnp.broadcast_to(cell.bias, drive.shape)
 
     def slope(self, drive: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
         """`M σ'`."""
@@ -230,7 +233,7 @@ class EquilibriumCell(AbstractCell):
 
         `s_E - s_I + b` is the net input.
         """
-        weight = self.effective().weight
+        weight = widened(self.effective().weight)
         return (state.rates @ jnp.maximum(weight, 0).T, state.rates @ jnp.maximum(-weight, 0).T)
 
     def relax(self, start: Float[Array, "*batch n"], x: Float[Array, "*batch k"]) -> Relaxed:

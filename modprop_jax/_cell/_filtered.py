@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from .._precision import wide
 from .._static import Constant, constant, numeric
 from ._base import AbstractCell, batch_axes, BatchShape
 
@@ -62,14 +63,14 @@ class Filtered(AbstractCell):
 
     def silent(self, z: Float[Array, "..."]) -> PyTree:
         """The memory before the first step, for emissions shaped as z."""
-        return self._each(lambda k: jnp.zeros_like(z))
+        return self._each(lambda k: jnp.zeros(z.shape, wide(z.dtype)))
 
     def filter(self, memory: PyTree, z: Float[Array, "*batch n"]) -> PyTree:
         """The memory after one more emission."""
 
         def one(k, memory):
-            leak, gain = self._coefficients(k, z)
-            return leak * memory + gain * z
+            leak, gain = self._coefficients(k, memory)
+            return leak * memory + gain * z.astype(memory.dtype)
 
         return self._each(one, memory)
 
@@ -109,7 +110,10 @@ class Filtered(AbstractCell):
         leak = jnp.broadcast_to(jnp.asarray(numeric(k, z.dtype), z.dtype), z.shape)
         if not self.scale:
             return leak, jnp.ones_like(leak)
-        return leak, jnp.where(leak < 1, 1 - leak, 1)
+        # 1 - k of the number that was given: of one near 1, the rounded k has few digits left
+        value = np.asarray(k)
+        gain = jnp.asarray(np.where(value < 1, 1 - value, 1), z.dtype)
+        return leak, jnp.broadcast_to(gain, z.shape)
 
 
 def _frozen(leak: Any) -> Constant:

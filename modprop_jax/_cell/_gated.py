@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from .._precision import times, wide
 from ._constants import connectivity
 from ._separable import SeparableCell
 
@@ -40,6 +41,11 @@ class GatedCell(SeparableCell):
         """Number of units, n."""
         return self.weight_hh.shape[-1]
 
+    @property
+    def matmul_parameters(self) -> tuple[str, ...]:
+        """The weights."""
+        return "weight_ih", "weight_hh"
+
     @abc.abstractmethod
     def recurrent(self, drive: Any) -> tuple[Float[Array, "*batch n"], ...]:
         """The part of each gate's drive, or of credit on it, that other units contribute to."""
@@ -47,13 +53,14 @@ class GatedCell(SeparableCell):
     def received(self, drive: Any, like: Array) -> Float[Array, "*batch n"]:
         """`weight_hhᵀ drive`, of a cell whose mask is applied (`effective`)."""
         del like
-        return jnp.concatenate(self.recurrent(drive), axis=-1) @ self.weight_hh
+        return times(jnp.concatenate(self.recurrent(drive), axis=-1), self.weight_hh)
 
     def received_own(self, drive: Any, like: Array) -> Float[Array, "*batch n"]:
         """`Σ diag(U) drive` over the gates, of a cell whose mask is applied."""
         del like
         n = self.hidden_size
-        own = jnp.diagonal(self.weight_hh.reshape(-1, n, n), axis1=1, axis2=2)
+        weight = self.weight_hh.reshape(-1, n, n)
+        own = jnp.diagonal(weight, axis1=1, axis2=2).astype(wide(weight.dtype))
         each = [jnp.broadcast_to(w, d.shape) * d for w, d in zip(own, self.recurrent(drive))]
         return functools.reduce(jnp.add, each)
 
@@ -65,8 +72,8 @@ class GatedCell(SeparableCell):
 
     def _gates(self, message: Array, x: Array) -> tuple[list[Array], list[Array]]:
         """What units receive from outside and from each other, gate by gate."""
-        outside = plus(x @ self.weight_ih.T, self.bias)
-        inside = message @ self._masked().T
+        outside = plus(times(x, self.weight_ih.T), self.bias)
+        inside = times(message, self._masked().T)
         gates = self.weight_hh.shape[0] // self.hidden_size
         return jnp.split(outside, gates, axis=-1), jnp.split(inside, gates, axis=-1)
 
@@ -98,4 +105,6 @@ def taken(make: Callable[..., Cell], namesake: type, cell: Any, mask: Any) -> Ce
 
 def plus(array: Float[Array, "*batch n"], bias: Float[Array, " n"] | None) -> Array:
     """The sum; without a bias, the array."""
-    return array if bias is None else array + jnp.broadcast_to(bias, array.shape)
+    if bias is None:
+        return array
+    return array + jnp.broadcast_to(bias.astype(array.dtype), array.shape)

@@ -9,6 +9,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._precision import wide, widened
 from ._base import AbstractCell, batch_axes, BatchShape
 from ._prospective_layer import at_least, driven, fixed, parameter_dtype, ProspectiveLayer, slope
 
@@ -141,7 +142,7 @@ class GLECell(AbstractCell):
 
     def init(self, batch_shape: BatchShape = ()) -> GLEState:
         """Zeros, also for the rates and slopes."""
-        dtype = parameter_dtype(self.layers)
+        dtype = wide(parameter_dtype(self.layers))
         axes = batch_axes(batch_shape)
 
         # arrays of their own: buffers of a carry may be donated
@@ -154,8 +155,8 @@ class GLECell(AbstractCell):
 
     def step(self, state: GLEState, x: Float[Array, "*batch m"]) -> GLEState:
         """One Euler step, without nudging."""
-        u, ub, fresh, rates = [], [], [], [x]
-        for index, (layer, before) in enumerate(zip(self.layers, state.u)):
+        u, ub, fresh, rates = [], [], [], [widened(x)]
+        for index, (layer, before) in enumerate(zip(widened(self.layers), state.u)):
             change = (layer.drive(rates[-1]) - before) / layer.membrane_constant(before)
             u.append(before + self.dt * change)
             ub.append(before + layer.rate_constant(before) * change)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._precision import wide
 from ._base import batch_axes, BatchShape
 from ._gated import GatedCell, plus, taken
 
@@ -74,7 +75,7 @@ class GRUCell(GatedCell):
 
     def init(self, batch_shape: BatchShape = ()) -> Float[Array, "*batch n"]:
         """Zeros."""
-        return jnp.zeros((*batch_axes(batch_shape), self.hidden_size), self.weight_hh.dtype)
+        return jnp.zeros((*batch_axes(batch_shape), self.hidden_size), wide(self.weight_hh.dtype))
 
     def drive(self, message: Float[Array, "*batch n"], x: Float[Array, "*batch m"]) -> GRUDrive:
         """What enters the two gates, and the two parts of what enters the candidate."""

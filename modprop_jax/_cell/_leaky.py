@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._precision import wide
 from .._static import Constant
 from ._base import batch_axes, BatchShape
-from ._constants import decay, time_constant
+from ._constants import decay, rise, time_constant
 from ._neuron import NeuronCell
 
 
@@ -69,12 +70,12 @@ class LeakyCell(NeuronCell):
     @property
     def leak(self) -> Any:
         """η = exp(-dt/τ)."""
-        return decay(self.tau, self.dt, self.weight_rec.dtype)
+        return decay(self.tau, self.dt, wide(self.weight_rec.dtype))
 
     @property
     def gain(self) -> Any:
         """1 - η."""
-        return 1 - self.leak
+        return rise(self.tau, self.dt, wide(self.weight_rec.dtype))
 
     @property
     def uniform_leak(self) -> bool:
@@ -83,15 +84,15 @@ class LeakyCell(NeuronCell):
 
     def init(self, batch_shape: BatchShape = ()) -> Float[Array, "*batch n"]:
         """Zero membrane."""
-        return jnp.zeros((*batch_axes(batch_shape), self.hidden_size), self.weight_rec.dtype)
+        return jnp.zeros((*batch_axes(batch_shape), self.hidden_size), wide(self.weight_rec.dtype))
 
     def integrate(
         self, state: Float[Array, "*batch n"], drive: Float[Array, "*batch n"]
     ) -> Float[Array, "*batch n"]:
         """Leak and add the drive."""
-        leak = jnp.asarray(self.leak, state.dtype)
-        leak = jnp.broadcast_to(leak, state.shape)
-        return leak * state + (1 - leak) * drive
+        gain = jnp.broadcast_to(jnp.asarray(self.gain, state.dtype), state.shape)
+        # not η v + (1 - η) drive: of a long τ, η has few digits left of 1 - η
+        return state + gain * (drive - state)
 
     def emit(self, state: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
         """φ(v)."""

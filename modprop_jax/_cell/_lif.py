@@ -8,9 +8,10 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PyTree
 
+from .._precision import wide
 from .._static import Constant, constant, numeric
 from ._base import batch_axes, BatchShape
-from ._constants import decay, one_or_each, time_constant
+from ._constants import decay, one_or_each, rise, time_constant
 from ._neuron import NeuronCell
 from ._surrogate import spike, triangular
 
@@ -66,12 +67,12 @@ class AbstractLIF(NeuronCell):
     @property
     def leak(self) -> Any:
         """α = exp(-dt/τ)."""
-        return decay(self.tau, self.dt, self.weight_rec.dtype)
+        return decay(self.tau, self.dt, wide(self.weight_rec.dtype))
 
     @property
     def gain(self) -> Any:
         """s_in."""
-        return 1 - self.leak if self.scale_input else 1.0
+        return rise(self.tau, self.dt, wide(self.weight_rec.dtype)) if self.scale_input else 1.0
 
     def membrane(self, state: PyTree) -> Float[Array, "*batch n"]:
         """v, the first of the state's variables."""
@@ -126,7 +127,7 @@ class LIFCell(AbstractLIF):
     def init(self, batch_shape: BatchShape = ()) -> tuple[Array, Array]:
         """Zero membrane, not refractory."""
         shape = (*batch_axes(batch_shape), self.hidden_size)
-        return jnp.zeros(shape, self.weight_rec.dtype), jnp.zeros(shape, jnp.int32)
+        return jnp.zeros(shape, wide(self.weight_rec.dtype)), jnp.zeros(shape, jnp.int32)
 
     def integrate(
         self, state: tuple[Array, Array], drive: Float[Array, "*batch n"]
@@ -204,7 +205,7 @@ class ALIFCell(AbstractLIF):
     def init(self, batch_shape: BatchShape = ()) -> tuple[Array, Array, Array]:
         """Zero membrane and adaptation, not refractory."""
         shape = (*batch_axes(batch_shape), self.hidden_size)
-        zero = jnp.zeros(shape, self.weight_rec.dtype)
+        zero = jnp.zeros(shape, wide(self.weight_rec.dtype))
         return zero, zero, jnp.zeros(shape, jnp.int32)
 
     def integrate(
@@ -214,7 +215,9 @@ class ALIFCell(AbstractLIF):
         v, b, blocked = state
         z = self.emit(state)
         rho = _like(decay(self.tau_adaptation, self.dt, b.dtype), b)
-        scale = 1 - rho if self.scale_adaptation else jnp.ones_like(rho)
+        scale = jnp.ones_like(rho)
+        if self.scale_adaptation:
+            scale = _like(rise(self.tau_adaptation, self.dt, b.dtype), b)
         return self.next_membrane(v, z, drive), rho * b + scale * z, self.next_blocked(blocked, z)
 
     def emit(self, state: tuple[Array, Array, Array]) -> Float[Array, "*batch n"]:

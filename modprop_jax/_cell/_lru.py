@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._precision import times, wide, widened
 from ._base import batch_axes, BatchShape
 from ._separable import SeparableCell
 
@@ -70,20 +71,22 @@ class LRUCell(SeparableCell):
             raise ValueError(
                 f"dtype must be a real float, but is {dtype}: complex numbers are kept as pairs."
             )
+        narrow, dtype = dtype, wide(dtype)
         n, m, tiny = hidden_size, in_size, float(jnp.finfo(dtype).eps)
         keys = jr.split(key, 7)
         # 1 - |λ|², so that no digits are lost near the unit circle
         missing = jr.uniform(keys[0], (n,), dtype, 1 - r_max**2, 1 - r_min**2)
         missing = jnp.clip(missing, tiny, 1 - tiny)
-        self.nu = jnp.log(-0.5 * jnp.log1p(-missing))
-        self.theta = jnp.log(max_phase * jr.uniform(keys[1], (n,), dtype, tiny))
-        self.gamma_log = 0.5 * jnp.log(missing)
+        self.nu = jnp.log(-0.5 * jnp.log1p(-missing)).astype(narrow)
+        theta = jnp.log(max_phase * jr.uniform(keys[1], (n,), dtype, tiny))
+        self.theta = theta.astype(narrow)
+        self.gamma_log = (0.5 * jnp.log(missing)).astype(narrow)
         into, out = 1 / math.sqrt(2 * max(m, 1)), 1 / math.sqrt(n)
-        self.B_re = into * jr.normal(keys[2], (n, m), dtype)
-        self.B_im = into * jr.normal(keys[3], (n, m), dtype)
-        self.C_re = out * jr.normal(keys[4], (m, n), dtype)
-        self.C_im = out * jr.normal(keys[5], (m, n), dtype)
-        self.D = jr.normal(keys[6], (m,), dtype)
+        self.B_re = (into * jr.normal(keys[2], (n, m), dtype)).astype(narrow)
+        self.B_im = (into * jr.normal(keys[3], (n, m), dtype)).astype(narrow)
+        self.C_re = (out * jr.normal(keys[4], (m, n), dtype)).astype(narrow)
+        self.C_im = (out * jr.normal(keys[5], (m, n), dtype)).astype(narrow)
+        self.D = jr.normal(keys[6], (m,), dtype).astype(narrow)
 
     @property
     def in_size(self) -> int:
@@ -105,11 +108,16 @@ class LRUCell(SeparableCell):
         """The output weights and the skip connection."""
         return "C_re", "C_im", "D"
 
+    @property
+    def matmul_parameters(self) -> tuple[str, ...]:
+        """B and C."""
+        return "B_re", "B_im", "C_re", "C_im"
+
     def init(self, batch_shape: BatchShape = ()) -> tuple[Array, Array, Array]:
         """h = 0, and no input yet."""
-        axes = batch_axes(batch_shape)
-        h = jnp.zeros((*axes, self.hidden_size), self.nu.dtype)
-        return h, h, jnp.zeros((*axes, self.in_size), self.nu.dtype)
+        axes, dtype = batch_axes(batch_shape), wide(self.nu.dtype)
+        h = jnp.zeros((*axes, self.hidden_size), dtype)
+        return h, h, jnp.zeros((*axes, self.in_size), dtype)
 
     def message(self, state: tuple[Array, Array, Array]) -> None:
         """None: units send nothing to each other."""
@@ -120,8 +128,12 @@ class LRUCell(SeparableCell):
     ) -> tuple[Float[Array, "*batch n"], Float[Array, "*batch n"], Float[Array, "*batch m"]]:
         """`exp(γ) ⊙ (B x)`, real and imaginary part; and x itself, for the emission."""
         del message
-        gain = jnp.exp(self.gamma_log)[:, None]
-        return x @ (gain * self.B_re).T, x @ (gain * self.B_im).T, x
+        gain = jnp.exp(widened(self.gamma_log))[:, None]
+
+        def into(weight):
+            return times(x, (gain * widened(weight)).astype(weight.dtype).T)
+
+        return into(self.B_re), into(self.B_im), widened(x)
 
     def integrate(
         self, state: tuple[Array, Array, Array], drive: tuple[Array, Array, Array]
@@ -129,7 +141,8 @@ class LRUCell(SeparableCell):
         """Rotate and shrink each unit, and add its drive."""
         h_re, h_im, _ = state
         into_re, into_im, x = drive
-        modulus, phase = jnp.exp(-jnp.exp(self.nu)), jnp.exp(self.theta)
+        nu, theta = widened((self.nu, self.theta))
+        modulus, phase = jnp.exp(-jnp.exp(nu)), jnp.exp(theta)
         a = jnp.broadcast_to(modulus * jnp.cos(phase), h_re.shape)
         b = jnp.broadcast_to(modulus * jnp.sin(phase), h_re.shape)
         return a * h_re - b * h_im + into_re, b * h_re + a * h_im + into_im, x
@@ -137,4 +150,5 @@ class LRUCell(SeparableCell):
     def emit(self, state: tuple[Array, Array, Array]) -> Float[Array, "*batch m"]:
         """`Re(C h) + D ⊙ x`."""
         h_re, h_im, x = state
-        return h_re @ self.C_re.T - h_im @ self.C_im.T + jnp.broadcast_to(self.D, x.shape) * x
+        skip = jnp.broadcast_to(widened(self.D), x.shape) * x
+        return times(h_re, self.C_re.T) - times(h_im, self.C_im.T) + skip

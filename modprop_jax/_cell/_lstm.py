@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._precision import wide
 from ._base import batch_axes, BatchShape
 from ._gated import GatedCell, taken
 
@@ -64,7 +65,7 @@ class LSTMCell(GatedCell):
         self, batch_shape: BatchShape = ()
     ) -> tuple[Float[Array, "*batch n"], Float[Array, "*batch n"]]:
         """Zeros."""
-        zeros = jnp.zeros((*batch_axes(batch_shape), self.hidden_size), self.weight_hh.dtype)
+        zeros = jnp.zeros((*batch_axes(batch_shape), self.hidden_size), wide(self.weight_hh.dtype))
         return zeros, zeros
 
     def drive(self, message: Float[Array, "*batch n"], x: Float[Array, "*batch m"]) -> LSTMDrive:

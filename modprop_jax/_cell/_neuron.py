@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
+from .._precision import start_of, times, wide
 from .._tree import inexact
 from ._constants import connectivity, presynaptic_signs
 from ._init import balanced_dale, scaled_normal
@@ -91,6 +92,11 @@ class NeuronCell(SeparableCell):
         """The weights and the bias."""
         return "weight_rec", "weight_in", "bias"
 
+    @property
+    def matmul_parameters(self) -> tuple[str, ...]:
+        """The weights."""
+        return "weight_rec", "weight_in"
+
     def membrane(self, state: PyTree) -> Float[Array, "*batch n"]:
         """The variable that the drive enters (selects one; ModProp filters credit on it)."""
         leaves = jax.tree.leaves(inexact(state))
@@ -112,8 +118,8 @@ class NeuronCell(SeparableCell):
     @property
     def leak(self) -> Any:
         """Nominal leak: `∂membrane_t / ∂membrane_{t-1}` at rest; a number, or one a neuron."""
-        rest = self.init(())
-        silent = jnp.zeros(self.hidden_size, self.weight_rec.dtype)
+        rest = start_of(self)
+        silent = jnp.zeros(self.hidden_size, wide(self.weight_rec.dtype))
         unit = jnp.ones_like(self.membrane(rest))
         _, into = jax.vjp(self.membrane, rest)
 
@@ -134,20 +140,21 @@ class NeuronCell(SeparableCell):
         self, message: Float[Array, "*batch n"], x: Float[Array, "*batch m"]
     ) -> Float[Array, "*batch n"]:
         """Linear drive `W_rec message + W_in x + b`."""
-        drive = message @ self._masked().T + x @ self.weight_in.T
+        drive = times(message, self._masked().T) + times(x, self.weight_in.T)
         if self.bias is None:
             return drive
-        return drive + jnp.broadcast_to(self.bias, drive.shape)
+        return drive + jnp.broadcast_to(self.bias.astype(drive.dtype), drive.shape)
 
     def received(self, drive: Array, like: Array) -> Float[Array, "*batch n"]:
         """`W_recᵀ drive`, of a cell whose mask is applied (`effective`)."""
         del like
-        return drive @ self.weight_rec
+        return times(drive, self.weight_rec)
 
     def received_own(self, drive: Array, like: Array) -> Float[Array, "*batch n"]:
         """`diag(W_rec) drive`, of a cell whose mask is applied."""
         del like
-        return drive * jnp.broadcast_to(jnp.diagonal(self.weight_rec), drive.shape)
+        own = jnp.diagonal(self.weight_rec).astype(drive.dtype)
+        return drive * jnp.broadcast_to(own, drive.shape)
 
     def effective(self) -> "NeuronCell":
         """The same cell with masked weights and no mask (so the mask is applied only once)."""

@@ -5,6 +5,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._precision import wide
 from ._base import batch_axes, BatchShape
 from ._neuron import NeuronCell
 
@@ -71,7 +72,7 @@ class RateCell(NeuronCell):
 
     def init(self, batch_shape: BatchShape = ()) -> Float[Array, "*batch n"]:
         """Zero rates."""
-        return jnp.zeros((*batch_axes(batch_shape), self.hidden_size), self.weight_rec.dtype)
+        return jnp.zeros((*batch_axes(batch_shape), self.hidden_size), wide(self.weight_rec.dtype))
 
     def integrate(
         self, state: Float[Array, "*batch n"], drive: Float[Array, "*batch n"]

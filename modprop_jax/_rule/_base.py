@@ -7,8 +7,9 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from .._cell import AbstractCell, Filtered, NeuronCell, SeparableCell
+from .._cell import AbstractCell, computing, Filtered, NeuronCell, SeparableCell
 from .._credit import Back, Credit, Point, Record
+from .._precision import widened
 from .._reverse import inner_cell
 from .._trace import AbstractCarrier, batch_shape
 from .._tree import inexact, stop
@@ -52,6 +53,7 @@ class AbstractRule(eqx.Module):
                 f"{type(self).__name__} draws random numbers: make its carry with a key, "
                 "rule.init(cell, state, key=key) or rnn.init(batch_shape, key=key)."
             )
+        cell, state = computing(cell), widened(state)
         trace = self.trace(cell)
         if trace is not None and jax.tree.leaves(inexact(self)):
             raise ValueError(

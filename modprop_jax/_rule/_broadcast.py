@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PyTree
 from .._cell import Filtered
 from .._credit import Record
 from .._flags import erase, settled
+from .._precision import start_of, times, wide
 from .._reverse import points_of
 from .._tree import pullback, stop
 from .._vjp import with_derivative
@@ -61,7 +62,7 @@ def broadcast(
 
     def backward(pack, _, error):
         _, slopes, weight, fresh = pack
-        earlier = (error * slopes) @ weight
+        earlier = times(error * slopes, weight)
         if fresh is not None:
             earlier = erase(fresh, earlier)
         silent = jnp.zeros_like(error[:1])
@@ -74,10 +75,10 @@ def broadcast(
 
 def silent(cell: Any, batch_shape: tuple[int, ...]) -> Float[Array, "*batch n"]:
     """Before the first step; a ValueError unless each neuron emits one feature."""
-    emission = jax.eval_shape(lambda: cell.emit(cell.init(batch_shape)))
+    emission = jax.eval_shape(lambda: cell.emit(start_of(cell, batch_shape)))
     if emission.shape[-1] != cell.hidden_size:
         raise ValueError(
             f"MDGL(online=True) needs one emitted feature a neuron, but {type(cell).__name__} of "
             f"{cell.hidden_size} neurons emits {emission.shape[-1]}."
         )
-    return jnp.zeros(emission.shape, emission.dtype)
+    return jnp.zeros(emission.shape, wide(emission.dtype))

@@ -7,6 +7,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._cell import AbstractCell, Filtered
 from .._credit import Back, Credit, Point
+from .._precision import start_of
 from .._reverse import inner_cell
 from .._trace import batch_shape
 from .._trace._advanced import AbstractCreditTrace, Advanced
@@ -32,7 +33,7 @@ class AbstractCreditRule(AbstractRule):
     def begin(self, trace: Any, cell: Any, state: PyTree, key: PRNGKeyArray | None) -> PyTree:
         """The trace's value, marked as one that the error advances."""
         # of a filtered cell it is the estimate of credit on the memory too
-        whole = cell.init(batch_shape(inner_cell(cell), state))
+        whole = start_of(cell, batch_shape(inner_cell(cell), state))
         state = (state, whole[1]) if isinstance(cell, Filtered) else state
         return Advanced(trace.init(self, cell, state, key))
 

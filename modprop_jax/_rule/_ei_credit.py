@@ -13,6 +13,7 @@ from .._cell._equilibrium import check_relaxation, Equilibrium
 from .._cell._relax import relax, Relaxed
 from .._cell._settle import Found
 from .._credit import Back, Credit, Point
+from .._precision import widened
 from .._reverse import inner_cell
 from .._trace import AbstractTrace
 from .._trace._nothing import Nothing
@@ -156,7 +157,7 @@ class EICredit(AbstractRule):
         **Returns:** `credit` a and `balance` f (*batch, n); `sweeps` and `converged` (*batch).
         """
         self.check(cell)
-        return self.find(cell.effective(), state.rates, direct)
+        return self.find(widened(cell.effective()), *widened((state.rates, direct)))
 
     def find(self, cell: EquilibriumCell, rates: Array, direct: Array) -> Found:
         """`relax`, of a cell that is effective."""

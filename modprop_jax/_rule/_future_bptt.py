@@ -9,6 +9,7 @@ from jaxtyping import Array, PyTree
 
 from .._cell import AbstractCell, SeparableCell
 from .._credit import Back, Credit, Point
+from .._precision import start_of
 from .._trace import AbstractTrace, batch_shape
 from .._trace._tape import Tape
 from .._tree import add, inexact
@@ -87,7 +88,7 @@ class FutureBPTT(AbstractRule):
             features = leaf.shape[len(batch_shape) :]
             return jnp.zeros((*batch_shape, self.horizon - 1, *features), leaf.dtype)
 
-        return jax.tree.map(ages, inexact(cell.init(batch_shape)))
+        return jax.tree.map(ages, inexact(start_of(cell, batch_shape)))
 
     def arrive(self, cell: SeparableCell, prepared: PyTree, direct: Credit) -> Credit:
         """Credit of no age yet, which reaches all of the tape: the ages need not be told apart."""

@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .._cell import AbstractCell, Filtered, NeuronCell
+from .._precision import wide
 from .._trace._influence import Influence
 from .._trace._kernel import Kernel, KernelState
 from ._base import require_neurons
@@ -146,7 +147,7 @@ class KeRNL(AbstractForwardRule):
 
     def first_alpha(self, cell: NeuronCell) -> Float[Array, " n"]:
         """Before anything is learned."""
-        n, dtype = cell.hidden_size, cell.weight_rec.dtype
+        n, dtype = cell.hidden_size, wide(cell.weight_rec.dtype)
         if self.alpha is not None:
             return jnp.full(n, self.alpha, dtype)
         leak = jnp.asarray(cell.leak, dtype)

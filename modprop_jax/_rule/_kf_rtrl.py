@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .._cell import AbstractCell, NeuronCell
+from .._precision import wide
 from .._trace._rank_one import Linearised, Tangent
 from ._card import Card
 from ._stochastic import (
@@ -80,7 +81,7 @@ class KFRTRL(AbstractStochasticRule):
 
     def factor(self, cell: NeuronCell) -> Float[Array, " m"]:
         """A."""
-        return jnp.zeros(synapses(cell), cell.weight_rec.dtype)
+        return jnp.zeros(synapses(cell), wide(cell.weight_rec.dtype))
 
     def move(
         self, step: Linearised, tangent: Tangent, factor: PyTree, noise: Float[Array, " k"]

@@ -6,6 +6,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .._cell import AbstractCell, Filtered, NeuronCell
 from .._credit import Back, Credit, Point, Record
+from .._precision import times, widened
 from .._trace import AbstractTrace, PerSynapse, Presynaptic
 from .._tree import add, pullback, stop
 from ._base import AbstractRule, require_neurons, require_types
@@ -94,6 +95,7 @@ class MDGL(AbstractRule):
         weight = stop(cell.effective().weight_rec)
         if self.types is None:
             return weight
+        weight = widened(weight)
         if self.diffuse:
             return expand(mean_over_all(weight, self.types), self.types)
         means = expand(mean_over_synapses(weight, self.types), self.types)
@@ -139,7 +141,7 @@ class MDGL(AbstractRule):
         if self.online:
             return Back(total, Credit(own), None)
         (drive,) = pullback(lambda d: cell.integrate(point.before, d), point.drive)(direct)
-        message = drive @ prepared
+        message = times(drive, prepared)
         (sent,) = pullback(cell.message, point.before)(message)
         return Back(total, Credit(add(own, sent)), message)
 

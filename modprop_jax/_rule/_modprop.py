@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PyTree
 from .._cell import AbstractCell, LeakyCell, NeuronCell
 from .._cell._separable import stopped_message
 from .._credit import Back, Credit, Point, Record
+from .._precision import wide
 from .._reverse import inner_cell
 from .._static import Constant, constant, numeric
 from .._trace import AbstractTrace, PerSynapse, Presynaptic, Window
@@ -144,7 +145,7 @@ class ModProp(AbstractRule):
 
     def filter(self, cell: NeuronCell) -> Filter:
         """κ and what goes with it, from the current weights."""
-        n, dtype = cell.hidden_size, cell.weight_rec.dtype
+        n, dtype = cell.hidden_size, wide(cell.weight_rec.dtype)
         autapses, cell = cell.autapses, stop(cell.effective())
         mu = jnp.ones((), dtype)
         if not isinstance(self.mu, RunningMean):
@@ -154,7 +155,8 @@ class ModProp(AbstractRule):
         mu = jnp.broadcast_to(mu, (n,))
         gain = jnp.broadcast_to(jnp.asarray(cell.gain, dtype), (n,))
         leak = jnp.broadcast_to(jnp.asarray(cell.leak, dtype), (n,))
-        kappa = mean_over_all(gain[:, None] * cell.weight_rec * mu[None, :], self.types)
+        weight = cell.weight_rec.astype(dtype)
+        kappa = mean_over_all(gain[:, None] * weight * mu[None, :], self.types)
         count = jnp.asarray(counts(self.types, n), dtype)
         if self.types is None:
             return Filter(kappa, jnp.zeros(n, dtype), leak, count)
@@ -177,7 +179,7 @@ class ModProp(AbstractRule):
     def extra(self, cell: NeuronCell, batch_shape: tuple[int, ...]) -> PyTree:
         """Zeros shaped as the type-summed credit G, (*batch, C); with taps, as young credit and
         the direct credit of the last S + 1 steps, newest first."""
-        n, dtype = cell.hidden_size, cell.weight_rec.dtype
+        n, dtype = cell.hidden_size, wide(cell.weight_rec.dtype)
         if self.taps is not None:
             young = jnp.zeros((*batch_shape, n), dtype)
             return young, jnp.zeros((*batch_shape, self.taps + 1, n), dtype)

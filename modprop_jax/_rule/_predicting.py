@@ -12,6 +12,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._cell import AbstractCell, Filtered
+from .._precision import start_of
 from .._reverse import inner_cell
 from .._trace._sparsity import to_rows
 from .._trace._synthetic import SyntheticGradient
@@ -51,7 +52,7 @@ class AbstractPredictingRule(AbstractCreditRule):
 def require_one_variable(rule: AbstractPredictingRule, cell: AbstractCell) -> None:
     """A ValueError unless the state is one number a neuron."""
     n = require_neurons(rule, cell).hidden_size
-    (size,) = jax.eval_shape(lambda: to_rows(cell.init())).shape
+    (size,) = jax.eval_shape(lambda: to_rows(start_of(cell))).shape
     if size != n:
         filtered = ", filtered," if isinstance(cell, Filtered) else ""
         raise ValueError(

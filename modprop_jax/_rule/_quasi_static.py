@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, PyTree
 from .._cell import AbstractCell, Filtered, NeuronCell
 from .._cell._relax import solved
 from .._credit import Back, Credit, Point, Record
+from .._precision import widened
 from .._trace import AbstractTrace, PerSynapse
 from .._tree import add, each, inexact, pullback
 from ._base import AbstractRule, require_neurons
@@ -142,7 +143,7 @@ class QuasiStatic(AbstractRule):
         send = pullback(cell.message, after)
         (slope,) = send(jnp.ones_like(response))
         received = response * _only(direct)
-        weight, loop = cell.weight_rec, response * _only(slope)
+        weight, loop = widened(cell.weight_rec), response * _only(slope)
         if self.sweeps is not None:
             credit = received
             for _ in range(self.sweeps - 1):

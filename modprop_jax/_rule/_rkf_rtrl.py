@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .._cell import AbstractCell, NeuronCell
+from .._precision import wide
 from .._reverse import inner_cell
 from .._trace._rank_one import Linearised, Tangent
 from ._card import Card
@@ -78,7 +79,7 @@ class RKFRTRL(AbstractStochasticRule):
 
     def factor(self, cell: NeuronCell) -> Float[Array, " n"]:
         """A."""
-        return jnp.zeros(cell.hidden_size, cell.weight_rec.dtype)
+        return jnp.zeros(cell.hidden_size, wide(cell.weight_rec.dtype))
 
     def move(
         self, step: Linearised, tangent: Tangent, factor: PyTree, noise: Float[Array, " k"]

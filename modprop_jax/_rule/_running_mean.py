@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, PyTree
 from .._cell import NeuronCell
 from .._credit import Record
 from .._flags import entering, erase, settled
+from .._precision import wide
 from .._tree import pullback, stop
 from ._filter import counts, sum_by_type
 from ._types import Types
@@ -28,13 +29,13 @@ class RunningMean(eqx.Module):
     ) -> tuple[Array, Array]:
         """(steps so far (*batch), μ (*batch, C)) before the first step: zeros."""
         shape = (*batch_shape, counts(types, cell.hidden_size).size)
-        return jnp.zeros(batch_shape, jnp.int32), jnp.zeros(shape, cell.weight_rec.dtype)
+        return jnp.zeros(batch_shape, jnp.int32), jnp.zeros(shape, wide(cell.weight_rec.dtype))
 
     def after(
         self, types: Types, cell: NeuronCell, record: Record, so_far: PyTree
     ) -> tuple[Float[Array, "T *batch C"], PyTree]:
         """μ before each step of the record, by which credit crosses it, and (steps, μ) after."""
-        sizes = jnp.asarray(counts(types, cell.hidden_size), cell.weight_rec.dtype)
+        sizes = jnp.asarray(counts(types, cell.hidden_size), wide(cell.weight_rec.dtype))
 
         def step(carry, at):
             so_far, before = carry

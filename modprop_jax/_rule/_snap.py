@@ -9,6 +9,7 @@ from jaxtyping import PyTree
 from .._cell import AbstractCell, Filtered, NeuronCell, SeparableCell
 from .._cell._gated import GatedCell
 from .._credit import Back, Credit, Point
+from .._precision import widened
 from .._reverse import inner_cell
 from .._static import FrozenArray
 from .._trace import AbstractTrace, PerSynapse, PerUnit
@@ -92,7 +93,7 @@ class SnAp(AbstractForwardRule):
 
     def prepare(self, cell: Any) -> PyTree:
         """How units act on each other's drives, where this is the same at all steps."""
-        return coupling(cell)
+        return coupling(widened(cell))
 
     def runs_forward(self, cell: AbstractCell) -> bool:
         """Unless n = 1 and each parameter acts on one unit: `back` then is the same, and faster."""
@@ -137,6 +138,7 @@ class SnAp(AbstractForwardRule):
 
     def _known(self, cell: AbstractCell) -> AbstractCell:
         """The cell with concrete arrays wherever it has no parameters."""
+        cell = widened(cell)
         own = _constants(cell)
         if self.connectivity is None:
             if any(isinstance(array, Tracer) for array in own):

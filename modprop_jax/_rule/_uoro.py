@@ -7,6 +7,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from .._cell import AbstractCell, Filtered
+from .._precision import widened
 from .._reverse import inner_cell
 from .._trace._rank_one import Linearised, Tangent
 from .._tree import inexact, pullback
@@ -88,7 +89,7 @@ class UORO(AbstractStochasticRule):
 
     def factor(self, cell: AbstractCell) -> PyTree:
         """B."""
-        return jax.tree.map(jnp.zeros_like, inexact(cell))
+        return jax.tree.map(jnp.zeros_like, widened(inexact(cell)))
 
     def move(
         self, step: Linearised, tangent: Tangent, factor: PyTree, noise: Float[Array, " k"]

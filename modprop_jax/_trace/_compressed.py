@@ -9,6 +9,7 @@ from jaxtyping import Array, PyTree
 
 from .._cell import AbstractCell, Filtered
 from .._credit import Credit, Point
+from .._precision import start_of
 from .._reverse import inner_cell
 from .._tree import each, inexact
 from ._base import batch_shape
@@ -207,7 +208,7 @@ def _plus(moved: Array, fresh: Array) -> Array:
 
 def _coefficients(cell: Filtered) -> tuple[list[Array], list[Array]]:
     """The leaks and the gains of the filters, each a vector over the emitted features."""
-    like = jax.eval_shape(lambda: cell.cell.emit(cell.cell.init()))
+    like = jax.eval_shape(lambda: cell.cell.emit(start_of(cell.cell)))
     one = jnp.ones(like.shape, like.dtype)
     silent = cell.silent(one)
     leaks = cell.filter(jax.tree.map(jnp.ones_like, silent), jnp.zeros_like(one))

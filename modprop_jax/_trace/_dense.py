@@ -7,6 +7,7 @@ from jaxtyping import Array, PyTree
 
 from .._cell import AbstractCell
 from .._credit import Credit, Record
+from .._precision import widened
 from .._reverse import charge, inner_cell, respond
 from .._tree import inexact
 from ._base import AbstractTrace, batch_shape, boundary, units
@@ -25,7 +26,8 @@ class Dense(AbstractTrace):
         inner = inner_cell(cell)
         batch = batch_shape(inner, state)
         rows = _flat(boundary(rule, cell, state, batch), len(batch)).shape[-1]
-        return jax.tree.map(lambda p: jnp.zeros((rows, *batch, *p.shape), p.dtype), inexact(inner))
+        parameters = widened(inexact(inner))
+        return jax.tree.map(lambda p: jnp.zeros((rows, *batch, *p.shape), p.dtype), parameters)
 
     def contract(
         self, rule: Any, cell: Any, prepared: PyTree, trace: PyTree, credit: Credit
@@ -53,11 +55,13 @@ class Dense(AbstractTrace):
         def flat(tree):
             return jax.tree.map(lambda a: a.reshape(*shape, *a.shape[1 + len(batch) :]), tree)
 
+        charged = widened(inner)
+
         def response(credit):
             start, points, *credits = respond(rule, cell, prepared, record, credit)
 
             def example(points, states, total, message, ct_z):
-                return charge(inner, points, states, total, message, ct_z)[0]
+                return charge(charged, points, states, total, message, ct_z)[0]
 
             each = jax.vmap(example, in_axes=1)
             return start, each(*flat((points, record.states, *credits)))

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, PyTree
 from .._cell import AbstractCell
 from .._credit import Point, Record
 from .._flags import select
+from .._precision import widened
 from .._reverse import inner_cell, points_of
 from ._base import AbstractTrace
 
@@ -81,6 +82,7 @@ def onward(
     trace: Influence,
 ) -> Influence:
     """`advance`, from nothing where a sequence begins, and not at all where no step takes place."""
+    cell = widened(cell)
     if point.flags is None:
         return influence.advance(rule, cell, prepared, point, after, trace)
     trace = influence.forget(point.flags.fresh, trace)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .._cell import AbstractCell, SeparableCell
 from .._cell._inputs import drive_of, features, Inputs
+from .._precision import start_of
 from .._tree import inexact, pullback
 from ._pattern import Pattern
 from ._sparsity import from_rows, to_rows
@@ -23,7 +24,7 @@ def coupling(cell: AbstractCell) -> Any:
     """
     if not isinstance(cell, SeparableCell):
         return None
-    state = cell.init()
+    state = start_of(cell)
     message = cell.message(state)
     x = jnp.zeros(cell.in_size, to_rows(state).dtype)
     arrays = inexact((state, message, cell.drive(message, x)))

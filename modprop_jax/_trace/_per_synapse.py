@@ -8,6 +8,7 @@ from jaxtyping import Array, PyTree
 
 from .._cell import AbstractCell, NeuronCell
 from .._credit import Credit, Record
+from .._precision import wide
 from .._reverse import charge_neurons, inner_cell, points_of, respond
 from .._tree import inexact
 from ._base import AbstractTrace, batch_shape, boundary, units
@@ -38,7 +39,7 @@ class PerSynapse(AbstractTrace):
         n = inner.hidden_size
 
         def zeros(p, pre=()):
-            return jnp.zeros((rows, *batch, n, *pre), p.dtype)
+            return jnp.zeros((rows, *batch, n, *pre), wide(p.dtype))
 
         own, _ = inner.split()
         for path, p in jax.tree_util.tree_leaves_with_path(own):

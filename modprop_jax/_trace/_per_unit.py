@@ -7,6 +7,7 @@ from jaxtyping import Array, PyTree
 
 from .._cell import AbstractCell, Filtered, SeparableCell
 from .._credit import Credit, Record
+from .._precision import wide, widened
 from .._reverse import charge, inner_cell, respond
 from .._tree import inexact
 from ._base import AbstractTrace, batch_shape, boundary, units
@@ -39,7 +40,7 @@ class PerUnit(AbstractTrace):
                     f"or several times the units (n={n}), but {type(inner).__name__}"
                     f"{jax.tree_util.keystr(path)} has shape {p.shape}: reshape it, or use RTRL."
                 )
-            return jnp.zeros((rows, *batch, *p.shape), p.dtype)
+            return jnp.zeros((rows, *batch, *p.shape), wide(p.dtype))
 
         return jax.tree_util.tree_map_with_path(zeros, _kept(inner))
 
@@ -70,11 +71,13 @@ class PerUnit(AbstractTrace):
             lead = len(batch)
             return jax.tree.map(lambda a: a.reshape(len(a), -1, *a.shape[1 + lead :]), tree)
 
+        charged = widened(inner)
+
         def response(credit):
             start, points, *credits = respond(rule, cell, prepared, record, credit)
 
             def example(points, states, total, message, ct_z):
-                return _kept(charge(inner, points, states, total, message, ct_z)[0])
+                return _kept(charge(charged, points, states, total, message, ct_z)[0])
 
             each = jax.vmap(example, in_axes=1)
             return start, each(*flat((points, record.states, *credits)))

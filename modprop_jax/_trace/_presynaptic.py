@@ -10,6 +10,7 @@ from jaxtyping import Array, PyTree
 from .._cell import AbstractCell, Filtered, NeuronCell
 from .._credit import Credit, Record
 from .._flags import erase, select
+from .._precision import wide
 from .._reverse import inner_cell, points_of
 from ._base import AbstractTrace, batch_shape
 from ._per_synapse import PerSynapse, with_weights
@@ -59,7 +60,7 @@ class Presynaptic(AbstractTrace):
         own, _ = self._neuron.init(rule, cell, state)
 
         def zeros(features):
-            return jnp.zeros((channels, *batch, features), inner.weight_rec.dtype)
+            return jnp.zeros((channels, *batch, features), wide(inner.weight_rec.dtype))
 
         bias = None if inner.bias is None else zeros(1)
         return own, (zeros(inner.hidden_size), zeros(inner.in_size), bias)
@@ -130,7 +131,7 @@ class Presynaptic(AbstractTrace):
 
         `batch` is () unless the rule observes a μ of each example, or sequences end inside.
         """
-        steps, dtype = len(record.xs), cell.weight_rec.dtype
+        steps, dtype = len(record.xs), wide(cell.weight_rec.dtype)
         leak, gain = jnp.asarray(cell.leak, dtype), jnp.asarray(cell.gain, dtype)
         count = len(self._groups)
         observed = record.observed if isinstance(record.observed, jax.Array) else None

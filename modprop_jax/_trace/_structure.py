@@ -13,6 +13,7 @@ from jaxtyping import Array, PyTree
 
 from .._cell import AbstractCell, SeparableCell
 from .._cell._inputs import Inputs
+from .._precision import start_of
 from .._static import FrozenArray
 from .._tree import inexact
 from ._sparsity import detect, from_rows, Sparse, to_rows
@@ -123,7 +124,7 @@ def within_units(cell: AbstractCell, in_size: int) -> bool:
 
 def _initial(cell: AbstractCell) -> PyTree:
     with jax.ensure_compile_time_eval():
-        return jax.tree.map(np.asarray, cell.init())
+        return jax.tree.map(np.asarray, start_of(cell))
 
 
 def _generic_cells(bones: Skeleton) -> list[AbstractCell]:

@@ -5,6 +5,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from .._credit import Point
 from .._flags import erase, select
+from .._precision import start_of, widened
 from .._tree import pullback
 from ._advanced import AbstractCreditTrace
 from ._base import batch_shape
@@ -51,13 +52,13 @@ class SyntheticGradient(AbstractCreditTrace):
     def init(self, rule: Any, cell: Any, state: PyTree, key: PRNGKeyArray | None) -> Synthetic:
         """A as the rule draws it; J̃ = W_rec."""
         assert key is not None
-        batch, example = batch_shape(cell, state), to_rows(cell.init())
+        batch, example = batch_shape(cell, state), to_rows(start_of(cell))
         s, k, dtype = len(example), rule.labels, example.dtype
         weight = rule.initial(key, s, dtype)
         jacobian = of_jacobian = None
         # copies of their own, also of A: buffers of a carry may be donated
         if rule.learn_jacobian is not None:
-            jacobian = jnp.copy(cell.weight_rec)
+            jacobian = jnp.copy(widened(cell.weight_rec))
             of_jacobian = start(rule.learn_jacobian, jacobian)
         nothing = jnp.zeros((*batch, s), dtype)
         return Synthetic(

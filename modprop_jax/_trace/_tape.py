@@ -10,6 +10,7 @@ from .._cell import AbstractCell, Filtered, SeparableCell
 from .._cell._inputs import drive_of, Inputs, is_none
 from .._credit import Credit, Flags, Point, Record
 from .._flags import erase, select
+from .._precision import start_of
 from .._reverse import charge, inner_cell, points_of, transport
 from .._tree import inexact
 from ._base import AbstractTrace, batch_shape
@@ -63,7 +64,7 @@ class Tape(AbstractTrace):
         """Credit goes back through the tape, and charges the parameters at each step."""
         # no step, but from a state that the cell can be in: what it would send from zeros may be
         # infinite, and a credit of 0 does not erase that
-        before = select(trace.keep, trace.before, cell.init(trace.keep.shape))
+        before = select(trace.keep, trace.before, start_of(cell, trace.keep.shape))
         drive = drive_of(cell, cell.message(before), trace.inputs)
         flags = Flags(jnp.zeros_like(trace.keep), trace.keep)
         points = Point(before, trace.inputs, drive, flags=flags)

@@ -8,6 +8,7 @@ from jaxtyping import Array, PyTree
 
 from .._cell import AbstractCell, Filtered
 from .._credit import Credit, Point, Record
+from .._precision import wide
 from .._reverse import inner_cell
 from .._tree import shifted
 from ._base import AbstractTrace, batch_shape
@@ -37,7 +38,8 @@ class Window(AbstractTrace):
         batch = batch_shape(inner, state)
 
         def zeros(features):
-            return jnp.zeros((1 + self.steps, *batch, features), inner.weight_rec.dtype)
+            dtype = wide(inner.weight_rec.dtype)
+            return jnp.zeros((1 + self.steps, *batch, features), dtype)
 
         bias = None if inner.bias is None else zeros(1)
         return zeros(inner.hidden_size), zeros(inner.in_size), bias
@@ -78,7 +80,7 @@ class Window(AbstractTrace):
             )
         inner: Any = inner_cell(cell)
         sent = shifted(inner.message(record.before), inner.message(record.states))
-        steps, dtype = len(record.xs), inner.weight_rec.dtype
+        steps, dtype = len(record.xs), wide(inner.weight_rec.dtype)
         powers = jnp.asarray(inner.leak, dtype) ** jnp.arange(steps, -1, -1, dtype=dtype)
 
         def advance(past: Array, pre: Array) -> Array:
