@@ -64,7 +64,9 @@ def check_drive(cell: AbstractCell, xs: Any, drive: PyTree) -> PyTree:
             f"drive= is added to what the units of a NeuronCell (or another SeparableCell) "
             f"receive, but a {name} has no drive: make it more features of xs, which its step adds."
         )
-    own = jax.eval_shape(lambda x: inner.drive(inner.message(inner.init(x.shape[:-1])), x), xs[0])
+    own = jax.eval_shape(
+        lambda x: inner.drive(inner.message(start_of(inner, x.shape[:-1])), x), xs[0]
+    )
     want = jax.tree.map(lambda d: jax.ShapeDtypeStruct((len(xs), *d.shape), d.dtype), own)
     parts = jax.tree.leaves(want)
     given, structure = jax.tree.flatten(drive, is_leaf=is_none)

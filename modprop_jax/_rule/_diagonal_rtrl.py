@@ -5,6 +5,7 @@ from jaxtyping import Array, PyTree
 
 from .._cell import AbstractCell, SeparableCell
 from .._credit import Back, Credit, Point
+from .._precision import start_of
 from .._trace import AbstractTrace, PerUnit
 from ._base import AbstractRule, require_separable
 from ._card import Card
@@ -52,7 +53,7 @@ class DiagonalRTRL(AbstractRule):
     def check(self, cell: AbstractCell) -> None:
         """Needs a separable cell without messages."""
         inner = require_separable(self, cell)
-        if jax.eval_shape(lambda: inner.message(inner.init(()))) is not None:
+        if jax.eval_shape(lambda: inner.message(start_of(inner))) is not None:
             raise ValueError(
                 f"DiagonalRTRL needs units that send nothing to each other (LRUCell, or a "
                 f"SeparableCell whose message is None), but those of {type(inner).__name__} send "

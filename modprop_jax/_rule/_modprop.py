@@ -7,10 +7,10 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
-from .._cell import AbstractCell, LeakyCell, NeuronCell
+from .._cell import AbstractCell, computing, LeakyCell, NeuronCell
 from .._cell._separable import stopped_message
 from .._credit import Back, Credit, Point, Record
-from .._precision import wide
+from .._precision import start_of, wide
 from .._reverse import inner_cell
 from .._static import Constant, constant, numeric
 from .._trace import AbstractTrace, PerSynapse, Presynaptic, Window
@@ -127,7 +127,7 @@ class ModProp(AbstractRule):
         n = inner.hidden_size
         require_types(self, self.types, n)
         _ = inner.gain
-        jax.eval_shape(lambda: inner.membrane(inner.init(())))
+        jax.eval_shape(lambda: inner.membrane(start_of(inner)))
         if isinstance(self.mu, RunningMean):
             return
         shape = np.shape(self.mu)
@@ -146,7 +146,7 @@ class ModProp(AbstractRule):
     def filter(self, cell: NeuronCell) -> Filter:
         """κ and what goes with it, from the current weights."""
         n, dtype = cell.hidden_size, wide(cell.weight_rec.dtype)
-        autapses, cell = cell.autapses, stop(cell.effective())
+        autapses, cell = cell.autapses, stop(computing(cell).effective())
         mu = jnp.ones((), dtype)
         if not isinstance(self.mu, RunningMean):
             mu = jnp.asarray(numeric(self.mu, dtype), dtype)

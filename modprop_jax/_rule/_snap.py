@@ -9,7 +9,7 @@ from jaxtyping import PyTree
 from .._cell import AbstractCell, Filtered, NeuronCell, SeparableCell
 from .._cell._gated import GatedCell
 from .._credit import Back, Credit, Point
-from .._precision import widened
+from .._precision import start_of, widened
 from .._reverse import inner_cell
 from .._static import FrozenArray
 from .._trace import AbstractTrace, PerSynapse, PerUnit
@@ -100,7 +100,7 @@ class SnAp(AbstractForwardRule):
         inner = inner_cell(cell)
         if self.n > 1 or not isinstance(inner, SeparableCell):
             return True
-        says = isinstance(inner, NeuronCell | GatedCell) or inner.message(inner.init()) is None
+        says = isinstance(inner, NeuronCell | GatedCell) or inner.message(start_of(inner)) is None
         mixes = isinstance(cell, Filtered) and inner.emission_parameters
         return not says or bool(mixes) or not within_units(self._known(inner), inner.in_size)
 

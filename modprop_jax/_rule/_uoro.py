@@ -7,7 +7,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from .._cell import AbstractCell, Filtered
-from .._precision import widened
+from .._precision import start_of, widened
 from .._reverse import inner_cell
 from .._trace._rank_one import Linearised, Tangent
 from .._tree import inexact, pullback
@@ -77,9 +77,9 @@ class UORO(AbstractStochasticRule):
     def draws(self, cell: AbstractCell) -> int:
         """One for each number of the state; for an emission with parameters, of that too."""
         inner = inner_cell(cell)
-        size = _size(inexact(inner.init()))
+        size = _size(inexact(start_of(inner)))
         if isinstance(cell, Filtered) and _emits_parameters(inner):
-            return size + _size(inner.emit(inner.init()))
+            return size + _size(inner.emit(start_of(inner)))
         return size
 
     def columns(self, cell: AbstractCell) -> tuple[int, ...]:
@@ -124,7 +124,7 @@ def _size(tree: PyTree) -> int:
 def _emits_parameters(cell: AbstractCell) -> bool:
     """Whether the emission reads any."""
     parameters, rest = eqx.partition(cell, eqx.is_inexact_array)
-    state = cell.init()
+    state = start_of(cell)
     jaxpr = jax.make_jaxpr(lambda p: eqx.combine(p, rest).emit(state))(parameters).jaxpr
     read = {id(v) for equation in jaxpr.eqns for v in equation.invars} | set(map(id, jaxpr.outvars))
     return any(id(v) in read for v in jaxpr.invars)
