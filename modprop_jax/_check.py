@@ -68,6 +68,7 @@ def check_drive(cell: AbstractCell, xs: Any, drive: PyTree) -> PyTree:
         lambda x: inner.drive(inner.message(start_of(inner, x.shape[:-1])), x), xs[0]
     )
     want = jax.tree.map(lambda d: jax.ShapeDtypeStruct((len(xs), *d.shape), d.dtype), own)
+    drive = _by_name(want, drive)
     parts = jax.tree.leaves(want)
     given, structure = jax.tree.flatten(drive, is_leaf=is_none)
     if structure == jax.tree.structure(want) and all(map(_can_add, given, parts)):
@@ -77,8 +78,8 @@ def check_drive(cell: AbstractCell, xs: Any, drive: PyTree) -> PyTree:
     need = jax.tree.map(lambda d: (d.shape, d.dtype.name), want)
     raise ValueError(
         f"drive must be shaped as what the units of this {name} receive at T steps, {need}, but "
-        f"is {have}: pass (T, *batch, n), or a structure as cell.drive(message, x) returns, with "
-        "None for parts without an addition."
+        f"is {have}: pass (T, *batch, n) in the cell's dtype; of several parts those that have an "
+        "addition by name, as a dict, or all of them, with None for the others."
     )
 
 
@@ -119,6 +120,14 @@ def check_credited(
             f"one-hot labels, but context={'None' if context is None else have} came: pass "
             f"context=, or make the rule with another number of labels."
         )
+
+
+def _by_name(want: Any, drive: Any) -> Any:
+    """Of a named tuple, parts that came in a dict."""
+    names = getattr(want, "_fields", ())
+    if not isinstance(drive, dict) or not names or not set(drive) <= set(names):
+        return drive
+    return type(want)(*map(drive.get, names))
 
 
 def _can_add(given: Any, part: Any) -> bool:

@@ -59,9 +59,9 @@ def scan(
         an array, NumPy's or JAX's, or nested lists of numbers.
     - `rule`: the credit rule.
     - `drive`: added to what the units receive: noise, an injected current, top-down input. It is
-        (T, *batch, n), or shaped as `cell.drive(...)` where that is several arrays (the gates of a
-        `GRUCell`), None for those without. It gets the credit on the drive, as inputs with weights
-        of their own would.
+        (T, *batch, n), or, where a cell has several drives, a dict of those that get an addition
+        (`{"candidate": noise}` of a `GRUCell`), or what `cell.drive` returns with None for the
+        others. It gets the credit on the drive, as inputs with weights of their own would.
     - `context`: (T, *batch, k) signals that only the rule reads, such as labels for `DNI`; no
         gradient goes into them.
     - `done`: boolean (T, *batch): a sequence ends with this step. Its emission is still the old

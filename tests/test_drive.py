@@ -67,7 +67,7 @@ def widened(c):
 def drive_from(c, d):
     """Columns of an array as what the units of a cell receive."""
     if isinstance(c, mpj.GRUCell):
-        return GRUDrive(*jnp.split(d, 3, axis=-1), recurrent=None)
+        return dict(zip(("reset", "update", "candidate"), jnp.split(d, 3, axis=-1)))
     return d
 
 
@@ -217,7 +217,8 @@ def test_what_a_drive_cannot_be():
         (cell("leaky"), d.astype(complex), "T steps"),
         (cell("leaky"), (d,), "T steps"),
         (gru, d, "GRUDrive"),
-        (gru, (d, d, d, None), "GRUDrive"),
+        (gru, {"forget": d}, "GRUDrive"),
+        (gru, {"reset": d[..., 1:]}, "GRUDrive"),
     ]:
         with pytest.raises(ValueError, match=match):
             mpj.scan(c, c.init(BATCH), xs, drive=drive)
@@ -225,5 +226,8 @@ def test_what_a_drive_cannot_be():
     with pytest.raises(ValueError, match="driven=True"):
         rnn(xs, rnn.init(BATCH), drive=d)
     narrow = mpj.scan(cell("leaky"), cell("leaky").init(BATCH), xs, drive=d.astype(jnp.float32))
+    parts = GRUDrive(*[None, d, None, None])  # pyright: ignore[reportArgumentType]
+    by_name = mpj.scan(gru, gru.init(BATCH), xs, drive={"update": d})
+    assert_close(by_name, mpj.scan(gru, gru.init(BATCH), xs, drive=parts))
     wide = d.astype(jnp.float32).astype(d.dtype)
     assert_close(narrow, mpj.scan(cell("leaky"), cell("leaky").init(BATCH), xs, drive=wide))

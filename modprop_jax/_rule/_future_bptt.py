@@ -7,6 +7,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, PyTree
 
+from .._arguments import boolean
 from .._cell import AbstractCell, SeparableCell
 from .._credit import Back, Credit, Point
 from .._precision import start_of
@@ -70,7 +71,7 @@ class FutureBPTT(AbstractRule):
                 f"FutureBPTT(horizon) needs horizon = 1, 2, ... steps, but horizon is {horizon!r}."
             )
         self.horizon = int(horizon)
-        self.driven = driven
+        self.driven = boolean("driven", driven)
 
     def check(self, cell: AbstractCell) -> None:
         """Needs a separable cell."""

@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .._cell import AbstractCell, SeparableCell
-from .._cell._inputs import Inputs
 from .._precision import start_of
 from .._static import FrozenArray
 from .._tree import inexact
@@ -45,12 +44,12 @@ def skeleton(cell: AbstractCell) -> Skeleton:
     return Skeleton(structure, tuple(map(one, leaves)))
 
 
-def rows_after(cell: AbstractCell, state: PyTree, x: Array | Inputs) -> Array:
+def rows_after(cell: AbstractCell, state: PyTree, x: Any) -> Array:
     """The rows after a step of one example."""
     return to_rows(cell.step(state, x))
 
 
-def features_of(cell: AbstractCell, state: PyTree, x: Array | Inputs) -> Array:
+def features_of(cell: AbstractCell, state: PyTree, x: Any) -> Array:
     """The emission of one example, which does not depend on the input."""
     del x
     return cell.emit(state).reshape(-1)
