@@ -53,7 +53,8 @@ def rule_of(name):
 def pair(filtered):
     """A cell of two variables, and the same cell with an emission that shows them."""
     plain = generic(AdaptiveCell(M, N, use_bias=True, key=jr.key(6)), 3.0)
-    showing = generic(Showing(M, N, use_bias=True, key=jr.key(6)), 3.0)
+    showing: Any = Showing(M, N, use_bias=True, key=jr.key(6))  # pyright: ignore
+    showing = generic(showing, 3.0)
     if not filtered:
         return plain, showing
     leaks = np.concatenate([np.full(N, 0.7), np.zeros(2 * N)])
