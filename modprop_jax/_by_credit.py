@@ -97,7 +97,7 @@ def with_next(carry: PyTree, cotangents: list[PyTree]) -> PyTree:
             return node
         value, settle = next(rest), node.trace.settle
         state = node.state if settle is None else settle(node.state, value)
-        return Carry(state, Advanced(value), node.observed, node.made_by, node.types)
+        return Carry(state, Advanced(value), node.observed, node.rule)
 
     def is_node(node):
         return isinstance(node, Advanced) or _went_on(node)

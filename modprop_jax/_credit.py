@@ -12,12 +12,14 @@ class Credit(NamedTuple):
 
     `state`: credit on the state, shaped as its differentiable leaves. `extra`: whatever else the
     rule transports (ModProp: the type-summed credit), else `()`. `filter`: credit on the memory of
-    a `Filtered` emission, else `()`.
+    a `Filtered` emission, else `()`. `start`: the sum of what has come to the starts of sequences
+    that begin on the way, shaped as `state`, where it is asked for; else `()`.
     """
 
     state: PyTree
     extra: PyTree = ()
     filter: PyTree = ()
+    start: PyTree = ()
 
 
 class Flags(NamedTuple):
@@ -64,7 +66,8 @@ class Back(NamedTuple):
 class Record(NamedTuple):
     """A segment as it ran: the state before it, the states and drives (else None), the inputs.
 
-    `observed`: for each step, what the rule made of the steps before it, else `()`.
+    `observed`: for each step, what the rule made of the steps before it, else `()`. `start`: the
+    state that sequences inside begin with, if it depends on parameters; None: `cell.init`.
     """
 
     before: PyTree
@@ -73,6 +76,7 @@ class Record(NamedTuple):
     inputs: Array | Inputs
     observed: PyTree = ()
     flags: Flags | None = None
+    start: PyTree = None
 
     @property
     def xs(self) -> Array:

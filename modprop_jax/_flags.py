@@ -20,7 +20,7 @@ def as_flags(done: Any, mask: Any, like: Array) -> tuple[Flags | None, Array | N
         return None, None
     steps = like.shape[:-1]
     keep = jnp.ones(steps, bool) if mask is None else mask
-    done = jnp.zeros(steps, bool) if done is None else done & keep
+    done = jnp.zeros(steps, bool) if done is None else done
     return Flags(shifted(jnp.zeros(steps[1:], bool), done), keep), done[-1]
 
 
@@ -43,11 +43,27 @@ def erase_trace(flag: Bool[Array, "..."], trace: PyTree) -> PyTree:
     return jax.tree.map(lambda m: erase(jnp.broadcast_to(flag, (len(m), *flag.shape)), m), trace)
 
 
-def entering(cell: Any, flags: Flags | None, before: PyTree) -> PyTree:
-    """The states that steps start from: the initial one where a sequence begins."""
+def select_trace(flag: Bool[Array, "..."], yes: PyTree, no: PyTree) -> PyTree:
+    """As `select`, for the leaves (rows, *batch, ...) of a trace."""
+
+    def one(a, b):
+        return select(jnp.broadcast_to(flag, (len(a), *flag.shape)), a, b)
+
+    return jax.tree.map(one, yes, no)
+
+
+def entering(cell: Any, flags: Flags | None, before: PyTree, start: PyTree = None) -> PyTree:
+    """The states that steps start from: the initial one where a sequence begins.
+
+    `start`: that state (*batch, ...); None: `cell.init`.
+    """
     if flags is None:
         return before
-    return select(flags.fresh, start_of(cell, flags.fresh.shape), before)
+    if start is None:
+        start = start_of(cell, flags.fresh.shape)
+    else:
+        start = jax.tree.map(lambda s, b: jnp.broadcast_to(s, b.shape), start, before)
+    return select(flags.fresh, start, before)
 
 
 def settled(flags: Flags | None, after: PyTree, before: PyTree) -> PyTree:
@@ -55,10 +71,11 @@ def settled(flags: Flags | None, after: PyTree, before: PyTree) -> PyTree:
     return after if flags is None else select(flags.keep, after, before)
 
 
-def back_to_steps(flags: Flags, credit: PyTree) -> tuple[PyTree, PyTree]:
+def back_to_steps(flags: Flags, credit: PyTree) -> tuple[PyTree, PyTree, PyTree]:
     """Credit on the states after some steps, as direct credit on the step that made each.
 
-    Returns (for each step, and what is left for the state before all of them).
+    Returns (for each step, what is left for the state before all of them, and what comes to the
+    start of a sequence that has no step yet).
     """
     through = ~(flags.keep | flags.fresh)
     later = jnp.cumprod(through[::-1], axis=0)[::-1].astype(bool)
@@ -66,4 +83,5 @@ def back_to_steps(flags: Flags, credit: PyTree) -> tuple[PyTree, PyTree]:
     beyond = jnp.concatenate([later[1:], jnp.ones_like(later[:1])])
     zero = jax.tree.map(lambda c: jnp.zeros((len(through), *c.shape), c.dtype), credit)
     every = jax.tree.map(lambda z, c: jnp.broadcast_to(c, z.shape), zero, credit)
-    return select(flags.keep & beyond, every, zero), erase(~later[0], credit)
+    begun = jnp.any(flags.fresh & ~flags.keep & beyond, axis=0)
+    return select(flags.keep & beyond, every, zero), erase(~later[0], credit), erase(~begun, credit)

@@ -22,18 +22,19 @@ from ._vjp import with_derivative
 def forward_segment(pack: tuple, unroll: int) -> tuple[PyTree, Array, Record, PyTree]:
     r"""Last state, emissions, record and trace after a segment; the derivative: \(\sum_t c_t M_t\).
 
-    pack = (cell, before, xs, flags, rest), rest = (whole cell, value of the trace, influence,
-    influence of the start, rule, prepared); `cell` is the whole cell without the filter of its
-    emission. With a value (streaming) the past is the trace's, and `before` has no cotangent;
-    without, M starts from zeros, and `before` gets what `from_start` makes of it.
+    pack = (cell, before, xs, begin, flags, rest), rest = (whole cell, value of the trace,
+    influence, influence of the start, rule, prepared); `cell` is the whole cell without the filter
+    of its emission. With a value (streaming) the past is the trace's, and `before` has no
+    cotangent; without, M starts from zeros, and `before` gets what `from_start` makes of it; so
+    does `begin`, the state that sequences inside begin with, if it learns, else None.
 
     Memory: the states of the segment, and M; the gradient takes one more pass over the segment to
     advance M, but for a segment of one step.
     """
 
     def run(pack):
-        cell, before, xs, flags, (whole, value, influence, _, rule, prepared) = pack
-        record = record_of(cell, before, xs, flags, unroll)
+        cell, before, xs, begin, flags, (whole, value, influence, _, rule, prepared) = pack
+        record = record_of(cell, before, xs, flags, unroll, begin)
         last = jax.tree.map(lambda s: s[-1], record.states)
         if value is not None:
             value = influence.extend(rule, whole, prepared, record, value)
@@ -41,7 +42,7 @@ def forward_segment(pack: tuple, unroll: int) -> tuple[PyTree, Array, Record, Py
         return (last, cell.emit(record.states), record, value), (record, landed)
 
     def backward(pack, residuals, cotangents):
-        cell, before, xs, flags, rest = pack
+        cell, before, xs, begin, flags, rest = pack
         _, value, influence, from_start, rule, prepared = rest
         record, landed = residuals
         ct_last, ct_zs, ct_record, _ = cotangents
@@ -58,11 +59,11 @@ def forward_segment(pack: tuple, unroll: int) -> tuple[PyTree, Array, Record, Py
         def contract(of, value, direct):
             return of.contract(rule, cell, prepared, value, Credit(direct))
 
-        def summed(of, value, of_step, like, lead=()):
+        def summed(of, value, of_step, like, lead=(), begins=False):
             def body(carry, at):
                 value, sums = carry
                 point, after, direct = at
-                value = onward(of, rule, cell, prepared, point, after, value)
+                value = onward(of, rule, cell, prepared, point, after, value, begins)
                 return (value, accumulate(sums, of_step(of, value, direct))), None
 
             start = value._replace(memory=()), accumulator(like, lead)
@@ -70,19 +71,26 @@ def forward_segment(pack: tuple, unroll: int) -> tuple[PyTree, Array, Record, Py
             (_, sums), _ = lax.scan(body, start, steps)
             return sums
 
-        ct_before = nothing(before)
+        ct_before, ct_begin = nothing((before, begin))
         if landed is not None:
             first = jax.tree.map(lambda d: d[0], direct)
             more = contract(influence, landed._replace(memory=()), first)
         else:
             start = influence.init(rule, cell, before) if value is None else value
             groups = batch_groups(record.xs.shape[1:-1]) if influence.by_example else 1
-            by_group = summed(influence, start, _by_group(contract, groups), cell, (groups,))
+            begins = value is not None and begin is not None
+            of_step = _by_group(contract, groups)
+            by_group = summed(influence, start, of_step, cell, (groups,), begins)
             more = jax.tree.map(lambda s: s.sum(0), by_group)
         if value is None and from_start is not None:
             start = from_start.init(rule, cell, before)
             ct_before = as_dtypes(summed(from_start, start, contract, before), before)
-        return add(*widened((gradient, more))), ct_before, ct_xs, *nothing((flags, rest))
+            if begin is not None:
+                none_yet = jax.tree.map(jnp.zeros_like, start)
+                ct_begin = summed(from_start, none_yet, contract, before, begins=True)
+                ct_begin = as_dtypes(ct_begin, before)
+        rest = nothing((flags, rest))
+        return add(*widened((gradient, more))), ct_before, ct_xs, ct_begin, *rest
 
     return with_derivative(run, backward)(pack)
 

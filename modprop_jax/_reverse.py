@@ -38,9 +38,10 @@ def transport(
 
     def body(credit, at):
         point, direct = at
+        start, credit = credit.start, credit._replace(start=())
         back = rule.back(cell, prepared, point, credit, direct)
         if point.flags is not None:
-            back = _flagged(back, credit, point.flags)
+            back = _flagged(back, credit, point.flags, start)
         return back.credit, (back.total, back.message)
 
     credit, (total, message) = lax.scan(body, credit, (points, direct), reverse=True)
@@ -49,7 +50,8 @@ def transport(
 
 def points_of(cell: AbstractCell, record: Record) -> Point:
     """Where all steps of a segment are linearised."""
-    before = entering(cell, record.flags, shifted(record.before, record.states))
+    before = shifted(record.before, record.states)
+    before = entering(cell, record.flags, before, record.start)
     return Point(before, record.inputs, record.drives, record.observed, record.flags)
 
 
@@ -118,11 +120,12 @@ def reverse(
     at_steps = record.inputs, record.drives, record.observed, record.flags
 
     def piece(credit, pending, points, states, ct_z, ct_state):
-        points = points._replace(before=entering(cell, points.flags, points.before))
+        before = entering(cell, points.flags, points.before, record.start)
+        points = points._replace(before=before)
         (direct,) = pullback(cell.emit, states)(ct_z)
         direct = add(direct, ct_state)
         if pending is not None:
-            direct, pending = _with_pending(points.flags, direct, pending)
+            direct, credit, pending = _with_pending(points.flags, direct, credit, pending)
         credit, total, message = transport(rule, cell, prepared, points, direct, credit)
         gradient, xs = by_group(points, states, total, message, ct_z)
         return credit, pending, gradient, xs
@@ -193,9 +196,9 @@ def respond(
 
     memory, ct_z = lax.scan(filter_back, credit.filter, record.flags, len(record.xs), reverse=True)
     (direct,) = pullback(cell.cell.emit, record.states)(ct_z)
-    inner = Credit(credit.state, credit.extra)
+    inner = credit._replace(filter=())
     inner, total, message = transport(rule, cell.cell, prepared, points, direct, inner)
-    return Credit(inner.state, inner.extra, memory), points, total, message, ct_z
+    return inner._replace(filter=memory), points, total, message, ct_z
 
 
 def inner_cell(cell: AbstractCell) -> AbstractCell:
@@ -226,20 +229,31 @@ def on_states(cotangent: PyTree, states: PyTree) -> PyTree | None:
     return materialise(cotangent, states) if jax.tree.leaves(cotangent) else None
 
 
-def _flagged(back: Back, credit: Credit, flags: Flags) -> Back:
-    """A step that does not take place passes credit as it came; nothing passes a beginning."""
-    passed = erase(flags.fresh, select(flags.keep, back.credit, credit))
+def _flagged(back: Back, credit: Credit, flags: Flags, start: PyTree) -> Back:
+    """A step that does not take place passes credit as it came; nothing passes a beginning, but
+    what comes to its state counts, with `start`, where that is asked for.
+    """
+    passed = select(flags.keep, back.credit, credit)
+    if jax.tree.leaves(start):
+        start = add(start, erase(~flags.fresh, passed.state))
+    passed = erase(flags.fresh, passed)._replace(start=start)
     total, message = erase(~flags.keep, (back.total, back.message))
     return Back(total, passed, message)
 
 
-def _with_pending(flags: Flags | None, direct: PyTree, pending: PyTree) -> tuple[PyTree, PyTree]:
-    """Direct credit of steps and on the state after them; and what is left for earlier steps."""
+def _with_pending(
+    flags: Flags | None, direct: PyTree, credit: Credit, pending: PyTree
+) -> tuple[PyTree, Credit, PyTree]:
+    """Direct credit of steps and on the state after them, credit with what of that came to the
+    start of a sequence without a step, and what is left for earlier steps.
+    """
     if flags is None:
         direct = jax.tree.map(lambda d, p: d.at[-1].add(p), direct, pending)
-        return direct, jax.tree.map(jnp.zeros_like, pending)
-    each, left = back_to_steps(flags, pending)
-    return add(direct, each), left
+        return direct, credit, jax.tree.map(jnp.zeros_like, pending)
+    each, left, begun = back_to_steps(flags, pending)
+    if jax.tree.leaves(credit.start):
+        credit = credit._replace(start=add(credit.start, begun))
+    return add(direct, each), credit, left
 
 
 def _split(a: Array, groups: int) -> Array:

@@ -64,8 +64,8 @@ class RNN(eqx.Module):
         """The emissions, and, where a carry or a bare state came, the one to go on from.
 
         `drive` (T, *batch, n): noise or a current, added to what the neurons receive. `done` and
-        `mask` (T, *batch): sequences that end inside, and padding. `states`: all states too, for a
-        plot or a penalty, `(zs, states)` or `(carry, zs, states)`. See `scan`.
+        `mask` (T, *batch): sequences that end inside, in padding too, and padding. `states`: all
+        states too, for a plot or a penalty, `(zs, states)` or `(carry, zs, states)`. See `scan`.
         """
         del key
         xs = as_array("xs", xs)

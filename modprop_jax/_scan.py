@@ -22,6 +22,7 @@ from ._reverse import inner_cell
 from ._rule import AbstractCreditRule, AbstractForwardRule, AbstractRule, BPTT, Carry
 from ._segment import forward, landing, observed, past, plain, segment
 from ._sharding import explicit_batch, with_auto_axes
+from ._start import start_learns
 from ._trace import AbstractCarrier
 from ._tree import as_array, as_arrays, as_sequences, Data, stop
 
@@ -65,7 +66,9 @@ def scan(
     - `context`: (T, *batch, k) signals that only the rule reads, such as labels for `DNI`; no
         gradient goes into them.
     - `done`: boolean (T, *batch): a sequence ends with this step. Its emission is still the old
-        sequence's; then state, trace and what the rule has observed are those of no past.
+        sequence's; then state, trace and what the rule has observed are those of no past, and the
+        state is `cell.init` again: what credit comes to it there goes to the parameters that
+        `init` reads. A sequence also ends with a step that `mask` leaves out.
     - `mask`: boolean (T, *batch), False for padding: the step does not take place. State and trace
         stay as they are, the emission is 0 and carries no credit; the input may be anything.
     - `states`: whether to return all states too, for a plot or a penalty on the membrane.
@@ -116,8 +119,8 @@ def scan(
             so_far = erase(ended, so_far)
             carrier = _trace(rule, cell, xs)
             if carrier is not None:
-                trace = carrier.forget(ended, trace)
-        return Carry(state, trace, so_far, carry.made_by, carry.types), *out
+                trace = stop(carrier.begin(rule, cell.effective(), ended, trace))
+        return Carry(state, trace, so_far, carry.rule), *out
     state, _, *out = run(carry, None, inputs, cell, rule, flags)
     if ended is not None:
         state = select(ended, start_of(cell, ended.shape), state)
@@ -158,7 +161,7 @@ def _credited(
     if ended is not None:
         state = select(ended, start_of(cell, ended.shape), state)
     if isinstance(carry, Carry):
-        return Carry(state, pending, carry.observed, carry.made_by, carry.types), zs, states
+        return Carry(state, pending, carry.observed, carry.rule), zs, states
     return state, zs, states
 
 
@@ -186,6 +189,7 @@ def _scan(
     if isinstance(rule, AbstractForwardRule) and rule.runs_forward(cell):
         # the cell as it came: its mask is the pattern of the influence
         carried = influences(rule, cell, xs.shape[-1], streaming=streaming)
+    begin = _beginning(inner_cell(cell), flags)
     cell = cell.effective()
     inner, batch = inner_cell(cell), xs.shape[1:-1]
     if streaming:
@@ -204,13 +208,14 @@ def _scan(
             start = past((inner, start, value, trace, rule, prepared))
     if carried:
         rest = cell, value, *carried, rule, prepared
-        last, zs, record, value = forward_segment((inner, start.state, inputs, flags, rest), unroll)
+        pack = inner, start.state, inputs, begin, flags, rest
+        last, zs, record, value = forward_segment(pack, unroll)
     elif isinstance(inner, SeparableCell):
         chunk = chunk or auto_chunk(math.prod(batch), inner.hidden_size)
-        pack = inner, start.state, start.extra, inputs, rule, prepared, so_far, flags
+        pack = inner, start.state, start.extra, inputs, begin, rule, prepared, so_far, flags
         last, zs, record, so_far = segment(pack, chunk=chunk, unroll=unroll)
     else:
-        last, zs, record = plain(rule, inner, start.state, xs, flags, unroll)
+        last, zs, record = plain(rule, inner, start.state, xs, flags, unroll, begin)
     states = record.states
     if isinstance(cell, Filtered):
 
@@ -230,6 +235,13 @@ def _scan(
         value = stop(trace.extend(*stop((rule, cell, prepared, record, value))))
     out = last, (value, stop(so_far)) if streaming else None, zs
     return (*out, states) if with_states else out
+
+
+def _beginning(cell: AbstractCell, flags: Flags | None) -> PyTree:
+    """The state that sequences inside a segment begin with, if it learns; else None."""
+    if flags is None or not start_learns(cell):
+        return None
+    return start_of(cell, flags.fresh.shape[1:])
 
 
 def _trace(rule: AbstractRule, cell: AbstractCell, xs: Array) -> AbstractCarrier | None:

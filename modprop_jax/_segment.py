@@ -18,34 +18,45 @@ from ._vjp import with_derivative
 
 
 def forward(
-    cell: SeparableCell, before: PyTree, xs: Array | Inputs, flags: Flags | None, unroll: int
+    cell: SeparableCell,
+    before: PyTree,
+    xs: Array | Inputs,
+    flags: Flags | None,
+    unroll: int,
+    start: PyTree = None,
 ) -> tuple[PyTree, Array, Record]:
     """Last state, emissions and record of a segment of a separable cell."""
 
     def body(state, at):
         x, flags = at
-        state = entering(cell, flags, state)
+        state = entering(cell, flags, state, start)
         drive = drive_of(cell, cell.message(state), x)
         state = settled(flags, cell.integrate(state, drive), state)
         return state, (state, drive)
 
     last, (states, drives) = lax.scan(body, before, (xs, flags), unroll=unroll)
-    return last, cell.emit(states), Record(before, states, drives, xs, flags=flags)
+    return last, cell.emit(states), Record(before, states, drives, xs, flags=flags, start=start)
 
 
 def plain(
-    rule: Any, cell: AbstractCell, before: PyTree, xs: Array, flags: Flags | None, unroll: int
+    rule: Any,
+    cell: AbstractCell,
+    before: PyTree,
+    xs: Array,
+    flags: Flags | None,
+    unroll: int,
+    start: PyTree = None,
 ) -> tuple[PyTree, Array, Record]:
     """As `forward`, for any cell: the derivative is JAX's own, of the rule's step."""
 
     def body(state, at):
         x, flags = at
-        state = entering(cell, flags, state)
+        state = entering(cell, flags, state, start)
         state = settled(flags, rule.step(cell, state, x), state)
         return state, (state, cell.emit(state))
 
     last, (states, zs) = lax.scan(body, before, (xs, flags), unroll=unroll)
-    return last, zs, Record(before, states, None, xs, flags=flags)
+    return last, zs, Record(before, states, None, xs, flags=flags, start=start)
 
 
 def record_of(
@@ -54,17 +65,18 @@ def record_of(
     xs: Array | Inputs,
     flags: Flags | None = None,
     unroll: int = 1,
+    start: PyTree = None,
 ) -> Record:
     """A segment as it runs, of any cell that is effective, by the cell's own step."""
 
     def body(state, at):
         x, flags = at
-        state = entering(cell, flags, state)
+        state = entering(cell, flags, state, start)
         state = settled(flags, cell.step(state, x), state)
         return state, state
 
     _, states = lax.scan(body, before, (xs, flags), unroll=unroll)
-    return Record(before, states, None, xs, flags=flags)
+    return Record(before, states, None, xs, flags=flags, start=start)
 
 
 def observed(
@@ -78,19 +90,20 @@ def observed(
 def segment(pack: tuple, *, chunk: int, unroll: int) -> tuple[PyTree, Array, Record, PyTree]:
     """`forward`, whose derivative is the rule's.
 
-    pack = (cell, before, extra, xs, rule, prepared, so_far, flags). `extra` is zeros; its cotangent
-    is the rule's extra credit at the start. `so_far`, what the rule has observed, has none, nor has
-    the record but for its states, whose cotangent is direct credit on them.
+    pack = (cell, before, extra, xs, start, rule, prepared, so_far, flags). `extra` is zeros; its
+    cotangent is the rule's extra credit at the start. `start`: the state that sequences inside
+    begin with, if it depends on parameters, else None. `so_far`, what the rule has observed, has no
+    cotangent, nor has the record but for its states, whose cotangent is direct credit on them.
     """
 
     def run(pack):
-        cell, before, _, xs, rule, prepared, so_far, flags = pack
-        last, zs, record = forward(cell, before, xs, flags, unroll)
+        cell, before, _, xs, start, rule, prepared, so_far, flags = pack
+        last, zs, record = forward(cell, before, xs, flags, unroll, start)
         record, so_far = observed(rule, cell, prepared, record, so_far)
         return (last, zs, record, so_far), record
 
     def backward(pack, record, cotangents):
-        cell, before, extra, _, rule, prepared, *rest = pack
+        cell, before, extra, _, start, rule, prepared, *rest = pack
         ct_last, ct_zs, ct_record, _ = cotangents
         ct_states = on_states(ct_record.states, record.states)
         if ct_zs is None:
@@ -98,11 +111,15 @@ def segment(pack: tuple, *, chunk: int, unroll: int) -> tuple[PyTree, Array, Rec
             ct_zs = jnp.zeros(zs.shape, zs.dtype)
         ct_last = materialise(ct_last, before) if jax.tree.leaves(ct_last) else None
         zero = Credit(jax.tree.map(jnp.zeros_like, inexact(before)), extra)
+        if start is not None:
+            zero = zero._replace(start=zero.state)
         direct = ct_zs, ct_states, ct_last
         gradient, credit, ct_xs = reverse(rule, cell, prepared, record, *direct, zero, chunk)
         if rule.instantaneous:
             ct_xs = instantaneous(cell, record, *direct)
-        return gradient, credit.state, credit.extra, ct_xs, *nothing((rule, prepared, *rest))
+        ct_start = None if start is None else credit.start
+        rest = nothing((rule, prepared, *rest))
+        return gradient, credit.state, credit.extra, ct_xs, ct_start, *rest
 
     return with_derivative(run, backward)(pack)
 

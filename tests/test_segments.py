@@ -355,7 +355,7 @@ def test_the_past_takes_no_cotangent_twice():
     carry = model.rnn.init(BATCH)
 
     def loss(state, trace):
-        into = mpj.Carry(state, trace, carry.observed, carry.made_by)
+        into = mpj.Carry(state, trace, carry.observed, carry.rule)
         carry_out, outputs = model(xs[:4], into)
         return error(outputs, ys[:4]) + read_state(carry_out.state)
 

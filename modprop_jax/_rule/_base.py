@@ -11,7 +11,8 @@ from .._cell import AbstractCell, computing, Filtered, NeuronCell, SeparableCell
 from .._credit import Back, Credit, Point, Record
 from .._precision import widened
 from .._reverse import inner_cell
-from .._trace import AbstractCarrier, batch_shape
+from .._start import at_start, start_learns
+from .._trace import AbstractCarrier, AbstractTrace, batch_shape
 from .._tree import inexact, stop
 from ._card import Card
 
@@ -21,15 +22,27 @@ class Carry(eqx.Module):
 
     Made by `rule.init` (or `RNN.init`), returned by `scan`. It takes no cotangent on entry: the
     past is the trace's alone, so credit is never counted twice. `observed` is what the rule has
-    measured of the run so far, where it measures anything. `made_by` names the rule, and `types`
-    are its cell types, on which the meaning of a trace depends.
+    measured of the run so far, where it measures anything. `rule` is the one that made it.
+
+    The axes of the batch are at different places in its leaves, and what a rule learns has none. So
+    a `where` or an index leaf by leaf mixes up traces, silently where sizes happen to agree: use
+    `reset` for examples that begin anew, and `take_examples` to select, repeat or shuffle them.
     """
 
     state: PyTree
     trace: PyTree
     observed: PyTree
-    made_by: str = eqx.field(static=True)
-    types: tuple[int, ...] | None = eqx.field(static=True, default=None)
+    rule: "AbstractRule"
+
+    @property
+    def made_by(self) -> str:
+        """The name of the rule."""
+        return type(self.rule).__name__
+
+    @property
+    def types(self) -> tuple[int, ...] | None:
+        """The rule's cell types, on which the meaning of a trace depends."""
+        return self.rule.cell_types
 
 
 class AbstractRule(eqx.Module):
@@ -63,11 +76,15 @@ class AbstractRule(eqx.Module):
             )
         inner = state[0] if isinstance(cell, Filtered) else state
         past = None
-        if trace is not None:
-            past = stop(self.begin(trace, cell.effective(), inner, key))
         batch = batch_shape(inner_cell(cell), inner)
+        if trace is not None:
+            past = self.begin(trace, cell.effective(), inner, key)
+            if isinstance(trace, AbstractTrace) and start_learns(inner_cell(cell)):
+                own = at_start(cell, state, batch)
+                past = trace.begin(self, cell.effective(), own, past)
+            past = stop(past)
         observed = self.unobserved(inner_cell(cell), batch)
-        return Carry(state, past, observed, type(self).__name__, self.cell_types)
+        return Carry(state, past, observed, self)
 
     def begin(
         self, trace: Any, cell: AbstractCell, state: PyTree, key: PRNGKeyArray | None

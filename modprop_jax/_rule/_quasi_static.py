@@ -177,6 +177,10 @@ class _Eligibility(AbstractTrace):
         """Zeros."""
         return self.trace.init(EProp(), cell, state)
 
+    def of_start(self, rule: Any, cell: AbstractCell, batch: tuple[int, ...]) -> PyTree:
+        """That of e-prop."""
+        return self.trace.of_start(rule, cell, batch)
+
     def contract(
         self, rule: Any, cell: Any, prepared: PyTree, trace: PyTree, credit: Credit
     ) -> PyTree:

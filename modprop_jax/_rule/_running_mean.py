@@ -40,7 +40,7 @@ class RunningMean(eqx.Module):
         def step(carry, at):
             so_far, before = carry
             state, drive, flags = at
-            before = entering(cell, flags, before)
+            before = entering(cell, flags, before, start)
             if flags is not None:
                 so_far = erase(flags.fresh, so_far)
             count, mean = so_far
@@ -51,6 +51,7 @@ class RunningMean(eqx.Module):
             return (settled(flags, after, so_far), state), mean
 
         states, drives, before = stop((record.states, record.drives, record.before))
+        start = stop(record.start)
         seen = states, drives, record.flags
         (so_far, _), means = lax.scan(step, (so_far, before), seen)
         return means, so_far

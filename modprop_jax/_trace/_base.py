@@ -11,8 +11,9 @@ from jaxtyping import Array, Bool, PyTree
 
 from .._cell import AbstractCell, Filtered
 from .._credit import Credit, Record
-from .._flags import erase_trace
+from .._flags import erase_trace, select_trace
 from .._reverse import inner_cell
+from .._start import names_read, start_learns
 from .._tree import inexact
 
 
@@ -22,6 +23,15 @@ class AbstractCarrier(eqx.Module):
     def forget(self, flag: Bool[Array, "*batch"], trace: PyTree) -> PyTree:
         """The value, of no past where the flag of an example holds; leaves (rows, *batch, ...)."""
         return erase_trace(flag, trace)
+
+    def begin(
+        self, rule: Any, cell: AbstractCell, flag: Bool[Array, "*batch"], trace: PyTree
+    ) -> PyTree:
+        """As `forget`, where the flag means that an example is in the cell's own start, which may
+        depend on parameters; `cell` is effective.
+        """
+        del rule, cell
+        return self.forget(flag, trace)
 
 
 class AbstractTrace(AbstractCarrier):
@@ -35,7 +45,21 @@ class AbstractTrace(AbstractCarrier):
 
     @abc.abstractmethod
     def init(self, rule: Any, cell: AbstractCell, state: PyTree) -> PyTree:
-        """The trace of no past: zeros."""
+        """The trace of no past, from a state that is a constant: zeros."""
+
+    def of_start(self, rule: Any, cell: AbstractCell, batch: tuple[int, ...]) -> PyTree:
+        """The trace of the cell's own start, ∂init/∂θ; a ValueError if this trace can't hold it."""
+        del batch
+        raise refusal(rule, cell)
+
+    def begin(
+        self, rule: Any, cell: AbstractCell, flag: Bool[Array, "*batch"], trace: PyTree
+    ) -> PyTree:
+        """The value, of the cell's own start where the flag of an example holds."""
+        trace = self.forget(flag, trace)
+        if not start_learns(inner_cell(cell)):
+            return trace
+        return select_trace(flag, self.of_start(rule, cell, flag.shape), trace)
 
     @abc.abstractmethod
     def contract(
@@ -50,11 +74,49 @@ class AbstractTrace(AbstractCarrier):
         """The trace after one more segment."""
 
 
+def refusal(rule: Any, cell: AbstractCell) -> ValueError:
+    """What to say where a rule can't stream a cell whose start learns."""
+    inner = inner_cell(cell)
+    return ValueError(
+        f"{type(inner).__name__}.init reads {names_read(inner)}, which trains, but what "
+        f"{type(rule).__name__} carries from segment to segment can't hold a start that depends on "
+        "it: let init read own parameters of each neuron alone, stream with RTRL, learn offline "
+        "(from a bare state), or stop_gradient it in init."
+    )
+
+
+def inside(rows: Credit, record: Record) -> Credit:
+    """Unit credits, with room for what comes to sequences that begin inside the segment."""
+    if record.start is None:
+        return rows
+    return rows._replace(start=jax.tree.map(jnp.zeros_like, rows.state))
+
+
+def arrivals(
+    trace: AbstractTrace, rule: Any, cell: AbstractCell, record: Record, value: PyTree, end: Credit
+) -> list[tuple[Credit, PyTree]]:
+    """What unit credits at the end of a segment have become, with the trace that each meets: at
+    the segment's start the value, and where sequences began inside that of the cell's own start.
+    """
+    came = [(end._replace(start=()), value)]
+    if record.start is None:
+        return came
+    nothing = jax.tree.map(jnp.zeros_like, (end.extra, end.filter))
+    of_start = trace.of_start(rule, cell, record.xs.shape[1:-1])
+    return [*came, (Credit(end.start, *nothing), of_start)]
+
+
 def batch_shape(cell: AbstractCell, state: PyTree) -> tuple[int, ...]:
     """The leading axes of a cell's state."""
     example = jax.tree.leaves(jax.eval_shape(lambda: cell.init(())))[0]
     leaf = jax.tree.leaves(state)[0]
     return leaf.shape[: leaf.ndim - example.ndim]
+
+
+def over_batch(m: Array, batch: tuple[int, ...]) -> Array:
+    """(rows, ...) as (rows, *batch, ...), the same for all examples."""
+    each = m.reshape(len(m), *(1,) * len(batch), *m.shape[1:])
+    return jnp.broadcast_to(each, (len(m), *batch, *m.shape[1:]))
 
 
 def boundary(rule: Any, cell: AbstractCell, state: PyTree, batch: tuple[int, ...]) -> Credit:

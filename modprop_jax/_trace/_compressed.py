@@ -5,10 +5,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Bool, PyTree
 
 from .._cell import AbstractCell, Filtered
 from .._credit import Credit, Point
+from .._flags import select_trace
 from .._precision import start_of
 from .._reverse import inner_cell
 from .._tree import each, inexact
@@ -145,6 +146,12 @@ class FromStart(AbstractInfluence):
             return jnp.broadcast_to(jnp.asarray(same, dtype), (rows, *batch, *groups))
 
         return Influence([identity(block) for block in self.pattern.blocks])
+
+    def begin(
+        self, rule: Any, cell: AbstractCell, flag: Bool[Array, "*batch"], trace: Influence
+    ) -> Influence:
+        """The identity where the flag of an example holds."""
+        return select_trace(flag, self.init(rule, cell, start_of(cell, flag.shape)), trace)
 
     def advance(
         self,

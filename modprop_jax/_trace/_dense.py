@@ -7,10 +7,19 @@ from jaxtyping import Array, PyTree
 
 from .._cell import AbstractCell
 from .._credit import Credit, Record
-from .._precision import widened
+from .._precision import start_of, widened
 from .._reverse import charge, inner_cell, respond
+from .._start import pull_start
 from .._tree import inexact
-from ._base import AbstractTrace, batch_shape, boundary, units
+from ._base import (
+    AbstractTrace,
+    arrivals,
+    batch_shape,
+    boundary,
+    inside,
+    over_batch,
+    units,
+)
 
 
 class Dense(AbstractTrace):
@@ -28,6 +37,14 @@ class Dense(AbstractTrace):
         rows = _flat(boundary(rule, cell, state, batch), len(batch)).shape[-1]
         parameters = widened(inexact(inner))
         return jax.tree.map(lambda p: jnp.zeros((rows, *batch, *p.shape), p.dtype), parameters)
+
+    def of_start(self, rule: Any, cell: AbstractCell, batch: tuple[int, ...]) -> PyTree:
+        """The Jacobian of `init`."""
+        inner = inner_cell(cell)
+        zero = boundary(rule, cell, start_of(inner), ())
+        rows = units(zero, (), jax.tree.map(lambda _: False, zero))
+        each = jax.vmap(lambda credit: pull_start(inner, credit))(rows.state)
+        return jax.tree.map(lambda m: over_batch(m, batch), each)
 
     def contract(
         self, rule: Any, cell: Any, prepared: PyTree, trace: PyTree, credit: Credit
@@ -49,7 +66,7 @@ class Dense(AbstractTrace):
         inner = inner_cell(cell)
         batch = record.xs.shape[1:-1]
         zero = boundary(rule, cell, record.before, batch)
-        rows = units(zero, batch, jax.tree.map(lambda _: False, zero))
+        rows = inside(units(zero, batch, jax.tree.map(lambda _: False, zero)), record)
         shape = (len(record.xs), int(np.prod(batch)))
 
         def flat(tree):
@@ -67,15 +84,17 @@ class Dense(AbstractTrace):
             return start, each(*flat((points, record.states, *credits)))
 
         start, fresh = jax.vmap(response)(rows)
-        carry = _flat(start, len(batch) + 1)
-        carry = carry.reshape(carry.shape[0], shape[1], -1)
 
-        def one(m, f):
+        def moved(credit, m):
+            carry = _flat(credit, len(batch) + 1)
+            carry = carry.reshape(carry.shape[0], shape[1], -1)
             past = m.reshape(m.shape[0], shape[1], -1)
-            moved = jnp.einsum("rbs,sbp->rbp", carry, past)
-            return moved.reshape(m.shape) + f.reshape(m.shape)
+            return jnp.einsum("rbs,sbp->rbp", carry, past).reshape(m.shape)
 
-        return jax.tree.map(one, trace, fresh)
+        total = jax.tree.map(lambda m, f: f.reshape(m.shape), trace, fresh)
+        for credit, value in arrivals(self, rule, cell, record, trace, start):
+            total = jax.tree.map(lambda t, m, c=credit: moved(c, m) + t, total, value)
+        return total
 
 
 def _flat(credit: PyTree, batch_axes: int) -> Array:

@@ -3,14 +3,12 @@
 import abc
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, PyTree
 
 from .._cell import AbstractCell
 from .._credit import Point, Record
-from .._flags import select
+from .._flags import select_trace
 from .._precision import widened
 from .._reverse import inner_cell, points_of
 from ._base import AbstractTrace
@@ -55,16 +53,18 @@ class AbstractInfluence(AbstractTrace):
     ) -> Influence:
         """The trace after all steps of a segment."""
 
+        begins = record.start is not None
+
         def body(trace, at):
             point, after = at
-            return onward(self, rule, cell, prepared, point, after, trace), None
+            return onward(self, rule, cell, prepared, point, after, trace, begins), None
 
         steps = points_of(inner_cell(cell), record), record.states
         return lax.scan(body, trace, steps)[0]
 
     def hold(self, keep: Bool[Array, "*batch"], further: PyTree, trace: PyTree) -> PyTree:
         """`further` where an example's step takes place, else the trace as it was."""
-        return _select_trace(keep, further, trace)
+        return select_trace(keep, further, trace)
 
     @property
     def by_example(self) -> bool:
@@ -80,20 +80,19 @@ def onward(
     point: Point,
     after: PyTree,
     trace: Influence,
+    begins: bool = False,
 ) -> Influence:
-    """`advance`, from nothing where a sequence begins, and not at all where no step takes place."""
+    """`advance`, from nothing where a sequence begins, and not at all where no step takes place.
+
+    `begins`: from what the influence has there of the start, in place of nothing.
+    """
     cell = widened(cell)
     if point.flags is None:
         return influence.advance(rule, cell, prepared, point, after, trace)
-    trace = influence.forget(point.flags.fresh, trace)
+    fresh = point.flags.fresh
+    if begins:
+        trace = influence.begin(rule, cell, fresh, trace)
+    else:
+        trace = influence.forget(fresh, trace)
     further = influence.advance(rule, cell, prepared, point, after, trace)
     return influence.hold(point.flags.keep, further, trace)
-
-
-def _select_trace(flag: Bool[Array, "..."], yes: PyTree, no: PyTree) -> PyTree:
-    """`select` for the leaves (rows, *batch, ...) of a trace."""
-
-    def one(a, b):
-        return select(jnp.broadcast_to(flag, (len(a), *flag.shape)), a, b)
-
-    return jax.tree.map(one, yes, no)

@@ -17,6 +17,10 @@ class Nothing(AbstractTrace):
         """Empty."""
         return ()
 
+    def of_start(self, rule: Any, cell: AbstractCell, batch: tuple[int, ...]) -> tuple[()]:
+        """Empty."""
+        return ()
+
     def contract(
         self, rule: Any, cell: Any, prepared: PyTree, trace: tuple[()], credit: Credit
     ) -> PyTree:

@@ -8,10 +8,20 @@ from jaxtyping import Array, PyTree
 
 from .._cell import AbstractCell, NeuronCell
 from .._credit import Credit, Record
-from .._precision import wide
+from .._precision import start_of, wide, widened
 from .._reverse import charge_neurons, inner_cell, points_of, respond
-from .._tree import inexact
-from ._base import AbstractTrace, batch_shape, boundary, units
+from .._start import read_by_start, start_mixes_units
+from .._tree import inexact, pullback
+from ._base import (
+    AbstractTrace,
+    arrivals,
+    batch_shape,
+    boundary,
+    inside,
+    over_batch,
+    refusal,
+    units,
+)
 
 
 class PerSynapse(AbstractTrace):
@@ -55,6 +65,21 @@ class PerSynapse(AbstractTrace):
             None if inner.bias is None else zeros(inner.bias),
         )
 
+    def of_start(self, rule: Any, cell: AbstractCell, batch: tuple[int, ...]) -> PyTree:
+        """What each parameter does to its own neuron's first state."""
+        inner = _neurons(cell)
+        n, reads = inner.hidden_size, read_by_start(inner)
+        weights = reads.weight_rec or reads.weight_in or reads.bias
+        if (weights and not self.weights) or start_mixes_units(inner, n):
+            raise refusal(rule, cell)
+        zero = boundary(rule, cell, start_of(inner), ())
+        rows = units(zero, (), self._together(zero)).state
+        own, rest = widened(inner).split()
+        own = jax.tree.map(lambda p: jnp.broadcast_to(p, (n,)), own)
+        back = pullback(lambda own, rest: start_of(eqx.combine(own, rest)), own, rest)
+        own, rest = jax.tree.map(lambda m: over_batch(m, batch), jax.vmap(back)(rows))
+        return own, self._weights(rest.weight_rec, rest.weight_in, rest.bias)
+
     def contract(
         self, rule: Any, cell: Any, prepared: PyTree, trace: PyTree, credit: Credit
     ) -> PyTree:
@@ -87,7 +112,7 @@ class PerSynapse(AbstractTrace):
         inner = _neurons(cell)
         batch = record.xs.shape[1:-1]
         zero = boundary(rule, cell, record.before, batch)
-        rows = units(zero, batch, self._together(zero))
+        rows = inside(units(zero, batch, self._together(zero)), record)
         own, rest = inner.split()
         n = inner.hidden_size
         # one copy a step and neuron: elementwise code then sees equal shapes
@@ -106,24 +131,29 @@ class PerSynapse(AbstractTrace):
             each = jax.vmap(example, in_axes=1, out_axes=(0, 1))
             return start, *each(*flat((points, record.states, *credits)))
 
-        start, fresh_own, drive = jax.vmap(response)(rows)
-        carry = self._rows(start, 1)
+        end, fresh_own, drive = jax.vmap(response)(rows)
         pre = flat(inner.message(points_of(inner, record).before)), flat(record.xs)
+        came = arrivals(self, rule, cell, record, trace, end)
+        carries = [self._rows(credit, 1) for credit, _ in came]
 
-        def neuron(m, fresh):
-            past = _moved(carry, _merge(m, carry[0])[..., None])[..., 0]
-            return (past + fresh).reshape(m.shape)
+        def neuron(fresh, *values):
+            for carry, m in zip(carries, values, strict=True):
+                fresh = _moved(carry, _merge(m, carry[0])[..., None])[..., 0] + fresh
+            return fresh.reshape(values[0].shape)
 
-        def synapse(m, pre):
-            past = _moved(carry, _merge(m, carry[0], 1))
-            return (past + _outer(drive, pre)).reshape(m.shape)
+        def synapse(pre, *values):
+            fresh = _outer(drive, pre)
+            for carry, m in zip(carries, values, strict=True):
+                fresh = _moved(carry, _merge(m, carry[0], 1)) + fresh
+            return fresh.reshape(values[0].shape)
 
-        own, (rec, into, bias) = trace
-        own = jax.tree.map(lambda m, f: neuron(m, f.sum(2)), own, fresh_own)
-        if rec is None:
+        each_own, weights = zip(*(value for _, value in came))
+        own = jax.tree.map(lambda f, *m: neuron(f.sum(2), *m), fresh_own, *each_own)
+        if trace[1][0] is None:
             return own, (None, None, None)
-        bias = None if bias is None else neuron(bias, drive.sum(1))
-        return own, (synapse(rec, pre[0]), synapse(into, pre[1]), bias)
+        rec, into, bias = zip(*weights)
+        bias = None if bias[0] is None else neuron(drive.sum(1), *bias)
+        return own, (synapse(pre[0], *rec), synapse(pre[1], *into), bias)
 
     def _weights(self, *leaves: Any) -> tuple:
         return leaves if self.weights else (None, None, None)

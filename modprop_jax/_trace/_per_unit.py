@@ -7,10 +7,20 @@ from jaxtyping import Array, PyTree
 
 from .._cell import AbstractCell, Filtered, SeparableCell
 from .._credit import Credit, Record
-from .._precision import wide, widened
+from .._precision import start_of, wide, widened
 from .._reverse import charge, inner_cell, respond
+from .._start import pull_start, read_by_start, start_mixes_units
 from .._tree import inexact
-from ._base import AbstractTrace, batch_shape, boundary, units
+from ._base import (
+    AbstractTrace,
+    arrivals,
+    batch_shape,
+    boundary,
+    inside,
+    over_batch,
+    refusal,
+    units,
+)
 
 
 class PerUnit(AbstractTrace):
@@ -44,6 +54,17 @@ class PerUnit(AbstractTrace):
 
         return jax.tree_util.tree_map_with_path(zeros, _kept(inner))
 
+    def of_start(self, rule: Any, cell: AbstractCell, batch: tuple[int, ...]) -> PyTree:
+        """What each parameter does to its own unit's first state."""
+        inner = _separable(cell)
+        n = inner.hidden_size
+        emitted = [getattr(read_by_start(inner), name) for name in inner.emission_parameters]
+        if any(emitted) or start_mixes_units(inner, n):
+            raise refusal(rule, cell)
+        rows, _ = _units(boundary(rule, cell, start_of(inner), ()), (), n)
+        each = jax.vmap(lambda credit: _kept(pull_start(inner, credit)))(rows.state)
+        return jax.tree.map(lambda m: over_batch(m, batch), each)
+
     def contract(
         self, rule: Any, cell: Any, prepared: PyTree, trace: PyTree, credit: Credit
     ) -> PyTree:
@@ -66,6 +87,7 @@ class PerUnit(AbstractTrace):
         inner = _separable(cell)
         n, batch = inner.hidden_size, record.xs.shape[1:-1]
         unit, _ = _units(boundary(rule, cell, record.before, batch), batch, n)
+        unit = inside(unit, record)
 
         def flat(tree):
             lead = len(batch)
@@ -82,15 +104,18 @@ class PerUnit(AbstractTrace):
             each = jax.vmap(example, in_axes=1)
             return start, each(*flat((points, record.states, *credits)))
 
-        start, fresh = jax.vmap(response)(unit)
-        carry = _rows(start, n, 1)
+        end, fresh = jax.vmap(response)(unit)
+        came = arrivals(self, rule, cell, record, trace, end)
+        carries = [_rows(credit, n, 1) for credit, _ in came]
 
-        def one(m, f, p):
-            past = _by_unit(m.reshape(carry.shape[1], carry.shape[2], *p.shape), 2, n)
-            moved = jnp.einsum("qrbu,rbgup->qbgup", carry, past)
-            return moved.reshape(m.shape) + f.reshape(m.shape)
+        def one(p, fresh, *values):
+            for carry, m in zip(carries, values, strict=True):
+                past = _by_unit(m.reshape(carry.shape[1], carry.shape[2], *p.shape), 2, n)
+                moved = jnp.einsum("qrbu,rbgup->qbgup", carry, past)
+                fresh = moved.reshape(m.shape) + fresh.reshape(m.shape)
+            return fresh
 
-        return jax.tree.map(one, trace, fresh, _kept(inner))
+        return jax.tree.map(one, _kept(inner), fresh, *(value for _, value in came))
 
 
 def _kept(cell: Any) -> PyTree:

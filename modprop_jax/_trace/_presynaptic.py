@@ -10,7 +10,7 @@ from jaxtyping import Array, PyTree
 from .._cell import AbstractCell, Filtered, NeuronCell
 from .._credit import Credit, Record
 from .._flags import erase, select
-from .._precision import wide
+from .._precision import start_of, wide
 from .._reverse import inner_cell, points_of
 from ._base import AbstractTrace, batch_shape
 from ._per_synapse import PerSynapse, with_weights
@@ -64,6 +64,12 @@ class Presynaptic(AbstractTrace):
 
         bias = None if inner.bias is None else zeros(1)
         return own, (zeros(inner.hidden_size), zeros(inner.in_size), bias)
+
+    def of_start(self, rule: Any, cell: AbstractCell, batch: tuple[int, ...]) -> PyTree:
+        """Of parameters of the neuron itself; no activity yet."""
+        own, _ = self._neuron.of_start(rule, cell, batch)
+        _, channels = self.init(rule, cell, start_of(cell, batch))
+        return own, channels
 
     def contract(
         self, rule: Any, cell: Any, prepared: PyTree, trace: PyTree, credit: Credit
