@@ -4,18 +4,18 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, PyTree
 
 from ._cell import AbstractCell
 from ._credit import Credit, Record
+from ._fold import fold
 from ._precision import widened
 from ._reverse import inner_cell, instantaneous, on_states, points_of
 from ._rule._forward import AbstractForwardRule
 from ._segment import record_of
 from ._sharding import batch_groups
 from ._trace._influence import AbstractInfluence, onward
-from ._tree import accumulate, accumulator, add, as_dtypes, materialise, nothing, pullback
+from ._tree import add, as_dtypes, at_step, materialise, nothing, pullback, zeros_of
 from ._vjp import with_derivative
 
 
@@ -60,16 +60,15 @@ def forward_segment(pack: tuple, unroll: int) -> tuple[PyTree, Array, Record, Py
             return of.contract(rule, cell, prepared, value, Credit(direct))
 
         def summed(of, value, of_step, like, lead=(), begins=False):
-            def body(carry, at):
-                value, sums = carry
-                point, after, direct = at
-                value = onward(of, rule, cell, prepared, point, after, value, begins)
-                return (value, accumulate(sums, of_step(of, value, direct))), None
-
-            start = value._replace(memory=()), accumulator(like, lead)
             steps = points_of(cell, record), record.states, direct
-            (_, sums), _ = lax.scan(body, start, steps)
-            return sums
+
+            def step(index, value):
+                point, after, direct = at_step(steps, index)
+                value = onward(of, rule, cell, prepared, point, after, value, begins)
+                return value, of_step(of, value, direct)
+
+            start, zeros = value._replace(memory=()), zeros_of(like, lead)
+            return fold(step, start, zeros, len(record.xs))[1]
 
         ct_before, ct_begin = nothing((before, begin))
         if landed is not None:

@@ -6,14 +6,14 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from ._budget import auto_checkpoint, auto_segment
 from ._by_credit import with_next
+from ._fold import fold
+from ._precision import wide, widened
 from ._rnn import is_layer, layers, RNN
 from ._rule import AbstractRule, BPTT, DiagonalRTRL, EICredit, RTRL
-from ._sharding import loop_start
 from ._trace._advanced import advanced, tokens, with_traces
 from ._tree import (
     accumulate,
@@ -24,6 +24,8 @@ from ._tree import (
     inexact,
     slice_time,
     stop,
+    total,
+    zeros_of,
 )
 
 
@@ -146,17 +148,15 @@ def online_value_and_grad(
             _check_free_of_segments(model)
             size = auto_segment(carry, (xs, ys), _length((xs, ys)), memory)
 
-        def one(sums, seen):
-            (loss, carry), gradients = sums
+        def one(carry, seen):
             traces = advanced(carry)
-            (more, after), (fresh, traces) = gradient((model, traces), carry, *seen)
-            carry = with_next(after, traces)
-            return (loss + more, carry), accumulate(gradients, fresh)
+            (loss, after), (fresh, traces) = gradient((model, traces), carry, *seen)
+            return with_next(after, traces), (loss, fresh)
 
-        dtype = _loss_dtype(segment_loss, model, carry, xs, ys, size)
-        start = (jnp.zeros((), dtype), stop(carry)), accumulator(model)
-        value, sums = _over_segments(one, start, (xs, ys), size)
-        gradients = as_dtypes(sums, model)
+        loss, carry = _start(segment_loss, model, carry, xs, ys, size)
+        start = stop(carry), (loss, zeros_of(model))
+        carry, (loss, sums) = _over_segments(one, *start, (xs, ys), size)
+        value, gradients = (loss, carry), as_dtypes(sums, model)
         return _checked(value, gradients) if check else (value, gradients)
 
     return wrapped
@@ -179,16 +179,22 @@ def checkpointed_value_and_grad(
     """
 
     @eqx.filter_value_and_grad(has_aux=True)
-    def total(model, carry, xs, ys):
-        def one(sums, seen):
-            loss, carry = sums
-            more, carry = segment_loss(model, carry, *seen)
-            return loss + more, carry
+    def summed(wider, model, carry, xs, ys):
+        def one(at, seen):
+            carry, losses = at
+            # narrow here, inside of the loop, whose reverse then sums the gradient wide
+            narrow = eqx.combine(as_dtypes(inexact(wider), model), wider)
+            loss, carry = segment_loss(narrow, carry, *seen)
+            return (carry, accumulate(losses, loss)), ()
 
         size = auto_checkpoint(_length((xs, ys))) if segment == "auto" else segment
-        dtype = _loss_dtype(segment_loss, model, carry, xs, ys, size)
-        start = jnp.zeros((), dtype), carry
-        return _over_segments(one, start, (xs, ys), size, wrap=jax.checkpoint)
+        loss, carry = _start(segment_loss, model, carry, xs, ys, size)
+        start = (carry, accumulator(loss)), ()
+        # the reverse sums plainly: two levels of about as many terms each
+        near = auto_checkpoint(_length((xs, ys)) // size)
+        end, _ = _over_segments(one, *start, (xs, ys), size, jax.checkpoint, near)
+        carry, losses = end
+        return total(losses), carry
 
     def wrapped(model, carry, xs, ys):
         _check_rules(model)
@@ -200,7 +206,8 @@ def checkpointed_value_and_grad(
                     "online_value_and_grad."
                 )
         carry, (xs, ys) = as_arrays(carry), as_sequences("A sequence of xs or ys", (xs, ys))
-        value, gradients = total(model, carry, xs, ys)
+        value, sums = summed(widened(model), stop(model), carry, xs, ys)
+        gradients = as_dtypes(sums, model)
         return _checked(value, gradients) if check else (value, gradients)
 
     return wrapped
@@ -210,35 +217,40 @@ _EXACT = BPTT, RTRL, DiagonalRTRL, EICredit
 
 
 def _over_segments(
-    step: Callable,
-    start: PyTree,
+    step: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]],
+    carry: PyTree,
+    zeros: PyTree,
     sequences: PyTree,
     segment: int,
     wrap: Callable[[Callable], Callable] = lambda body: body,
-) -> PyTree:
-    """Fold `step(carry, segment of the sequences)` over time; the last segment may be shorter.
+    blocks_of: int = 0,
+) -> tuple[PyTree, PyTree]:
+    """Fold `carry, terms = step(carry, segment of the sequences)` over time, the terms summed.
 
-    `wrap` transforms what runs for each segment, the slicing of the sequences included: under
-    `jax.checkpoint`, the slices are then not kept for the reverse pass.
+    The last segment may be shorter. `zeros`: what the terms are summed in. `wrap` transforms what
+    runs for each segment, the slicing of the sequences included: under `jax.checkpoint`, the slices
+    are then not kept for the reverse pass. `blocks_of`: see `fold`.
     """
     loops, rest = divmod(_length(sequences), segment)
-    arrays, static = eqx.partition(start, eqx.is_array)
+    arrays, static = eqx.partition(carry, eqx.is_array)
 
     def of_size(size):
         @wrap
         def body(index, arrays):
             seen = slice_time(sequences, index * segment, size)
-            return eqx.filter(step(eqx.combine(arrays, static), seen), eqx.is_array)
+            carry, terms = step(eqx.combine(arrays, static), seen)
+            return eqx.filter(carry, eqx.is_array), terms
 
         return body
 
+    sums = zeros
     if loops:
         # not a scan over indices: they would be an array that grows with T
-        body = of_size(segment)
-        arrays = lax.fori_loop(0, loops, body, loop_start(body, arrays))
+        arrays, sums = fold(of_size(segment), arrays, zeros, loops, blocks_of)
     if rest:
-        arrays = of_size(rest)(loops, arrays)
-    return eqx.combine(arrays, static)
+        arrays, terms = of_size(rest)(loops, arrays)
+        sums = jax.tree.map(lambda s, t: s + t.astype(s.dtype), sums, terms)
+    return eqx.combine(arrays, static), sums
 
 
 def _length(sequences: PyTree) -> int:
@@ -252,13 +264,23 @@ def _length(sequences: PyTree) -> int:
     return lengths.pop()
 
 
-def _loss_dtype(segment_loss, model, carry, xs, ys, segment: int) -> Any:
+def _start(
+    segment_loss: Callable, model: PyTree, carry: PyTree, xs: PyTree, ys: PyTree, segment: int
+) -> tuple[Array, PyTree]:
+    """A loss of 0, in float32 at least, and the carry as wide as a segment returns it."""
     if isinstance(segment, str) or segment < 1:
         raise ValueError(f'segment must be at least 1 step, but is {segment!r}; or pass "auto".')
     size = min(segment, _length((xs, ys)))
     seen = jax.tree.map(lambda a: a[:size], (xs, ys))
-    loss, _ = eqx.filter_eval_shape(segment_loss, model, carry, *seen)
-    return loss.dtype
+    loss, after = eqx.filter_eval_shape(segment_loss, model, carry, *seen)
+
+    def one(leaf, after):
+        wider = eqx.is_inexact_array(leaf) and wide(leaf.dtype) == after.dtype
+        return leaf.astype(after.dtype) if wider else leaf
+
+    if jax.tree.structure(after) == jax.tree.structure(carry):
+        carry = jax.tree.map(one, carry, after)
+    return jnp.zeros((), wide(loss.dtype)), carry
 
 
 def _checked(value: PyTree, gradients: PyTree) -> tuple[PyTree, PyTree]:

@@ -13,6 +13,7 @@ from ._cell import AbstractCell, Filtered, SeparableCell
 from ._cell._inputs import drive_of
 from ._credit import Back, Credit, Flags, Point, Record
 from ._flags import back_to_steps, entering, erase, select, settled
+from ._precision import widened
 from ._sharding import batch_groups
 from ._tree import (
     accumulate,
@@ -24,6 +25,8 @@ from ._tree import (
     pullback,
     shifted,
     slice_time,
+    total,
+    zeros_of,
 )
 
 
@@ -151,8 +154,7 @@ def reverse(
         return jnp.concatenate([before[None], leaf[: first - 1]])
 
     lead = () if groups == 1 else (groups,)
-    sums = accumulator(cell, lead)
-    ct_xs = None
+    sums, ct_xs = accumulator(zeros_of(cell, lead)), None
     if loops:
         carry = (credit, direct_last, sums)
         carry, ct_xs = lax.scan(body, carry, jnp.arange(loops), reverse=True)
@@ -167,10 +169,10 @@ def reverse(
         credit = credit._replace(state=add(credit.state, direct_last))
     if ct_xs is not None:
         head = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), head, ct_xs)
-    sums = accumulate(sums, gradient)
+    gradient = total(accumulate(sums, gradient)) if loops else widened(gradient)
     if groups > 1:
-        sums = jax.tree.map(lambda s: s.sum(0), sums)
-    return as_dtypes(sums, cell), credit, head
+        gradient = jax.tree.map(lambda g: g.sum(0), gradient)
+    return as_dtypes(gradient, cell), credit, head
 
 
 def respond(

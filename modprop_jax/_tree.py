@@ -1,7 +1,7 @@
 """Small pytree tools that the core shares."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -13,6 +13,8 @@ from jaxtyping import Array, PyTree
 
 # data as they come: an array, JAX's or NumPy's, or nested lists of numbers (see `as_array`)
 Data = Any
+
+from ._precision import wide
 
 
 def inexact(tree: PyTree) -> PyTree:
@@ -39,19 +41,42 @@ def add(left: PyTree, right: PyTree) -> PyTree:
     return jax.tree.map(jnp.add, left, right)
 
 
-def accumulator(tree: PyTree, lead: tuple[int, ...] = ()) -> PyTree:
-    """Zeros for a sum of gradients of `tree`; half precision sums in float32."""
+class Sum(NamedTuple):
+    """A sum as it is held: what has come together, and how much too much that is by rounding."""
 
-    def start(leaf):
-        wide = jnp.float32 if leaf.dtype.itemsize < 4 else leaf.dtype
-        return jnp.zeros((*lead, *leaf.shape), wide)
-
-    return jax.tree.map(start, inexact(tree))
+    held: PyTree
+    excess: PyTree
 
 
-def accumulate(sums: PyTree, gradient: PyTree) -> PyTree:
-    """One more term of the sum."""
-    return jax.tree.map(lambda s, g: s + g.astype(s.dtype), sums, gradient)
+def zeros_of(tree: PyTree, lead: tuple[int, ...] = ()) -> PyTree:
+    """Zeros for a sum of gradients of `tree`, in float32 at least."""
+    return jax.tree.map(lambda a: jnp.zeros((*lead, *a.shape), wide(a.dtype)), inexact(tree))
+
+
+def accumulator(zeros: PyTree) -> Sum:
+    """The sum of nothing."""
+    return Sum(zeros, zeros)
+
+
+def accumulate(sums: Sum, terms: PyTree) -> Sum:
+    """One more term of the sum, with what rounding took from the terms before (Kahan, 1965).
+
+    The error does not grow with the number of terms, where that of a plain sum does: 10⁶ equal
+    terms in float32 may come out 1 % off.
+    """
+
+    def rounded(after, before, term):
+        # what is not finite stays as it is
+        return jnp.where(jnp.isfinite(after), (after - before) - term, 0)
+
+    terms = jax.tree.map(lambda e, t: t.astype(e.dtype) - e, sums.excess, terms)
+    after = jax.tree.map(jnp.add, sums.held, terms)
+    return Sum(after, jax.tree.map(rounded, *lax.stop_gradient((after, sums.held, terms))))
+
+
+def total(sums: Sum) -> PyTree:
+    """The sum."""
+    return sums.held
 
 
 def as_dtypes(sums: PyTree, tree: PyTree) -> PyTree:
@@ -73,6 +98,11 @@ def materialise(tangents: PyTree, like: PyTree) -> PyTree:
 def slice_time(tree: PyTree, start: Any, size: int) -> PyTree:
     """`size` steps from `start` of every leaf's leading axis, without a copy of the rest."""
     return jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, start, size), tree)
+
+
+def at_step(tree: PyTree, index: Any) -> PyTree:
+    """Every leaf at one place of its leading axis."""
+    return jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, index, keepdims=False), tree)
 
 
 def shifted(before: PyTree, states: PyTree) -> PyTree:
