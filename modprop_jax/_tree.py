@@ -10,11 +10,11 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, PyTree
 
+from ._precision import wide
+
 
 # data as they come: an array, JAX's or NumPy's, or nested lists of numbers (see `as_array`)
 Data = Any
-
-from ._precision import wide
 
 
 def inexact(tree: PyTree) -> PyTree:
