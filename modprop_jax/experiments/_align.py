@@ -32,7 +32,7 @@ from ._align_summary import (
 from ._network import cell_types
 from ._progress import Reporter
 from ._rules import build_rule
-from ._runs import check_precision, drive, introduce, Run, saved
+from ._runs import advising, check_precision, drive, introduce, Run, saved
 from ._setup import seed_keys, Setup
 from ._storage import RunFolder
 from ._stream_align import holds_stream
@@ -140,12 +140,8 @@ def reopen_align(folder: RunFolder) -> AlignConfig:
 
 def execute_align(config: AlignConfig, folder: RunFolder, console: Console) -> Alignments:
     """Do what is left to do of a run; all of it, if the folder is new."""
-    parts, (weight_keys, keys) = align_setup(config), seed_keys(config.run)
-    fresh, measures = parts.start(weight_keys), measurements(config)
     swept = [label for each in config.swept for label in sweep_labels(*each)]
     labels = (*config.run.rules, *swept)
-    states, metrics = saved(folder, dict.fromkeys(labels, fresh))
-    lines = functools.partial(_lines, config, keys, parts, measures)
 
     def trainings() -> Iterator[Run]:
         for rule in config.run.rules:
@@ -162,14 +158,15 @@ def execute_align(config: AlignConfig, folder: RunFolder, console: Console) -> A
             else:
                 yield Run(exact, at_rate(fresh, matched), functools.partial(lines, "bptt", exact))
 
-    with Reporter(dataclasses.replace(config.run, rules=labels), console) as reporter:
+    reporter = Reporter(dataclasses.replace(config.run, rules=labels), console)
+    with reporter, advising("align", folder, reporter):
         introduce(config.run, folder, reporter)
-        try:
-            diverged = drive(trainings(), folder, states, metrics, reporter)
-            diverged |= drive(sweep(), folder, states, metrics, reporter)
-        except KeyboardInterrupt:
-            reporter.say(f"interrupted; continue with: modprop-jax align --resume {folder.path}")
-            raise
+        parts, (weight_keys, keys) = align_setup(config), seed_keys(config.run)
+        fresh, measures = parts.start(weight_keys), measurements(config)
+        states, metrics = saved(folder, dict.fromkeys(labels, fresh))
+        lines = functools.partial(_lines, config, keys, parts, measures)
+        diverged = drive(trainings(), folder, states, metrics, reporter)
+        diverged |= drive(sweep(), folder, states, metrics, reporter)
     rows = summarise(config, metrics, diverged)
     comparisons = sweep_rows(config, metrics, diverged)
     found = {

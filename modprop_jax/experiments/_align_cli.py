@@ -1,6 +1,5 @@
 """The command `modprop-jax align`."""
 
-from collections.abc import Callable
 from typing import Annotated, Any
 
 import tyro
@@ -11,6 +10,7 @@ from ._align import execute_align, new_folder, reopen_align
 from ._align_config import AlignConfig, learns_online, stream_rules, StreamAlignConfig
 from ._options import CellName, FeedbackName, Folder, Mu, PresetFloat, PresetInt, TaskName
 from ._rules import DEFAULT_RULES
+from ._runs import continued
 from ._storage import RunFolder
 from ._stream_align import (
     execute_align_stream,
@@ -18,6 +18,7 @@ from ._stream_align import (
     new_stream_folder,
     reopen_align_stream,
 )
+from ._work import Work
 
 
 def _shown(kind: str, default: str) -> Any:
@@ -58,7 +59,7 @@ def align(
     cell: CellName = None,
     feedback: FeedbackName = None,
     mu: Mu = None,
-) -> Callable[[], int]:
+) -> Work:
     """Follow how well each rule's gradient points along training, and where it leads.
 
     Trains as compare does. At a few checkpoints it measures on each rule's own network
@@ -167,16 +168,16 @@ def align(
     return _on_stream(config, new_stream_folder(config, out))
 
 
-def _in_batches(config: AlignConfig, folder: RunFolder) -> Callable[[], int]:
-    def work() -> int:
+def _in_batches(config: AlignConfig, folder: RunFolder) -> Work:
+    def run() -> int:
         result = execute_align(config, folder, Console())
         return int(any(row.diverged for row in result.rows))
 
-    return work
+    return Work(run, continued("align", folder))
 
 
-def _on_stream(config: StreamAlignConfig, folder: RunFolder) -> Callable[[], int]:
-    def work() -> int:
+def _on_stream(config: StreamAlignConfig, folder: RunFolder) -> Work:
+    def run() -> int:
         return int(execute_align_stream(config, folder, Console()).diverged is not None)
 
-    return work
+    return Work(run, continued("align", folder))

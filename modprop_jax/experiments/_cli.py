@@ -3,6 +3,7 @@
 import inspect
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import tyro
 from rich.console import Console
@@ -26,7 +27,9 @@ from ._options import (
     TaskName,
 )
 from ._rules import RULES
+from ._runs import continued
 from ._storage import RunFolder
+from ._work import Work
 
 
 def compare(
@@ -46,7 +49,7 @@ def compare(
     feedback: FeedbackName = None,
     segment: PresetInt = None,
     mu: Mu = None,
-) -> Callable[[], int]:
+) -> Work:
     """Train one network under several credit rules and compare what it learns.
 
     Every rule starts from the same weights and sees the same data. Example:
@@ -107,14 +110,14 @@ def compare(
         )
         folder = RunFolder.create(config, out)
 
-    def work() -> int:
+    def run() -> int:
         result = execute(config, folder, Console())
         return int(any(row.diverged for row in result.rows))
 
-    return work
+    return Work(run, continued("compare", folder))
 
 
-def list_names(*, taxonomy: bool = False) -> Callable[[], int]:
+def list_names(*, taxonomy: bool = False) -> Work:
     """Show the tasks, credit rules and cells, a line each.
 
     Args:
@@ -126,7 +129,7 @@ def list_names(*, taxonomy: bool = False) -> Callable[[], int]:
         "cells": {name: summary(entry.cell) for name, entry in CELLS.items()},
     }
 
-    def work() -> int:
+    def run() -> int:
         if taxonomy:
             print(table_of_rules())
             return 0
@@ -136,13 +139,13 @@ def list_names(*, taxonomy: bool = False) -> Callable[[], int]:
                 print(f"  {name:<22} {text}")
         return 0
 
-    return work
+    return Work(run)
 
 
-# A command checks what was typed and returns the work. So a ValueError of the first
+# A command checks what was typed and returns the work to run. So a ValueError of the first
 # half is an answer to the user, and one of the second half is a bug that shows its
 # traceback.
-_COMMANDS: dict[str, Callable[..., Callable[[], int]]] = {
+_COMMANDS: dict[str, Callable[..., Work]] = {
     "compare": compare,
     "align": align,
     "bench": bench,
@@ -150,10 +153,13 @@ _COMMANDS: dict[str, Callable[..., Callable[[], int]]] = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(
+    arguments: Sequence[str] | None = None, *, announce: Callable[[str], Any] | None = None
+) -> int:
     """Run the command and return its exit code.
 
-    0: done; 1: a rule diverged; 2: wrong usage; 130: interrupted by Ctrl-C.
+    0: done; 1: a rule diverged; 2: wrong usage; 130: interrupted by Ctrl-C. `announce` is told the
+    command that would continue this one, as soon as there is one.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
@@ -167,8 +173,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"modprop-jax: {error}", file=sys.stderr)
         return 2
+    if announce is not None and work.again is not None:
+        announce(work.again)
     try:
-        return work()
+        return work.run()
     except KeyboardInterrupt:
         return 130
 

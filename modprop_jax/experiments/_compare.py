@@ -15,7 +15,7 @@ from ._config import Config
 from ._plots import learning_curves
 from ._progress import Reporter
 from ._rules import network_of, rule_entry, segment_of
-from ._runs import check_precision, drive, introduce, Run, saved
+from ._runs import advising, check_precision, drive, introduce, Run, saved
 from ._setup import seed_keys, setup
 from ._storage import RunFolder
 from ._stream import iterate_stream, stream_state, Streaming
@@ -106,16 +106,12 @@ def reopen(folder: RunFolder) -> Config:
 
 def execute(config: Config, folder: RunFolder, console: Console) -> Comparison:
     """Do what is left to do of a run; all of it, if the folder is new."""
-    fresh = {rule: _start(config, rule) for rule in config.rules}
-    states, metrics = saved(folder, fresh)
-    runs = [Run(rule, fresh[rule], functools.partial(_lines, config, rule)) for rule in fresh]
-    with Reporter(config, console) as reporter:
+    with Reporter(config, console) as reporter, advising("compare", folder, reporter):
         introduce(config, folder, reporter)
-        try:
-            diverged = drive(runs, folder, states, metrics, reporter)
-        except KeyboardInterrupt:
-            reporter.say(f"interrupted; continue with: modprop-jax compare --resume {folder.path}")
-            raise
+        fresh = {rule: _start(config, rule) for rule in config.rules}
+        states, metrics = saved(folder, fresh)
+        runs = [Run(rule, fresh[rule], functools.partial(_lines, config, rule)) for rule in fresh]
+        diverged = drive(runs, folder, states, metrics, reporter)
     rows = summarise(config, metrics, diverged)
     folder.write("table.md", markdown(config, rows))
     folder.write("curves.png", learning_curves(config, metrics))

@@ -20,6 +20,7 @@ class Reporter:
     def __init__(self, config: Config, console: Console):
         self._config, self._console = config, console
         self._seconds: list[float] = []
+        self._began, self._at, self._training = 0.0, 0, 0.0
         self._spoke = 0.0
         self._bars: dict[str, TaskID] = {}
         self._live = None
@@ -47,6 +48,7 @@ class Reporter:
     def start(self, rule: str, iteration: int) -> None:
         """A rule begins, or goes on from `iteration`."""
         self._seconds = []
+        self._began, self._at, self._training = time.monotonic(), iteration, 0.0
         total = self._config.settings.iterations
         if self._live is not None:
             status = "compiling" if iteration < total else "done before"
@@ -62,6 +64,8 @@ class Reporter:
         rule, iteration = line["rule"], line["iteration"]
         if line[SECONDS] is not None:
             self._seconds.append(line[SECONDS])
+            self._training += line[SECONDS] * (iteration - self._at)
+        self._at = iteration
         loss, accuracy = map(statistics.fmean, (line["loss"], line["accuracy"]))
         left = self._time_left(rule, iteration)
         status = f"loss {loss:.3f}  {self._config.entry.score} {accuracy:.3f}{left}"
@@ -100,11 +104,13 @@ class Reporter:
         self._console.print(table)
 
     def _time_left(self, rule: str, iteration: int) -> str:
-        """Of the whole run; rules still to come are taken to be as fast as this one."""
+        """Of the whole run; rules still to come are taken to be as fast as this one, and to take
+        as long as it did beside its iterations: compilation, evaluation, files."""
         if not self._seconds:
             return ""
         rules, total = self._config.rules, self._config.settings.iterations
         to_come = len(rules) - 1 - rules.index(rule)
         iterations = total - iteration + to_come * total
-        seconds = round(statistics.median(self._seconds) * iterations)
-        return f"  time left {datetime.timedelta(seconds=seconds)}"
+        beside = max(time.monotonic() - self._began - self._training, 0)
+        seconds = statistics.median(self._seconds) * iterations + to_come * beside
+        return f"  time left {datetime.timedelta(seconds=round(seconds))}"

@@ -1,5 +1,7 @@
 """Training runs of one folder, one after the other, so that a kill loses nothing."""
 
+import contextlib
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -62,15 +64,31 @@ def check_precision(config: Config, folder: RunFolder) -> None:
         )
 
 
+def continued(command: str, folder: RunFolder) -> str:
+    """The command that goes on with a run."""
+    return f"modprop-jax {command} --resume {shlex.quote(str(folder.path))}"
+
+
+@contextlib.contextmanager
+def advising(command: str, folder: RunFolder, reporter: Reporter) -> Iterator[None]:
+    """Say how to go on, if what is done here is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        reporter.say(f"interrupted; continue with: {continued(command, folder)}")
+        raise
+
+
 def introduce(config: Config, folder: RunFolder, reporter: Reporter) -> None:
-    """Say where a run computes, and what has changed since it began."""
+    """Say where a run is kept and computes, what has changed since it began, and that it starts."""
+    reporter.say(f"run folder: {folder.path}")
     was, now = config.environment, environment()
     reporter.say(f"device: {now['devices']} x {now['device']} ({now['backend']})")
     reporter.say(f"precision: {now['precision']}")
-    reporter.say(f"run folder: {folder.path}")
     changed = [name for name in was if was[name] != now.get(name)]
     if changed:
         reporter.say(
             f"note: {', '.join(changed)} changed since this run began; results may "
             "differ in the last digits from an uninterrupted run."
         )
+    reporter.say("starting: making the networks, then a compilation for each rule")

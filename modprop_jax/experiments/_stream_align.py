@@ -24,7 +24,7 @@ from ..tasks import Task
 from ._align_config import StreamAlignConfig
 from ._network import Network
 from ._progress import Reporter
-from ._runs import check_precision, introduce, saved
+from ._runs import advising, check_precision, introduce, saved
 from ._setup import seed_keys, setup
 from ._soundness import all_finite, check, TrainingDiverged
 from ._storage import RunFolder
@@ -121,12 +121,11 @@ def execute_align_stream(
     config: StreamAlignConfig, folder: RunFolder, console: Console
 ) -> StreamAlignments:
     """Do what is left to do of a run; all of it, if the folder is new."""
-    study = _study(config)
-    fresh = _start(config, study)
-    states, metrics = saved(folder, {config.learner: fresh})
-    diverged = None
-    with Reporter(config.run, console) as reporter:
+    study, diverged = _study(config), None
+    with Reporter(config.run, console) as reporter, advising("align", folder, reporter):
         introduce(config.run, folder, reporter)
+        fresh = _start(config, study)
+        states, metrics = saved(folder, {config.learner: fresh})
         state = states.get(config.learner, fresh)
         reporter.say(f"{config.learner}: compiling, then steps from {int(state.iteration)} on")
         try:
@@ -138,9 +137,6 @@ def execute_align_stream(
         except TrainingDiverged as error:
             diverged = str(error)
             reporter.say(f"stopped: {error}")
-        except KeyboardInterrupt:
-            reporter.say(f"interrupted; continue with: modprop-jax align --resume {folder.path}")
-            raise
     rows = summarise(config, metrics)
     found = summary(config, rows, metrics) | {"diverged": diverged, "metrics": metrics}
     folder.write("alignment.json", json.dumps(found, indent=1) + "\n")

@@ -4,13 +4,14 @@ import dataclasses
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 
+from .._work import Work
 from ._figure import figure
 from ._measure import measure, Settings
 from ._problem import Size
@@ -22,6 +23,13 @@ from ._results import peer_version, Results, summarise
 
 SIZES = ("32x100", "32x1000", "128x100", "128x1000", "256x100", "256x1000")
 FULL = (*SIZES, "512x100", "512x1000", "512x10000")
+
+# Ctrl-C goes to it too: it ends without a traceback
+_WORKER = f"""
+import runpy, signal
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+runpy.run_module({__package__!r}, run_name="__main__")
+"""
 
 _Out = Annotated[Path | None, tyro.conf.arg(metavar="OUT", help_behavior_hint="")]
 _Full = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -39,7 +47,7 @@ def bench(
     memory: float = 4.0,
     processes: int = 1,
     out: _Out = None,
-) -> Callable[[], int]:
+) -> Work:
     """Time and memory of every rule, against plain JAX and against the arithmetic alone.
 
     Each program computes a loss and its gradient on the same network and data. It runs in turn
@@ -82,9 +90,9 @@ def bench(
     settings = Settings(batch, runs, seconds, memory)
     results = Results(out, settings)
 
-    run = measure if processes == 1 else _in_new_process
+    measured = measure if processes == 1 else _in_new_process
 
-    def work() -> int:
+    def run() -> int:
         console = Console()
         total = len(listed) * len(chosen) * processes
         asked = {(*program.key, *size) for program in listed for size in chosen}
@@ -93,7 +101,7 @@ def bench(
             for process in range(processes):
                 for size in chosen:
                     done = results.of_process(process)
-                    for row in run(size, rules, modes, settings, done):
+                    for row in measured(size, rules, modes, settings, done):
                         row = {"process": process} | row
                         results.add(row)
                         progress.record(row)
@@ -103,7 +111,7 @@ def bench(
         show(console, lines, results.about, peer_version())
         return 0
 
-    return work
+    return Work(run, None if out is None else "the same command")
 
 
 def _in_new_process(
@@ -115,7 +123,7 @@ def _in_new_process(
 ) -> Iterator[dict[str, Any]]:
     """`measure` in a fresh process: for its life, XLA's code runs at one of several speeds."""
     work = json.dumps([size, rules, modes, dataclasses.asdict(settings), done])
-    command = [sys.executable, "-m", __package__ or ""]
+    command = [sys.executable, "-c", _WORKER]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdin is not None and process.stdout is not None
