@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, PyTree
 
 from ._cell import AbstractCell
@@ -13,6 +12,7 @@ from ._flags import erase
 from ._reverse import on_states, points_of
 from ._rule import Carry
 from ._segment import record_of
+from ._sharding import over_steps
 from ._trace._advanced import AbstractCreditTrace, Advanced, Pending
 from ._tree import add, materialise, nothing, pullback
 from ._vjp import with_derivative
@@ -80,7 +80,7 @@ def credits_of(
         return further, credit
 
     steps = points_of(cell, record), record.states, direct, context
-    value, credit = lax.scan(body, value, steps)
+    value, credit = over_steps(body, value, steps)
     return credit, value
 
 

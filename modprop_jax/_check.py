@@ -13,7 +13,8 @@ from ._cell._inputs import is_none
 from ._precision import start_of, wide, widened
 from ._reverse import inner_cell
 from ._rule import AbstractCreditRule, AbstractRule, Carry
-from ._trace._advanced import Pending
+from ._sharding import varying
+from ._trace._advanced import Advanced, Pending
 from ._tree import inexact
 
 
@@ -81,6 +82,28 @@ def check_drive(cell: AbstractCell, xs: Any, drive: PyTree) -> PyTree:
         f"is {have}: pass (T, *batch, n) in the cell's dtype; of several parts those that have an "
         "addition by name, as a dict, or all of them, with None for the others."
     )
+
+
+def check_mapped(rule: AbstractRule, trace: Any, axes: frozenset[str]) -> None:
+    """A ValueError if examples are split over devices, whose weights are the same, by the axes of a
+    `jax.shard_map`, and the trace learns from all of them."""
+    if trace is not None and not trace.by_example and axes:
+        raise ValueError(
+            f"{type(rule).__name__} learns from all examples of a batch, but in jax.shard_map a "
+            "device sees its own alone: call it under jax.jit with inputs that are sharded over "
+            "AxisType.Auto, or let each device learn for itself, by weights that "
+            'jax.lax.pcast(..., to="varying").'
+        )
+
+
+def check_advanced(value: Advanced, axes: frozenset[str]) -> None:
+    """A ValueError if JAX would sum the next value over the devices of a `jax.shard_map`."""
+    if any(axes - varying(leaf) for leaf in jax.tree.leaves(value)):
+        raise ValueError(
+            "In jax.shard_map this carry is the same on all devices, and its next value would be "
+            'summed over them: make it with jax.lax.pcast(carry, axis, to="varying"), or stream '
+            "with online_value_and_grad, which does it."
+        )
 
 
 def check_flags(xs: Any, done: Any, mask: Any) -> None:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._precision import times, wide
 from ._readout import Readout
+from ._sharding import over_steps
 
 
 class ForceReadout(eqx.Module):
@@ -128,7 +129,7 @@ def _advanced(P: Array, zs: Float[Array, "T *batch m"]) -> Array:
         k = P @ z
         return P - jnp.outer(k, k) / (1 + z @ k), None
 
-    return lax.scan(one, P, rows)[0]
+    return over_steps(one, P, rows)[0]
 
 
 @jax.custom_jvp

@@ -14,6 +14,7 @@ from ._fold import fold
 from ._precision import wide, widened
 from ._rnn import is_layer, layers, RNN
 from ._rule import AbstractRule, BPTT, DiagonalRTRL, EICredit, RTRL
+from ._sharding import vary, varying
 from ._trace._advanced import advanced, tokens, with_traces
 from ._tree import (
     accumulate,
@@ -149,7 +150,8 @@ def online_value_and_grad(
             size = auto_segment(carry, (xs, ys), _length((xs, ys)), memory)
 
         def one(carry, seen):
-            traces = advanced(carry)
+            # else the next values would be summed over the devices of a shard_map
+            traces = vary(advanced(carry), varying((model, carry, seen)))
             (loss, after), (fresh, traces) = gradient((model, traces), carry, *seen)
             return with_next(after, traces), (loss, fresh)
 

@@ -6,7 +6,6 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, PyTree
 
 from ._cell import AbstractCell, Filtered, SeparableCell
@@ -14,7 +13,7 @@ from ._cell._inputs import drive_of
 from ._credit import Back, Credit, Flags, Point, Record
 from ._flags import back_to_steps, entering, erase, select, settled
 from ._precision import widened
-from ._sharding import batch_groups
+from ._sharding import batch_groups, over_steps
 from ._tree import (
     accumulate,
     accumulator,
@@ -47,7 +46,7 @@ def transport(
             back = _flagged(back, credit, point.flags, start)
         return back.credit, (back.total, back.message)
 
-    credit, (total, message) = lax.scan(body, credit, (points, direct), reverse=True)
+    credit, (total, message) = over_steps(body, credit, (points, direct), reverse=True)
     return credit, total, message
 
 
@@ -157,7 +156,7 @@ def reverse(
     sums, ct_xs = accumulator(zeros_of(cell, lead)), None
     if loops:
         carry = (credit, direct_last, sums)
-        carry, ct_xs = lax.scan(body, carry, jnp.arange(loops), reverse=True)
+        carry, ct_xs = over_steps(body, carry, jnp.arange(loops), reverse=True)
         credit, direct_last, sums = carry
         ct_xs = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), ct_xs)
     before = jax.tree.map(start, record.states, record.before)
@@ -196,7 +195,9 @@ def respond(
             ct_z = erase(~flags.keep, ct_z)
         return earlier, ct_z
 
-    memory, ct_z = lax.scan(filter_back, credit.filter, record.flags, len(record.xs), reverse=True)
+    memory, ct_z = over_steps(
+        filter_back, credit.filter, record.flags, len(record.xs), reverse=True
+    )
     (direct,) = pullback(cell.cell.emit, record.states)(ct_z)
     inner = credit._replace(filter=())
     inner, total, message = transport(rule, cell.cell, prepared, points, direct, inner)

@@ -6,14 +6,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, PyTree
 
 from ._budget import auto_chunk
 from ._by_credit import credited_segment
 from ._cell import AbstractCell, computing, Filtered, NeuronCell, SeparableCell
 from ._cell._inputs import features, Inputs
-from ._check import check_credited, check_drive, check_flags, check_scan
+from ._check import (
+    check_advanced,
+    check_credited,
+    check_drive,
+    check_flags,
+    check_mapped,
+    check_scan,
+)
 from ._credit import Credit, Flags
 from ._flags import as_flags, erase, select, settled
 from ._forward import forward_segment, influences
@@ -21,9 +27,10 @@ from ._precision import start_of, widened
 from ._reverse import inner_cell
 from ._rule import AbstractCreditRule, AbstractForwardRule, AbstractRule, BPTT, Carry
 from ._segment import forward, landing, observed, past, plain, segment
-from ._sharding import explicit_batch, with_auto_axes
+from ._sharding import explicit_batch, over_steps, vary, varying, with_auto_axes
 from ._start import start_learns
 from ._trace import AbstractCarrier
+from ._trace._advanced import Advanced
 from ._tree import as_array, as_arrays, as_sequences, Data, stop
 
 
@@ -100,6 +107,9 @@ def scan(
         # NaN in padding would reach the weights
         inputs, context = erase(~mask, (inputs, context))
     flags, ended = as_flags(done, mask, xs)
+    cell, rule, carry, inputs, flags, ended, context = _mapped(
+        cell, rule, carry, inputs, flags, ended, context
+    )
     spec = explicit_batch(xs)
     if isinstance(rule, AbstractCreditRule):
         check_credited(rule, cell, carry, xs, context, spec)
@@ -132,6 +142,17 @@ def _as_data(xs: Data, context: Data, done: Data, mask: Data) -> list:
     named = {"context": context, "done": done, "mask": mask}
     rest = [None if value is None else as_array(name, value) for name, value in named.items()]
     return [as_array("xs", xs), *rest]
+
+
+def _mapped(cell: AbstractCell, rule: Any, carry: PyTree, inputs: Any, *rest: PyTree) -> tuple:
+    """What `scan` got, inside of `jax.shard_map` all of one type; elsewhere as it is."""
+    axes = varying((cell, rule, carry, inputs, rest))
+    if axes:
+        trace = _trace(rule, cell, features(inputs)) if isinstance(carry, Carry) else None
+        check_mapped(rule, trace, axes - varying(cell))
+        if isinstance(carry, Carry) and isinstance(carry.trace, Advanced):
+            check_advanced(carry.trace, axes)
+    return vary((cell, rule, carry, inputs, *rest), axes)
 
 
 def _credited(
@@ -226,7 +247,7 @@ def _scan(
             memory = settled(flags, cell.filter(memory, z), memory)
             return memory, memory
 
-        memory, memories = lax.scan(body, start.filter, (zs, flags), unroll=unroll)
+        memory, memories = over_steps(body, start.filter, (zs, flags), unroll=unroll)
         memories, so_far = rule.broadcast(cell, prepared, record, start.filter, memories, so_far)
         last, zs, states = (last, memory), cell.read(memories), (states, memories)
     if flags is not None:

@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, PyTree
 
 from ._cell import AbstractCell, Filtered, SeparableCell
@@ -13,6 +12,7 @@ from ._credit import Credit, Flags, Record
 from ._flags import entering, settled
 from ._precision import times
 from ._reverse import instantaneous, on_states, reverse
+from ._sharding import over_steps
 from ._tree import add, inexact, materialise, nothing, pullback
 from ._vjp import with_derivative
 
@@ -34,7 +34,7 @@ def forward(
         state = settled(flags, cell.integrate(state, drive), state)
         return state, (state, drive)
 
-    last, (states, drives) = lax.scan(body, before, (xs, flags), unroll=unroll)
+    last, (states, drives) = over_steps(body, before, (xs, flags), unroll=unroll)
     return last, cell.emit(states), Record(before, states, drives, xs, flags=flags, start=start)
 
 
@@ -55,7 +55,7 @@ def plain(
         state = settled(flags, rule.step(cell, state, x), state)
         return state, (state, cell.emit(state))
 
-    last, (states, zs) = lax.scan(body, before, (xs, flags), unroll=unroll)
+    last, (states, zs) = over_steps(body, before, (xs, flags), unroll=unroll)
     return last, zs, Record(before, states, None, xs, flags=flags, start=start)
 
 
@@ -75,7 +75,7 @@ def record_of(
         state = settled(flags, cell.step(state, x), state)
         return state, state
 
-    _, states = lax.scan(body, before, (xs, flags), unroll=unroll)
+    _, states = over_steps(body, before, (xs, flags), unroll=unroll)
     return Record(before, states, None, xs, flags=flags, start=start)
 
 

@@ -1,4 +1,5 @@
-"""Batches sharded over a mesh: with axes that the compiler (Auto) or the types (Explicit) track."""
+"""Batches sharded over a mesh: by the compiler (Auto axes), by types (Explicit), or one part for
+each device (Manual: inside of `jax.shard_map`, where a type says along which axes it differs)."""
 
 import math
 from collections.abc import Callable
@@ -6,6 +7,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, PyTree
 
@@ -19,7 +21,9 @@ def batch_groups(batch: tuple[int, ...]) -> int:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or not batch:
         return 1
-    return math.gcd(batch[0], math.prod(mesh.axis_sizes))
+    kinds = zip(mesh.axis_sizes, mesh.axis_types)
+    # of a manual axis one device alone is here
+    return math.gcd(batch[0], math.prod(n for n, kind in kinds if kind != AxisType.Manual))
 
 
 def explicit_batch(xs: Array) -> tuple | None:
@@ -65,7 +69,15 @@ def with_auto_axes(
 
 
 def loop_start(body: Callable[..., Any], start: PyTree) -> PyTree:
-    """A loop's start, sharded as the loop leaves it (Explicit types must agree); else as it is."""
+    """A loop's start, typed as the loop leaves it: its sharding (Explicit), and along which axes it
+    differs (Manual). Elsewhere as it is."""
+    while _manual():
+        widened = jax.tree.map(
+            lambda leaf, after: vary(leaf, varying(after)), start, jax.eval_shape(body, 0, start)
+        )
+        if jax.tree.map(varying, widened) == jax.tree.map(varying, start):
+            break
+        start = widened
     if AxisType.Explicit not in jax.sharding.get_abstract_mesh().axis_types:
         return start
     after = jax.eval_shape(body, 0, start)
@@ -75,3 +87,51 @@ def loop_start(body: Callable[..., Any], start: PyTree) -> PyTree:
         return jax.sharding.reshard(leaf, spec)
 
     return jax.tree.map(match, start, after)
+
+
+def varying(tree: PyTree) -> frozenset[str]:
+    """The axes of a `jax.shard_map` along which any array of a tree differs, as its type has it."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if _is_typed(leaf)]
+    return frozenset().union(*(jax.typeof(a).manual_axis_type.varying for a in leaves))
+
+
+def vary(tree: PyTree, axes: frozenset[str]) -> PyTree:
+    """The tree, with arrays that differ along these axes. In reverse JAX sums over them."""
+
+    def one(leaf):
+        more = tuple(sorted(axes - varying(leaf))) if _is_typed(leaf) else ()
+        return lax.pcast(leaf, more, to="varying") if more else leaf
+
+    return jax.tree.map(one, tree) if axes else tree
+
+
+def alike(tree: PyTree) -> PyTree:
+    """The tree, with arrays that differ along the same axes: loops and derivatives want one type.
+
+    What all devices share gets the sum of their gradients, as JAX has it.
+    """
+    return vary(tree, varying(tree))
+
+
+def local_pullback(function: Callable[..., PyTree], *primals: PyTree) -> Callable:
+    """The pullback of `jax.vjp`; in a `jax.shard_map` without a sum over devices."""
+    if not _manual():
+        return jax.vjp(function, *primals)[1]
+    axes = varying((primals, jax.eval_shape(function, *primals)))
+    _, pull = jax.vjp(lambda *primals: vary(function(*primals), axes), *vary(primals, axes))
+    return lambda cotangent: pull(vary(cotangent, axes))
+
+
+def over_steps(
+    body: Callable[..., Any], start: PyTree, xs: PyTree = None, *args: Any, **options: Any
+) -> Any:
+    """`jax.lax.scan`, whose start may differ along fewer axes than what the steps see."""
+    return lax.scan(body, vary(start, varying((start, xs))), xs, *args, **options)
+
+
+def _is_typed(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
+
+
+def _manual() -> bool:
+    return AxisType.Manual in jax.sharding.get_abstract_mesh().axis_types

@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, PyTree
 
 from ._precision import wide
+from ._sharding import local_pullback
 
 
 # data as they come: an array, JAX's or NumPy's, or nested lists of numbers (see `as_array`)
@@ -23,15 +24,17 @@ def inexact(tree: PyTree) -> PyTree:
 
 
 def pullback(function: Callable[..., PyTree], *primals: PyTree) -> Callable:
-    """`jax.vjp` that lets integer leaves (refractory counters, keys) pass on both sides."""
+    """`jax.vjp` that lets integer leaves (refractory counters, keys) pass on both sides.
+
+    In a `jax.shard_map` each device pulls back its own credit.
+    """
     parts = [eqx.partition(p, eqx.is_inexact_array) for p in primals]
 
     def differentiable(*diff):
         full = [eqx.combine(d, rest) for d, (_, rest) in zip(diff, parts)]
         return inexact(function(*full))
 
-    _, pull = jax.vjp(differentiable, *(diff for diff, _ in parts))
-    return pull
+    return local_pullback(differentiable, *(diff for diff, _ in parts))
 
 
 def add(left: PyTree, right: PyTree) -> PyTree:

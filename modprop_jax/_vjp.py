@@ -9,6 +9,7 @@ from jax.custom_derivatives import CustomVJPPrimal, SymbolicZero
 from jaxtyping import PyTree
 
 from ._precision import wide
+from ._sharding import alike, vary, varying
 
 
 def with_derivative(
@@ -18,12 +19,14 @@ def with_derivative(
 
     `backward(pack, residuals, cotangents)` returns the cotangents of the pack, None where there is
     none; it gets None for a cotangent that is zero. All arrays go into the pack: what is closed
-    over has no gradient, nor a meta-gradient. (`eqx.filter_custom_vjp` does this too, but refuses
+    over has no gradient, nor a meta-gradient. In a `jax.shard_map` all of it is given to each
+    device, whose sum of gradients is JAX's. (`eqx.filter_custom_vjp` does this too, but refuses
     integer arrays, such as refractory counters, that come out of another such function.)
     """
 
     def call(pack):
-        arrays, static = eqx.partition(pack, eqx.is_array)
+        arrays, static = eqx.partition(alike(pack), eqx.is_array)
+        axes = varying(arrays)
 
         @jax.custom_vjp
         def primal(arrays):
@@ -37,7 +40,9 @@ def with_derivative(
         def reverse(saved, cotangents):
             arrays, residuals = saved
             given = jax.tree.map(_none_if_zero, cotangents, is_leaf=_is_zero)
-            return (_as_came(arrays, backward(eqx.combine(arrays, static), residuals, given)),)
+            given = vary(given, axes)
+            found = _as_came(arrays, backward(eqx.combine(arrays, static), residuals, given))
+            return (vary(found, axes),)
 
         primal.defvjp(forward, reverse, symbolic_zeros=True)
         return primal(arrays)

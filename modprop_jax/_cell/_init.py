@@ -10,6 +10,8 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._sharding import alike
+
 
 def radius(matrix: Float[Array, "n n"]) -> Float[Array, ""]:
     """Spectral radius by Gelfand's formula, `ρ(A) = lim ‖A^k‖^(1/k)`.
@@ -28,7 +30,7 @@ def radius(matrix: Float[Array, "n n"]) -> Float[Array, ""]:
         return jnp.matmul(power, power, precision="highest"), log_scale
 
     zero = jnp.zeros((), matrix.dtype)
-    power, log_scale = jax.lax.fori_loop(0, 50, square, (matrix, zero))
+    power, log_scale = jax.lax.fori_loop(0, 50, square, alike((matrix, zero)))
     return jnp.where(jnp.linalg.norm(power) > 0, jnp.exp(log_scale), 0)
 
 

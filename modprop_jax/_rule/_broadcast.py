@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from .._cell import Filtered
@@ -12,6 +11,7 @@ from .._credit import Record
 from .._flags import erase, settled
 from .._precision import start_of, times, wide
 from .._reverse import points_of
+from .._sharding import over_steps
 from .._tree import pullback, stop
 from .._vjp import with_derivative
 
@@ -40,7 +40,7 @@ def filtered_derivative(
         memory = settled(flags, readout.filter(memory, slope), memory)
         return memory, memory
 
-    last, slopes = lax.scan(body, so_far, (slope, record.flags))
+    last, slopes = over_steps(body, so_far, (slope, record.flags))
     return slopes, last
 
 

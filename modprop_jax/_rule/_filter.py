@@ -4,10 +4,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float
 
 from .._cell._init import radius
+from .._sharding import over_steps
 from ._types import one_hot, Types
 
 
@@ -58,7 +58,7 @@ def powers(filters: Filter, lags: int) -> Power:
         return power, power
 
     first = Power(jnp.zeros_like(filters.kappa), jnp.ones_like(decay))
-    _, rest = lax.scan(following, first, length=lags)
+    _, rest = over_steps(following, first, length=lags)
     return Power(
         jnp.concatenate([first.modulated[None], rest.modulated]),
         jnp.concatenate([first.local[None], rest.local]),

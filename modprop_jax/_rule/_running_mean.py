@@ -2,13 +2,13 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from .._cell import NeuronCell
 from .._credit import Record
 from .._flags import entering, erase, settled
 from .._precision import wide
+from .._sharding import over_steps
 from .._tree import pullback, stop
 from ._filter import counts, sum_by_type
 from ._types import Types
@@ -53,7 +53,7 @@ class RunningMean(eqx.Module):
         states, drives, before = stop((record.states, record.drives, record.before))
         start = stop(record.start)
         seen = states, drives, record.flags
-        (so_far, _), means = lax.scan(step, (so_far, before), seen)
+        (so_far, _), means = over_steps(step, (so_far, before), seen)
         return means, so_far
 
 

@@ -20,6 +20,11 @@ from .._tree import inexact
 class AbstractCarrier(eqx.Module):
     """What a rule carries between segments, next to the state."""
 
+    @property
+    def by_example(self) -> bool:
+        """Whether no leaf is shared between examples."""
+        return True
+
     def forget(self, flag: Bool[Array, "*batch"], trace: PyTree) -> PyTree:
         """The value, of no past where the flag of an example holds; leaves (rows, *batch, ...)."""
         return erase_trace(flag, trace)

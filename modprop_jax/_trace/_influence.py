@@ -3,7 +3,6 @@
 import abc
 from typing import Any, NamedTuple
 
-from jax import lax
 from jaxtyping import Array, Bool, PyTree
 
 from .._cell import AbstractCell
@@ -11,6 +10,7 @@ from .._credit import Point, Record
 from .._flags import select_trace
 from .._precision import widened
 from .._reverse import inner_cell, points_of
+from .._sharding import over_steps
 from ._base import AbstractTrace
 
 
@@ -60,16 +60,11 @@ class AbstractInfluence(AbstractTrace):
             return onward(self, rule, cell, prepared, point, after, trace, begins), None
 
         steps = points_of(inner_cell(cell), record), record.states
-        return lax.scan(body, trace, steps)[0]
+        return over_steps(body, trace, steps)[0]
 
     def hold(self, keep: Bool[Array, "*batch"], further: PyTree, trace: PyTree) -> PyTree:
         """`further` where an example's step takes place, else the trace as it was."""
         return select_trace(keep, further, trace)
-
-    @property
-    def by_example(self) -> bool:
-        """Whether all leaves are (rows, *batch, ...): none is shared between examples."""
-        return True
 
 
 def onward(

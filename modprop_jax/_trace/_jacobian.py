@@ -36,7 +36,10 @@ def coupling(cell: AbstractCell) -> Any:
     def drives(message):
         return to_rows(cell.drive(message, x)).reshape(-1, cell.hidden_size)
 
-    return jax.jacrev(drives)(message)
+    rows = len(jax.tree.leaves(drives(message))[0])
+    unit = jnp.eye(rows * cell.hidden_size, dtype=message.dtype)
+    (found,) = jax.vmap(pullback(drives, message))(unit.reshape(-1, rows, cell.hidden_size))
+    return found.reshape(rows, cell.hidden_size, cell.hidden_size)
 
 
 def state_entries(

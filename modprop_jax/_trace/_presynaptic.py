@@ -4,7 +4,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, PyTree
 
 from .._cell import AbstractCell, Filtered, NeuronCell
@@ -12,6 +11,7 @@ from .._credit import Credit, Record
 from .._flags import erase, select
 from .._precision import start_of, wide
 from .._reverse import inner_cell, points_of
+from .._sharding import over_steps
 from ._base import AbstractTrace, batch_shape
 from ._per_synapse import PerSynapse, with_weights
 
@@ -171,7 +171,7 @@ class Presynaptic(AbstractTrace):
             return before, here
 
         unit = jnp.ones((*batch, count), dtype), jnp.zeros_like(eye), eye
-        start, taps = lax.scan(older, unit, (observed, record.flags), steps, reverse=True)
+        start, taps = over_steps(older, unit, (observed, record.flags), steps, reverse=True)
         return gain * taps, start
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
+from .._sharding import vary, varying
 from .._tree import inexact, pullback
 
 
@@ -44,7 +45,7 @@ class Sparse:
         """Derivatives of `function`, array -> vector, that hold all entries; see `index`."""
         if not self.size:
             return jnp.zeros(0, at.dtype)
-        seeds = jnp.asarray(self.seeds, at.dtype)
+        seeds = vary(jnp.asarray(self.seeds, at.dtype), varying(at))
         if self.reverse:
             (found,) = jax.vmap(pullback(function, at))(seeds)
         else:

@@ -49,6 +49,11 @@ class SyntheticGradient(AbstractCreditTrace):
     the new A. Memory O(s²) for a state of s numbers, and O(s + k) an example.
     """
 
+    @property
+    def by_example(self) -> bool:
+        """False: what was learned is the batch's."""
+        return False
+
     def init(self, rule: Any, cell: Any, state: PyTree, key: PRNGKeyArray | None) -> Synthetic:
         """A as the rule draws it; J̃ = W_rec."""
         assert key is not None

@@ -3,13 +3,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, PyTree
 
 from .._cell import AbstractCell, Filtered
 from .._credit import Credit, Point, Record
 from .._precision import wide
 from .._reverse import inner_cell
+from .._sharding import over_steps
 from .._tree import shifted
 from ._base import AbstractTrace, batch_shape
 from ._per_synapse import with_weights
@@ -56,7 +56,7 @@ class Window(AbstractTrace):
             back = rule.back(cell, prepared, anywhere, credit, silent)
             return back.credit, back.total
 
-        credit, total = lax.scan(body, credit, length=self.steps, reverse=True)
+        credit, total = over_steps(body, credit, length=self.steps, reverse=True)
         total = jnp.concatenate([credit.state[None], total])
 
         def weight(pre):
