@@ -3,7 +3,7 @@
 import abc
 import operator
 from collections.abc import Sequence
-from typing import SupportsIndex
+from typing import ClassVar, NamedTuple, SupportsIndex
 
 import equinox as eqx
 from jaxtyping import Array, PyTree
@@ -27,12 +27,35 @@ def batch_axes(batch_shape: BatchShape) -> tuple[int, ...]:
     return sizes
 
 
+class Final(NamedTuple):
+    """What a class outside of this package must not redefine, as rules and traces go by it; and
+    what to do `instead`."""
+
+    names: tuple[str, ...]
+    instead: str
+
+
 class AbstractCell(eqx.Module):
     """The dynamics of one recurrent layer: `s_t = step(s_{t-1}, x_t)`, `z_t = emit(s_t)`.
 
     All methods take arrays with any number of leading batch axes, also none, and treat each
     example on its own. Only inexact `jax.Array` leaves are parameters.
+
+    Errors: a ValueError for a class that redefines what it inherits and is final.
     """
+
+    _final: ClassVar[Final] = Final((), "")
+
+    def __init_subclass__(cls) -> None:
+        for base in cls.__mro__:
+            final = vars(base).get("_final", AbstractCell._final)
+            for name in final.names:
+                found = next((c for c in cls.__mro__ if _defines(c, name)), base)
+                if not of_package(found):
+                    raise ValueError(
+                        f"{found.__name__} defines {name}, which is final in {base.__name__}: "
+                        f"credit rules go by it as it is. {final.instead}"
+                    )
 
     @abc.abstractmethod
     def init(self, batch_shape: BatchShape = ()) -> PyTree:
@@ -62,3 +85,12 @@ class AbstractCell(eqx.Module):
     def check_input(self, features: int) -> None:
         """Raise a ValueError if inputs of this many features do not fit."""
         del features
+
+
+def of_package(cls: type) -> bool:
+    """Whether a class is one of this package's own."""
+    return cls.__module__.partition(".")[0] == __name__.partition(".")[0]
+
+
+def _defines(cls: type, name: str) -> bool:
+    return name in vars(cls) or name in vars(cls).get("__annotations__", {})

@@ -1,5 +1,5 @@
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from .._precision import wide, widened
 from .._static import FrozenArray
 from .._tree import each
-from ._base import AbstractCell, batch_axes, BatchShape
+from ._base import AbstractCell, batch_axes, BatchShape, Final
 from ._constants import connectivity, presynaptic_signs
 from ._relax import accelerated, relax, Relaxed, solved
 from ._settle import Found, settle
@@ -67,6 +67,25 @@ class EquilibriumCell(AbstractCell):
 
     Source: the firing dynamics of Fan & Mysore 2024 (arXiv 2405.14139).
     """
+
+    _final: ClassVar[Final] = Final(
+        (
+            "in_size",
+            "hidden_size",
+            "step",
+            "step_with",
+            "emit",
+            "drive",
+            "slope",
+            "currents",
+            "relax",
+            "sweep",
+            "clamped_part",
+            "effective",
+            "check_input",
+        ),
+        "For other dynamics write a FunctionCell.",
+    )
 
     weight: Float[Array, "n n"]
     bias: Float[Array, " n"] | None

@@ -1,6 +1,6 @@
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .._precision import wide
 from .._static import Constant, constant, numeric
-from ._base import AbstractCell, batch_axes, BatchShape
+from ._base import AbstractCell, batch_axes, BatchShape, Final
 
 
 class Filtered(AbstractCell):
@@ -28,6 +28,23 @@ class Filtered(AbstractCell):
     Streaming costs, for each leak: e-prop keeps one more trace a synapse; MDGL and ModProp keep n
     more, since one past emission reaches all neurons. A leak is a constant, scalar or one a neuron.
     """
+
+    _final: ClassVar[Final] = Final(
+        (
+            "init",
+            "step",
+            "emit",
+            "silent",
+            "filter",
+            "read",
+            "back",
+            "effective",
+            "check_input",
+            "_each",
+            "_coefficients",
+        ),
+        "For other dynamics write a FunctionCell.",
+    )
 
     cell: AbstractCell
     leak: Constant | tuple[Constant, ...]

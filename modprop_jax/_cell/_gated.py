@@ -1,7 +1,7 @@
 import abc
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import equinox as eqx
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from .._precision import times, wide
+from ._base import Final
 from ._constants import connectivity
 from ._separable import SeparableCell
 
@@ -18,6 +19,27 @@ Cell = TypeVar("Cell", bound="GatedCell")
 
 class GatedCell(SeparableCell):
     """What GRUCell and LSTMCell share: the weights of all gates stacked, one connectivity."""
+
+    _final: ClassVar[Final] = Final(
+        (
+            "weight_ih",
+            "weight_hh",
+            "bias",
+            "in_size",
+            "hidden_size",
+            "drive",
+            "recurrent",
+            "received_own",
+            "integrate",
+            "message",
+            "drive_parameters",
+            "unit_parameters",
+            "emission_parameters",
+            "_gates",
+            "_masked",
+        ),
+        "For other dynamics subclass SeparableCell.",
+    )
 
     weight_ih: Float[Array, "gates m"]
     weight_hh: Float[Array, "gates n"]
@@ -46,13 +68,18 @@ class GatedCell(SeparableCell):
         """The weights."""
         return "weight_ih", "weight_hh"
 
+    @property
+    def unit_parameters(self) -> tuple[str, ...]:
+        """All of them."""
+        return self.drive_parameters
+
     @abc.abstractmethod
     def recurrent(self, drive: Any) -> tuple[Float[Array, "*batch n"], ...]:
         """The part of each gate's drive, or of credit on it, that other units contribute to."""
 
-    def received(self, drive: Any, like: Array) -> Float[Array, "*batch n"]:
+    def received(self, drive: Any, like: Any, x: Any) -> Float[Array, "*batch n"]:
         """`weight_hhᵀ drive`, of a cell whose mask is applied (`effective`)."""
-        del like
+        del like, x
         return times(jnp.concatenate(self.recurrent(drive), axis=-1), self.weight_hh)
 
     def received_own(self, drive: Any, like: Array) -> Float[Array, "*batch n"]:

@@ -1,7 +1,7 @@
 """Layers of leaky neurons that look ahead: the network of Generalized Latent Equilibrium."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._precision import wide, widened
-from ._base import AbstractCell, batch_axes, BatchShape
+from ._base import AbstractCell, batch_axes, BatchShape, Final
 from ._prospective_layer import at_least, driven, fixed, parameter_dtype, ProspectiveLayer, slope
 
 
@@ -55,6 +55,11 @@ class GLECell(AbstractCell):
     Source: Ellenberger, Haider, Jordan, Max, Jaras, Kriener, Benitez & Petrovici, "Backpropagation
     through space, time and the brain", Nature Communications (arXiv 2403.16933).
     """
+
+    _final: ClassVar[Final] = Final(
+        ("in_size", "step", "emit", "received", "slopes", "effective", "check_input"),
+        "For other dynamics write a FunctionCell.",
+    )
 
     layers: tuple[ProspectiveLayer, ...]
     dt: float = eqx.field(static=True)

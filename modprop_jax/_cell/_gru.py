@@ -87,6 +87,10 @@ class GRUCell(GatedCell):
         """All but the candidate's input."""
         return drive.reset, drive.update, drive.recurrent
 
+    def message(self, state: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
+        """h, whatever a subclass emits."""
+        return state
+
     def integrate(
         self, state: Float[Array, "*batch n"], drive: GRUDrive
     ) -> Float[Array, "*batch n"]:

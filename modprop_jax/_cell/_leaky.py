@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._precision import wide
 from .._static import Constant
-from ._base import batch_axes, BatchShape
+from ._base import batch_axes, BatchShape, Final
 from ._constants import decay, rise, time_constant
 from ._neuron import NeuronCell
 
@@ -26,6 +26,11 @@ class LeakyCell(NeuronCell):
     Source: the network of Liu, Smith, Mihalas, Shea-Brown & Sümbül, NeurIPS 2022
     (arXiv 2206.01338).
     """
+
+    _final: ClassVar[Final] = Final(
+        ("integrate", "leak", "gain", "uniform_leak", "membrane"),
+        "For other dynamics subclass NeuronCell.",
+    )
 
     tau: Array | Constant
     dt: float = eqx.field(static=True)

@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from .._precision import wide
 from .._static import Constant, constant, numeric
-from ._base import batch_axes, BatchShape
+from ._base import batch_axes, BatchShape, Final
 from ._constants import decay, one_or_each, rise, time_constant
 from ._neuron import NeuronCell
 from ._surrogate import spike, triangular
@@ -18,6 +18,20 @@ from ._surrogate import spike, triangular
 
 class AbstractLIF(NeuronCell):
     """What integrate-and-fire cells share: the membrane, its reset, and the refractory steps."""
+
+    _final: ClassVar[Final] = Final(
+        (
+            "integrate",
+            "leak",
+            "gain",
+            "uniform_leak",
+            "membrane",
+            "next_membrane",
+            "next_blocked",
+            "spikes",
+        ),
+        "For other dynamics subclass NeuronCell.",
+    )
 
     tau: Array | Constant
     threshold: float = eqx.field(static=True)
@@ -134,13 +148,17 @@ class LIFCell(AbstractLIF):
     ) -> tuple[Array, Array]:
         """Leak, drive and reset."""
         v, blocked = state
-        z = self.emit(state)
+        z = LIFCell.emit(self, state)
         return self.next_membrane(v, z, drive), self.next_blocked(blocked, z)
 
     def emit(self, state: tuple[Array, Array]) -> Float[Array, "*batch n"]:
         """Spikes, 0 or 1."""
         v, blocked = state
         return self.spikes((v - self.threshold) / self.threshold, blocked)
+
+    def message(self, state: tuple[Array, Array]) -> Float[Array, "*batch n"]:
+        """Spikes, whatever a subclass emits."""
+        return LIFCell.emit(self, state)
 
 
 class ALIFCell(AbstractLIF):
@@ -213,7 +231,7 @@ class ALIFCell(AbstractLIF):
     ) -> tuple[Array, Array, Array]:
         """Leak, drive and reset; the adaptation follows the spikes."""
         v, b, blocked = state
-        z = self.emit(state)
+        z = ALIFCell.emit(self, state)
         rho = _like(decay(self.tau_adaptation, self.dt, b.dtype), b)
         scale = jnp.ones_like(rho)
         if self.scale_adaptation:
@@ -226,6 +244,10 @@ class ALIFCell(AbstractLIF):
         threshold = self.threshold + _like(numeric(self.beta, b.dtype), b) * b
         divisor = threshold if self.divide_by_adaptive else self.threshold
         return self.spikes((v - threshold) / divisor, blocked)
+
+    def message(self, state: tuple[Array, Array, Array]) -> Float[Array, "*batch n"]:
+        """Spikes, whatever a subclass emits."""
+        return ALIFCell.emit(self, state)
 
 
 def _like(value: Any, array: Array) -> Array:

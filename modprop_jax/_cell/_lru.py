@@ -1,12 +1,12 @@
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._precision import times, wide, widened
-from ._base import batch_axes, BatchShape
+from ._base import batch_axes, BatchShape, Final
 from ._separable import SeparableCell
 
 
@@ -27,6 +27,20 @@ class LRUCell(SeparableCell):
 
     Source: Orvieto, Smith, Gu, Fernando, Gulcehre, Pascanu & De, ICML 2023 (arXiv 2303.06349).
     """
+
+    _final: ClassVar[Final] = Final(
+        (
+            "in_size",
+            "hidden_size",
+            "drive",
+            "received_own",
+            "integrate",
+            "message",
+            "drive_parameters",
+            "unit_parameters",
+        ),
+        "For other dynamics subclass SeparableCell.",
+    )
 
     nu: Float[Array, " n"]
     theta: Float[Array, " n"]
@@ -102,6 +116,11 @@ class LRUCell(SeparableCell):
     def drive_parameters(self) -> tuple[str, ...]:
         """The input weights and their gain."""
         return "gamma_log", "B_re", "B_im"
+
+    @property
+    def unit_parameters(self) -> tuple[str, ...]:
+        """All but those of the emission."""
+        return "nu", "theta", "gamma_log", "B_re", "B_im"
 
     @property
     def emission_parameters(self) -> tuple[str, ...]:

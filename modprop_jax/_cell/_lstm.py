@@ -76,6 +76,12 @@ class LSTMCell(GatedCell):
         """Every gate."""
         return tuple(drive)
 
+    def message(
+        self, state: tuple[Float[Array, "*batch n"], Float[Array, "*batch n"]]
+    ) -> Float[Array, "*batch n"]:
+        """h, whatever a subclass emits."""
+        return state[0]
+
     def integrate(
         self, state: tuple[Float[Array, "*batch n"], Float[Array, "*batch n"]], drive: LSTMDrive
     ) -> tuple[Float[Array, "*batch n"], Float[Array, "*batch n"]]:

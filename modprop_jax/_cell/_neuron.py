@@ -1,6 +1,6 @@
 """The neuron cell: one drive, `W_rec message + W_in x + b`."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from .._precision import start_of, times, wide
 from .._tree import inexact
+from ._base import Final
 from ._constants import connectivity, presynaptic_signs
 from ._init import balanced_dale, scaled_normal
 from ._separable import SeparableCell
@@ -29,6 +30,22 @@ class NeuronCell(SeparableCell):
     effective, that is, signed; entries where `mask` (boolean connectivity) is False, and the
     diagonal unless `autapses`, are zero in the drive and get zero gradient.
     """
+
+    _final: ClassVar[Final] = Final(
+        (
+            "weight_rec",
+            "weight_in",
+            "bias",
+            "drive",
+            "received_own",
+            "_masked",
+            "in_size",
+            "hidden_size",
+            "drive_parameters",
+            "unit_parameters",
+        ),
+        "For another drive (weights through a function, more terms) subclass SeparableCell.",
+    )
 
     weight_rec: Float[Array, "n n"]
     weight_in: Float[Array, "n m"]
@@ -145,9 +162,9 @@ class NeuronCell(SeparableCell):
             return drive
         return drive + jnp.broadcast_to(self.bias.astype(drive.dtype), drive.shape)
 
-    def received(self, drive: Array, like: Array) -> Float[Array, "*batch n"]:
+    def received(self, drive: Array, like: Any, x: Any) -> Float[Array, "*batch n"]:
         """`W_recᵀ drive`, of a cell whose mask is applied (`effective`)."""
-        del like
+        del like, x
         return times(drive, self.weight_rec)
 
     def received_own(self, drive: Array, like: Array) -> Float[Array, "*batch n"]:

@@ -1,12 +1,12 @@
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._precision import wide
-from ._base import batch_axes, BatchShape
+from ._base import batch_axes, BatchShape, Final
 from ._neuron import NeuronCell
 
 
@@ -21,6 +21,11 @@ class RateCell(NeuronCell):
 
     Source: the network of Marschall, Cho & Savin, JMLR 2020 (arXiv 1907.02649).
     """
+
+    _final: ClassVar[Final] = Final(
+        ("integrate", "leak", "gain", "uniform_leak", "membrane"),
+        "For other dynamics subclass NeuronCell.",
+    )
 
     alpha: float = eqx.field(static=True)
     activation: Callable = eqx.field(static=True)

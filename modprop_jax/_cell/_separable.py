@@ -1,16 +1,15 @@
 """A cell whose units are coupled only through drives: the structure that local rules need."""
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from .._tree import pullback
-from ._base import AbstractCell
+from ._base import AbstractCell, Final
 from ._inputs import drive_of, Inputs
 
 
@@ -22,7 +21,17 @@ class SeparableCell(AbstractCell):
     `integrate` is elementwise over units; `drive` is linear in the message and may hold several
     arrays (*batch, n), the gates of a GRU for example. `NeuronCell` is the case of one drive with
     the weights `weight_rec` and `weight_in`; start from that for a neuron.
+
+    What a cell of your own says of itself is verified where it is used, once for each structure:
+    who reads which parameters, that examples and units do not mix, and that `unit_parameters`
+    belong to their units. Derivatives count: what is stopped may come from anywhere.
     """
+
+    _final: ClassVar[Final] = Final(
+        ("step", "split", "check_input", "effective", "received"),
+        "Define drive, integrate, message and emit, of which a step is made; for a step that is "
+        "not made of them use a FunctionCell.",
+    )
 
     @property
     @abc.abstractmethod
@@ -44,6 +53,15 @@ class SeparableCell(AbstractCell):
         """Names of the fields that only `emit` reads, where it mixes units; else none."""
         return ()
 
+    @property
+    def unit_parameters(self) -> tuple[str, ...]:
+        """Names of the fields whose leading axis is (gates x units), and each of whose entries
+        acts on the state of its own unit alone: the traces of local rules keep these.
+
+        None by default; a cell with others learns offline, or streams under RTRL.
+        """
+        return ()
+
     @abc.abstractmethod
     def drive(self, message: Any, x: Float[Array, "*batch m"]) -> PyTree:
         """What each unit receives."""
@@ -56,10 +74,9 @@ class SeparableCell(AbstractCell):
         """What each unit sends, the emission by default; None if units send nothing."""
         return self.emit(state)
 
-    def received(self, drive: PyTree, like: Array) -> Array:
-        """Credit on the drive, as credit on the message; `like`: any message."""
-        silent = jnp.zeros((*like.shape[:-1], self.in_size), like.dtype)
-        (sent,) = pullback(lambda message: self.drive(message, silent), like)(drive)
+    def received(self, drive: PyTree, like: Any, x: Float[Array, "*batch m"]) -> Any:
+        """Credit on the drive, as credit on the message; `like`: the message, beside the input."""
+        (sent,) = pullback(lambda message: self.drive(message, x), like)(drive)
         return sent
 
     def received_own(self, drive: PyTree, like: Any) -> Any:

@@ -49,7 +49,7 @@ class BPTT(AbstractRule):
         like = cell.message(point.before)
         if like is None:
             return Back(total, Credit(before), None)
-        message = cell.received(drive, like)
+        message = cell.received(drive, like, point.x)
         (sent,) = pullback(cell.message, point.before)(message)
         return Back(total, Credit(add(before, sent)), message)
 
