@@ -9,6 +9,7 @@ from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from ._cell import AbstractCell, computing, Filtered, SeparableCell
+from ._cell._claims import check_claims
 from ._cell._inputs import is_none
 from ._precision import start_of, wide, widened
 from ._reverse import inner_cell
@@ -44,6 +45,7 @@ def check_scan(cell: Any, carry: PyTree, xs: Array, rule: Any, chunk: int | None
     state = carry.state if isinstance(carry, Carry) else carry
     xs = as_inputs(xs, _check_shapes(cell, state, xs))
     _check_closure(computing(cell), widened(state), xs)
+    check_claims(inner_cell(computing(cell)))
     if isinstance(carry, Carry):
         _check_carry(cell, carry, rule)
     elif rule.needs_key:

@@ -81,6 +81,10 @@ class Counting(mpj.SeparableCell):
     def drive_parameters(self):
         return ("weight",)
 
+    @property
+    def unit_parameters(self):
+        return "weight", "rho"
+
     def init(self, batch_shape=()):
         return jnp.zeros((*batch_shape, N)), jnp.zeros((*batch_shape, N), jnp.int32)
 

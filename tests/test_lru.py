@@ -72,6 +72,10 @@ class MinimalGRU(mpj.SeparableCell):
     def drive_parameters(self):
         return "weight_gate", "weight_new"
 
+    @property
+    def unit_parameters(self):
+        return "weight_gate", "weight_new", "peephole"
+
     def init(self, batch_shape=()):
         return jnp.zeros((*batch_shape, N))
 

@@ -50,7 +50,7 @@ class AbstractCell(eqx.Module):
         for base in cls.__mro__:
             final = vars(base).get("_final", AbstractCell._final)
             for name in final.names:
-                found = next((c for c in cls.__mro__ if _defines(c, name)), base)
+                found = defined_in(cls, name)
                 if not of_package(found):
                     raise ValueError(
                         f"{found.__name__} defines {name}, which is final in {base.__name__}: "
@@ -92,5 +92,8 @@ def of_package(cls: type) -> bool:
     return cls.__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
-def _defines(cls: type, name: str) -> bool:
-    return name in vars(cls) or name in vars(cls).get("__annotations__", {})
+def defined_in(cls: type, name: str) -> type:
+    """The class that a method or field comes from."""
+    return next(
+        c for c in cls.__mro__ if name in vars(c) or name in vars(c).get("__annotations__", {})
+    )

@@ -8,6 +8,7 @@ import jax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .._cell import AbstractCell, computing, Filtered, NeuronCell, SeparableCell
+from .._cell._claims import check_apart, check_neurons
 from .._credit import Back, Credit, Point, Record
 from .._precision import widened
 from .._reverse import inner_cell
@@ -186,7 +187,7 @@ def require_neurons(rule: AbstractRule, cell: AbstractCell) -> NeuronCell:
             f"a linear drive, but the cell is a {type(inner).__name__}. Use BPTT or RTRL, or "
             "write the dynamics as a NeuronCell (init, integrate, emit)."
         )
-    return inner
+    return _apart(rule, inner)
 
 
 def require_separable(rule: AbstractRule, cell: AbstractCell) -> SeparableCell:
@@ -199,6 +200,19 @@ def require_separable(rule: AbstractRule, cell: AbstractCell) -> SeparableCell:
             f"{type(inner).__name__}. Use BPTT or RTRL, or write the dynamics as one (init, "
             "integrate, emit)."
         )
+    return inner
+
+
+def require_units(rule: AbstractRule, cell: AbstractCell) -> SeparableCell:
+    """A separable cell whose units meet in the drive alone, or a ValueError."""
+    return _apart(rule, require_separable(rule, cell))
+
+
+def _apart(rule: AbstractRule, inner: Any) -> Any:
+    name = type(rule).__name__
+    if isinstance(inner, NeuronCell):
+        check_neurons(name, inner)
+    check_apart(name, inner, "integrate")
     return inner
 
 

@@ -7,7 +7,7 @@ from .._cell import AbstractCell, SeparableCell
 from .._credit import Back, Credit, Point
 from .._precision import start_of
 from .._trace import AbstractTrace, PerUnit
-from ._base import AbstractRule, require_separable
+from ._base import AbstractRule, require_units
 from ._card import Card
 from ._eprop import EProp
 
@@ -52,7 +52,7 @@ class DiagonalRTRL(AbstractRule):
 
     def check(self, cell: AbstractCell) -> None:
         """Needs a separable cell without messages."""
-        inner = require_separable(self, cell)
+        inner = require_units(self, cell)
         if jax.eval_shape(lambda: inner.message(start_of(inner))) is not None:
             raise ValueError(
                 f"DiagonalRTRL needs units that send nothing to each other (LRUCell, or a "

@@ -8,7 +8,7 @@ from .._credit import Back, Credit, Point
 from .._reverse import inner_cell
 from .._trace import AbstractTrace, PerSynapse, PerUnit, Presynaptic
 from .._tree import add, pullback
-from ._base import AbstractRule, require_separable
+from ._base import AbstractRule, require_units
 from ._card import Card
 
 
@@ -45,7 +45,7 @@ class EProp(AbstractRule):
 
     def check(self, cell: AbstractCell) -> None:
         """Needs a separable cell."""
-        require_separable(self, cell)
+        require_units(self, cell)
 
     def trace(self, cell: AbstractCell) -> AbstractTrace:
         """One eligibility trace a synapse and state variable."""

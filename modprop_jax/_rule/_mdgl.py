@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .._cell import AbstractCell, Filtered, NeuronCell
+from .._cell._claims import check_apart
 from .._credit import Back, Credit, Point, Record
 from .._precision import times, widened
 from .._trace import AbstractTrace, PerSynapse, Presynaptic
@@ -89,6 +90,8 @@ class MDGL(AbstractRule):
                 "MDGL(online=True) needs the readout's leak and the error before it is filtered, "
                 f"but the cell is a bare {type(cell).__name__}: wrap it as Filtered(cell, leak)."
             )
+        if isinstance(cell, Filtered) and self.online:
+            check_apart("MDGL(online=True)", require_neurons(self, cell), "emit")
 
     def prepare(self, cell: NeuronCell) -> Float[Array, "n n"]:
         """Ŵ."""

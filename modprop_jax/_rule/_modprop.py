@@ -8,6 +8,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from .._cell import AbstractCell, computing, LeakyCell, NeuronCell
+from .._cell._claims import check_apart
 from .._cell._separable import stopped_message
 from .._credit import Back, Credit, Point, Record
 from .._precision import start_of, wide
@@ -127,8 +128,9 @@ class ModProp(AbstractRule):
         n = inner.hidden_size
         require_types(self, self.types, n)
         _ = inner.gain
-        jax.eval_shape(lambda: inner.membrane(start_of(inner)))
+        _check_membrane(inner)
         if isinstance(self.mu, RunningMean):
+            check_apart('ModProp(mu="auto")', inner, "message")
             return
         shape = np.shape(self.mu)
         if shape not in {(), (n,), counts(self.types, n).shape}:
@@ -288,6 +290,17 @@ class ModProp(AbstractRule):
             "ModProp is unstable on these weights: its transport has the spectral radius "
             f"{radius:.4f} > 1, so credit grows without bound. {safe} is safe; or let "
             'mu="auto" measure it, or end the transport with taps=.'
+        )
+
+
+def _check_membrane(cell: NeuronCell) -> None:
+    state = jax.eval_shape(lambda: start_of(cell))
+    made = jax.make_jaxpr(cell.membrane)(state).jaxpr
+    floats = [v for v in made.invars if jnp.issubdtype(v.aval.dtype, jnp.inexact)]
+    if len(made.outvars) != 1 or made.outvars[0] not in floats:
+        raise ValueError(
+            f"{type(cell).__name__}.membrane has to select one of the float variables of the state "
+            "as it is, such as state[0]: ModProp also takes that variable of credit by it."
         )
 
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .._cell import AbstractCell, Filtered, NeuronCell
+from .._cell._claims import check_apart
 from .._cell._relax import solved
 from .._credit import Back, Credit, Point, Record
 from .._precision import widened
@@ -106,6 +107,7 @@ class QuasiStatic(AbstractRule):
                 f"QuasiStatic needs neurons of one float variable, but {type(inner).__name__} has "
                 f"{count}: use EProp or ModProp."
             )
+        check_apart("QuasiStatic", inner, "message")
 
     def trace(self, cell: AbstractCell) -> AbstractTrace:
         """e-prop's trace; credit on a filtered emission's memory reaches other neurons."""

@@ -7,6 +7,7 @@ from jax.core import Tracer
 from jaxtyping import PyTree
 
 from .._cell import AbstractCell, Filtered, NeuronCell, SeparableCell
+from .._cell._claims import apart
 from .._cell._gated import GatedCell
 from .._credit import Back, Credit, Point
 from .._precision import start_of, widened
@@ -101,8 +102,13 @@ class SnAp(AbstractForwardRule):
         if self.n > 1 or not isinstance(inner, SeparableCell):
             return True
         says = isinstance(inner, NeuronCell | GatedCell) or inner.message(start_of(inner)) is None
-        mixes = isinstance(cell, Filtered) and inner.emission_parameters
-        return not says or bool(mixes) or not within_units(self._known(inner), inner.in_size)
+        filtered = isinstance(cell, Filtered)
+        mixes = filtered and inner.emission_parameters
+        if not says or mixes or not apart(inner, "integrate", "message", *["emit"] * filtered):
+            return True
+        if not isinstance(inner, NeuronCell) and not PerUnit.serves(inner, filtered=filtered):
+            return True
+        return not within_units(self._known(inner), inner.in_size)
 
     def trace(self, cell: AbstractCell) -> AbstractTrace:
         """The kept pairs; of the reverse form, e-prop's traces."""

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .._cell import AbstractCell, SeparableCell
+from .._cell._claims import apart, linear_drive
 from .._cell._inputs import drive_of, features, Inputs
 from .._precision import start_of
 from .._tree import inexact, pullback
@@ -22,7 +23,9 @@ def coupling(cell: AbstractCell) -> Any:
 
     () where units send nothing, None for a cell without this structure.
     """
-    if not isinstance(cell, SeparableCell):
+    if not isinstance(cell, SeparableCell) or not linear_drive(cell):
+        return None
+    if not apart(cell, "integrate", "message"):
         return None
     state = start_of(cell)
     message = cell.message(state)

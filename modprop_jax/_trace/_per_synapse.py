@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .._cell import AbstractCell, NeuronCell
+from .._cell import AbstractCell, Filtered, NeuronCell
+from .._cell._claims import check_apart, check_own
 from .._credit import Credit, Record
 from .._precision import start_of, wide, widened
 from .._reverse import charge_neurons, inner_cell, points_of, respond
@@ -59,6 +60,12 @@ class PerSynapse(AbstractTrace):
                     f"value a neuron (n={n}), but {type(inner).__name__}"
                     f"{jax.tree_util.keystr(path)} has shape {p.shape}: reshape it, or use RTRL."
                 )
+        name, joint = type(rule).__name__, False
+        if isinstance(cell, Filtered):
+            joint = any(jax.tree.leaves(self._together(zero).filter))
+        if joint:
+            check_apart(f"{name}, under a Filtered emission,", inner, "emit")
+        check_own(name, inner, emits=joint)
         return jax.tree.map(zeros, own), self._weights(
             zeros(inner.weight_rec, (n,)),
             zeros(inner.weight_in, (inner.in_size,)),

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .._cell import AbstractCell, Filtered, SeparableCell
+from .._cell._claims import check_apart, check_units
 from .._credit import Credit, Record
 from .._precision import start_of, wide, widened
 from .._reverse import charge, inner_cell, respond
@@ -26,10 +27,12 @@ from ._base import (
 class PerUnit(AbstractTrace):
     r"""Eligibility traces of a separable cell's parameters: each is kept for its own unit.
 
-    One row for each variable of the unit, as credit on a state stays with its unit. A parameter's
-    leading axis is (gates x units), or the units; leaves (rows, *batch, *parameter shape). What
-    only the emission reads has no past. Memory O(rows · P) an example. Between segments it is
-    touched once, as `PerSynapse` is.
+    One row for each variable of the unit, as credit on a state stays with its unit. The cell names
+    what belongs to its units, `unit_parameters`, whose leading axis is (gates x units); leaves
+    (rows, *batch, *parameter shape). What only the emission reads has no past. Memory O(rows · P)
+    an example. Between segments it is touched once, as `PerSynapse` is.
+
+    Errors: ValueError if the state depends on a parameter that belongs to no unit.
     """
 
     def init(self, rule: Any, cell: AbstractCell, state: PyTree) -> PyTree:
@@ -41,18 +44,35 @@ class PerUnit(AbstractTrace):
                 "emission mixes units: filter its readout instead, or learn offline."
             )
         n, batch = inner.hidden_size, batch_shape(inner, state)
+        self._check(type(rule).__name__, inner, filtered=isinstance(cell, Filtered))
         rows = len(_units(boundary(rule, cell, state, batch), batch, n)[1])
 
-        def zeros(path, p):
-            if p.shape[:1] == () or p.shape[0] % n:
-                raise ValueError(
-                    f"{type(rule).__name__} streams traces for parameters whose first axis is one "
-                    f"or several times the units (n={n}), but {type(inner).__name__}"
-                    f"{jax.tree_util.keystr(path)} has shape {p.shape}: reshape it, or use RTRL."
-                )
+        def zeros(p):
             return jnp.zeros((rows, *batch, *p.shape), wide(p.dtype))
 
-        return jax.tree_util.tree_map_with_path(zeros, _kept(inner))
+        return jax.tree.map(zeros, _kept(inner))
+
+    @staticmethod
+    def serves(cell: SeparableCell, *, filtered: bool) -> bool:
+        """Whether all that moves the state (`filtered`: and the emission) belongs to units."""
+        try:
+            PerUnit._check("", cell, filtered=filtered)
+        except ValueError:
+            return False
+        return True
+
+    @staticmethod
+    def _check(who: str, cell: SeparableCell, *, filtered: bool) -> None:
+        if filtered:
+            check_apart(f"{who}, under a Filtered emission,", cell, "emit")
+        for path, p in jax.tree_util.tree_leaves_with_path(_kept(cell)):
+            if p.shape[:1] == () or p.shape[0] % cell.hidden_size:
+                raise ValueError(
+                    f"{who} streams traces for parameters whose first axis is one or several times "
+                    f"the units (n={cell.hidden_size}), but {type(cell).__name__}"
+                    f"{jax.tree_util.keystr(path)} has shape {p.shape}: reshape it, or use RTRL."
+                )
+        check_units(who, cell, emits=filtered)
 
     def of_start(self, rule: Any, cell: AbstractCell, batch: tuple[int, ...]) -> PyTree:
         """What each parameter does to its own unit's first state."""
@@ -119,11 +139,14 @@ class PerUnit(AbstractTrace):
 
 
 def _kept(cell: Any) -> PyTree:
-    """The parameters whose effect on the state lasts; None in place of the others."""
-    kept = inexact(cell)
-    for name in cell.emission_parameters:
-        kept = eqx.tree_at(lambda c, name=name: getattr(c, name), kept, None)
-    return kept
+    """The parameters that belong to their units; None in place of the others."""
+    names = [name for name in cell.unit_parameters if getattr(cell, name) is not None]
+    empty = jax.tree.map(lambda _: None, inexact(cell))
+    if not names:
+        return empty
+    parts = [inexact(getattr(cell, name)) for name in names]
+    each = lambda c: [getattr(c, name) for name in names]  # noqa: E731
+    return eqx.tree_at(each, empty, parts, is_leaf=lambda x: x is None)
 
 
 def _units(zero: Credit, batch: tuple[int, ...], n: int) -> tuple[Credit, list]:

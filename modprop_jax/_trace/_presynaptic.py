@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .._cell import AbstractCell, Filtered, NeuronCell
+from .._cell._claims import check_leaky
 from .._credit import Credit, Record
 from .._flags import erase, select
 from .._precision import start_of, wide
@@ -54,6 +55,7 @@ class Presynaptic(AbstractTrace):
     def init(self, rule: Any, cell: AbstractCell, state: PyTree) -> PyTree:
         """Zeros."""
         inner = _neurons(cell)
+        check_leaky(type(rule).__name__, inner)
         batch = batch_shape(inner, state)
         count = len(self._groups)
         channels = 1 if self.types is None else count + count**2

@@ -1,0 +1,216 @@
+"""What credit can reach in a cell's methods, read off their traced pullbacks."""
+
+import functools
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.core import Tracer
+from jaxtyping import PyTree
+
+from .._precision import start_of
+from .._static import FrozenArray
+from .._tree import inexact
+from ._dataflow import ENTRIES, EXAMPLES, FIXED, Flow, flow
+
+
+METHODS = ("drive", "integrate", "message", "emit")
+
+
+class ClosesOver(Exception):
+    """The cell closes over a traced value, which `scan` refuses: there is nothing to find out."""
+
+
+class Skeleton(NamedTuple):
+    """A cell without the values of its parameters: a key to look up what is known of it."""
+
+    structure: Any
+    leaves: tuple
+
+    @property
+    def arrays(self) -> list[jax.ShapeDtypeStruct]:
+        """Those arrays that are not known."""
+        return [leaf for leaf in self.leaves if _open(leaf)]
+
+    @property
+    def fields(self) -> list[str]:
+        """The cell's field that each of them is in."""
+        tree = jax.tree.unflatten(self.structure, self.leaves)
+        paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+        return [path[0].name for path, leaf in paths if _open(leaf)]
+
+    def cell(self, arrays: Iterable[Any]) -> Any:
+        """The cell, with these in the place of the unknown ones."""
+        rest = iter(arrays)
+
+        def one(leaf):
+            known = leaf.numpy() if isinstance(leaf, FrozenArray) else leaf
+            return next(rest) if _open(leaf) else known
+
+        return jax.tree.unflatten(self.structure, map(one, self.leaves))
+
+
+def skeleton(cell: Any) -> Skeleton:
+    """Of a cell whose integers count by their values where they are known: they may be indices."""
+
+    def one(leaf):
+        if not eqx.is_array(leaf):
+            return leaf
+        index = jnp.issubdtype(leaf.dtype, jnp.integer) and not isinstance(leaf, Tracer)
+        return FrozenArray(leaf) if index else jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+
+    leaves, structure = jax.tree.flatten(cell)
+    return Skeleton(structure, tuple(map(one, leaves)))
+
+
+class At(NamedTuple):
+    """What the methods are called with."""
+
+    state: PyTree
+    message: PyTree
+    x: Any
+    drive: PyTree
+
+
+class Reach(NamedTuple):
+    """Where credit goes, by structure.
+
+    `parameters`: for each method, the fields that get a derivative from it. `masks`: the methods
+    whose value reads a field `mask`. `passing`: for each float variable of the state, whether it
+    remembers nothing, as neither the state nor a parameter moves it. `linear`: whether `drive` is
+    linear in the message, with the same matrix at all steps. `apart`: how far units and examples
+    are seen to stay apart in each method, as in `Flow`. `by_unit`: the methods that return one
+    number a unit, where they return anything.
+    """
+
+    parameters: dict[str, frozenset[str]]
+    masks: frozenset[str]
+    passing: tuple[bool, ...]
+    linear: bool
+    apart: dict[str, int]
+    by_unit: frozenset[str]
+
+
+@functools.lru_cache(maxsize=256)
+def shapes(bones: Skeleton) -> At:
+    """Shapes and dtypes of one example."""
+
+    def run(arrays):
+        cell = bones.cell(arrays)
+        state = start_of(cell)
+        floats = jax.tree.leaves(inexact((state, cell)))
+        x = jnp.zeros(cell.in_size, floats[0].dtype if floats else jnp.result_type(float))
+        message = cell.message(state)
+        return At(state, message, x, cell.drive(message, x))
+
+    return jax.eval_shape(run, bones.arrays)
+
+
+@functools.lru_cache(maxsize=256)
+def reach(bones: Skeleton) -> Reach:
+    """Of all methods, each at arguments of its own."""
+    found = {method: pulled(bones, method) for method in METHODS}
+    step, sent = pulled(bones, "step"), _labels(found["drive"].at.message)
+    moved = _labels((step.arrays, step.at.state))
+
+    def credited(by_array):
+        pairs = zip(bones.fields, by_array, strict=True)
+        return frozenset(field for field, back in pairs if back and "@credit" in back.labels)
+
+    return Reach(
+        {method: credited(one.arrays) for method, one in found.items()},
+        frozenset(method for method, one in found.items() if "mask" in _labels(one.out)),
+        tuple(f"@credit:{i}" not in moved for i in range(len(step.out))),
+        linear=not {"@message", "@x"} & sent,
+        apart={method: one.apart for method, one in found.items()},
+        by_unit=frozenset(method for method, one in found.items() if one.by_unit),
+    )
+
+
+class Pulled(NamedTuple):
+    """The flow of a method and of its pullback: to what comes out, and to what comes back to the
+    arrays and to the arguments (None: has no derivative); how far all of it stays apart; and
+    whether one number a unit comes out."""
+
+    out: list[Flow]
+    arrays: list[Flow | None]
+    at: At
+    apart: int
+    by_unit: bool
+
+
+def pulled(bones: Skeleton, method: str, own: tuple[int, ...] = ()) -> Pulled:
+    """Of a method, or of a "step" in which no message is heard, on two examples.
+
+    `own`: arrays of which each unit and example has a copy.
+    """
+    n = bones.cell(bones.arrays).hidden_size
+    at = jax.tree.map(lambda s: jax.ShapeDtypeStruct((2, *s.shape), s.dtype), shapes(bones))
+    arrays = list(bones.arrays)
+    for i in own:
+        arrays[i] = jax.ShapeDtypeStruct((2, n), arrays[i].dtype)
+
+    def run(arrays, at):
+        cell = bones.cell(arrays)
+        if method != "step":
+            return call(cell, method, at)
+        drive = cell.drive(lax.stop_gradient(at.message), at.x)
+        return call(cell, "integrate", at._replace(drive=drive))
+
+    def back(arrays, at, credit):
+        moving, rest = eqx.partition((arrays, at), eqx.is_inexact_array)
+        value, pull = jax.vjp(lambda moving: run(*eqx.combine(moving, rest)), moving)
+        return value, *pull(credit)[0]
+
+    def unit(struct):
+        return struct.shape == (2, n)
+
+    credit = jax.eval_shape(run, arrays, at)
+    traced, shaped = jax.make_jaxpr(back, return_shape=True)(arrays, at, credit)
+    if any(isinstance(const, Tracer) for const in traced.consts):
+        raise ClosesOver
+    given = [
+        Flow(frozenset([field]), ENTRIES if i in own else FIXED)
+        for i, field in enumerate(bones.fields)
+    ]
+    for name, part in (*zip(At._fields, at), ("credit", credit)):
+        for i, struct in enumerate(jax.tree.leaves(part)):
+            apart = ENTRIES if unit(struct) else EXAMPLES
+            given.append(Flow(frozenset([f"@{name}", f"@{name}:{i}"]), apart))
+    found = iter(flow(traced.jaxpr, given))
+    out, by_array, by_at = jax.tree.map(lambda _: next(found), shaped)
+
+    # of what has no units, examples are all that can stay apart
+    copies = [by_array[i] for i in own], [shaped[1][i] for i in own]
+    pairs = zip(*map(jax.tree.leaves, ((out, by_at, copies[0]), (*shaped[::2], copies[1]))))
+    apart = min((f.apart if unit(s) else f.apart and ENTRIES for f, s in pairs), default=ENTRIES)
+    by_unit = all(map(unit, jax.tree.leaves(credit)))
+    return Pulled(jax.tree.leaves(out), by_array, by_at, apart, by_unit)
+
+
+def call(cell: Any, method: str, at: At) -> PyTree:
+    """What a method makes of its arguments, its floats."""
+    args = {"drive": (at.message, at.x), "integrate": (at.state, at.drive)}
+    try:
+        return inexact(getattr(cell, method)(*args.get(method, (at.state,))))
+    except Exception as error:
+        raise ValueError(
+            f"{type(cell).__name__}.{method} must take arrays with any number of leading axes, "
+            f"also none, but raised {type(error).__name__}: {error}"
+        ) from error
+
+
+def floating(struct: Any) -> bool:
+    """Whether an array of this dtype has a derivative."""
+    return jnp.issubdtype(struct.dtype, jnp.inexact)
+
+
+def _labels(tree: PyTree) -> frozenset[str]:
+    return frozenset().union(*(part.labels for part in jax.tree.leaves(tree)))
+
+
+def _open(leaf: Any) -> bool:
+    return isinstance(leaf, jax.ShapeDtypeStruct)
