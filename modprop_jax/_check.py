@@ -13,8 +13,9 @@ from ._cell._claims import check_claims
 from ._cell._inputs import is_none
 from ._precision import start_of, wide, widened
 from ._reverse import inner_cell
-from ._rule import AbstractCreditRule, AbstractRule, Carry
+from ._rule import AbstractCreditRule, AbstractForwardRule, AbstractRule, Carry
 from ._sharding import varying
+from ._start import names_read, start_learns
 from ._trace._advanced import Advanced, Pending
 from ._tree import inexact
 
@@ -47,7 +48,7 @@ def check_scan(cell: Any, carry: PyTree, xs: Array, rule: Any, chunk: int | None
     _check_closure(computing(cell), widened(state), xs)
     check_claims(inner_cell(computing(cell)))
     if isinstance(carry, Carry):
-        _check_carry(cell, carry, rule)
+        check_carry(cell, carry, rule)
     elif rule.needs_key:
         raise ValueError(
             f"{type(rule).__name__} draws random numbers and so needs a carry, but got a bare "
@@ -120,6 +121,43 @@ def check_flags(xs: Any, done: Any, mask: Any) -> None:
             )
 
 
+def check_start(rule: AbstractRule, cell: AbstractCell, carry: PyTree, xs: Array) -> None:
+    """A ValueError where the start learns, but the rule has no credit for it.
+
+    Of what streams, the trace has said so when the carry was made.
+    """
+    inner = inner_cell(cell)
+    none = isinstance(rule, AbstractCreditRule)
+    if isinstance(rule, AbstractForwardRule) and rule.runs_forward(cell):
+        none = not isinstance(carry, Carry) and rule.from_start(inner, xs.shape[-1]) is None
+    if none and start_learns(inner):
+        raise ValueError(
+            f"{type(inner).__name__}.init reads {names_read(inner)}, which trains, but "
+            f"{type(rule).__name__} has no credit for the start: use BPTT, RTRL or EProp, or "
+            "stop_gradient it in init."
+        )
+
+
+def check_ended(cell: AbstractCell, state: PyTree, ended: Array) -> None:
+    """A ValueError unless `ended` is boolean, one for each example of a carry."""
+    batch = _batch_of(cell, state)
+    if ended.shape != batch or ended.dtype != jnp.bool_:
+        raise ValueError(
+            f"ended must be boolean of shape (*batch) = {batch}, but is {ended.dtype} of shape "
+            f"{ended.shape}."
+        )
+
+
+def check_index(cell: AbstractCell, state: PyTree, index: Array) -> None:
+    """A ValueError unless `index` holds integers, and there are examples to take."""
+    batch = _batch_of(cell, state)
+    if index.ndim != 1 or not jnp.issubdtype(index.dtype, jnp.integer) or not batch:
+        raise ValueError(
+            "index must be integers of shape (k,), places on the first axis of the batch "
+            f"{batch}, but is {index.dtype} of shape {index.shape}."
+        )
+
+
 def check_credited(
     rule: AbstractCreditRule, cell: AbstractCell, carry: PyTree, xs: Any, context: Any, spec: Any
 ) -> None:
@@ -167,6 +205,23 @@ def _means(came: Any, dtype: Any) -> bool:
     return exact or (jnp.issubdtype(came, jnp.floating) and came.itemsize <= dtype.itemsize)
 
 
+def _batch_of(cell: AbstractCell, state: PyTree) -> tuple[int, ...]:
+    """The axes of the batch of a state of this cell; a ValueError if it is none."""
+    want = jax.eval_shape(lambda: start_of(cell))
+    leaves, given = jax.tree.flatten(state)
+    needed, structure = jax.tree.flatten(want)
+    if given == structure:
+        first = jnp.shape(leaves[0])
+        batch = first[: len(first) - needed[0].ndim]
+        if all(jnp.shape(a) == (*batch, *b.shape) for a, b in zip(leaves, needed)):
+            return batch
+    raise ValueError(
+        f"The carry is none of this {type(cell).__name__}: its state has the shapes "
+        f"{[jnp.shape(a) for a in leaves]} in {given}, but cell.init(()) has "
+        f"{[b.shape for b in needed]} in {structure}."
+    )
+
+
 def _check_shapes(cell: AbstractCell, state: PyTree, xs: Any) -> Any:
     if jnp.ndim(xs) < 2:
         raise ValueError(
@@ -203,7 +258,7 @@ def _check_shapes(cell: AbstractCell, state: PyTree, xs: Any) -> Any:
     return floats.pop() if floats else jnp.dtype(jnp.result_type(float))
 
 
-def _check_carry(cell: AbstractCell, carry: Carry, rule: AbstractRule) -> None:
+def check_carry(cell: AbstractCell, carry: Carry, rule: AbstractRule) -> None:
     name = type(rule).__name__
     if isinstance(carry.trace, Pending):
         raise ValueError(

@@ -19,6 +19,7 @@ from ._check import (
     check_flags,
     check_mapped,
     check_scan,
+    check_start,
 )
 from ._credit import Credit, Flags
 from ._flags import as_flags, erase, select, settled
@@ -100,6 +101,7 @@ def scan(
     xs, context, done, mask = _as_data(xs, context, done, mask)
     xs = check_scan(cell, carry, xs, rule, chunk)
     cell, carry = computing(cell), widened(carry)
+    check_start(rule, cell, carry, xs)
     check_flags(xs, done, mask)
     drive = check_drive(cell, xs, as_sequences("drive", drive))
     inputs = xs if drive is None else Inputs(xs, drive)
@@ -129,12 +131,19 @@ def scan(
             so_far = erase(ended, so_far)
             carrier = _trace(rule, cell, xs)
             if carrier is not None:
-                trace = stop(carrier.begin(rule, cell.effective(), ended, trace))
+                trace = begun(carrier, rule, cell, ended, trace)
         return Carry(state, trace, so_far, carry.rule), *out
     state, _, *out = run(carry, None, inputs, cell, rule, flags)
     if ended is not None:
         state = select(ended, start_of(cell, ended.shape), state)
     return state, *out
+
+
+def begun(
+    carrier: AbstractCarrier, rule: AbstractRule, cell: AbstractCell, ended: Array, trace: PyTree
+) -> PyTree:
+    """The trace of a carry, that of the cell's own start where an example has ended."""
+    return stop(carrier.begin(rule, cell.effective(), ended, trace))
 
 
 def _as_data(xs: Data, context: Data, done: Data, mask: Data) -> list:

@@ -16,6 +16,7 @@ from .._cell import AbstractCell, NeuronCell
 from .._cell._inputs import drive_of
 from .._reverse import inner_cell
 from .._trace import AbstractTrace
+from .._trace._base import refusal
 from .._trace._rank_one import Linearised, RankOne, Tangent
 from .._tree import inexact
 from ._base import require_neurons
@@ -87,6 +88,11 @@ class AbstractStochasticRule(AbstractForwardRule):
         self, step: Linearised, tangent: Tangent, factor: PyTree, noise: Float[Array, " k"]
     ) -> tuple[Tangent, PyTree]:
         """Both factors of one example after one more step."""
+
+    def of_start(self, cell: AbstractCell, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
+        """Both factors of one example in a start that learns; a ValueError if it can't be."""
+        del key
+        raise refusal(self, cell)
 
     @abc.abstractmethod
     def gradient(self, cell: Any, credit: Array, factor: PyTree) -> PyTree:

@@ -9,9 +9,12 @@ from jaxtyping import Array, Float, PyTree
 from .._cell import AbstractCell, Filtered
 from .._precision import start_of, widened
 from .._reverse import inner_cell
+from .._start import pull_start
+from .._trace._base import refusal
 from .._trace._rank_one import Linearised, Tangent
 from .._tree import inexact, pullback
 from ._card import Card
+from ._noise import Drawn
 from ._stochastic import AbstractStochasticRule, mix
 
 
@@ -39,7 +42,8 @@ class UORO(AbstractStochasticRule):
     emission reads parameters. The gradient stays unbiased, but what one draw gives depends on how
     the sequence is cut, since within a segment the filter is exact; without a filter it does not.
     Each example and probe has its own stream of noise, which goes on after `done`; padding draws
-    nothing. Inputs get credit from their own step alone.
+    nothing. A start that learns has \(A = \nu\), \(B = \nu\,\partial\mathrm{init}/\partial\theta\).
+    Inputs get credit from their own step alone.
 
     Memory O(n + P) an example and probe for n numbers of state and P parameters; time that of a
     forward and a reverse pass of one example, and O(P), a step. A segment of more than one step
@@ -110,6 +114,14 @@ class UORO(AbstractStochasticRule):
         p1 = self.ratio(drawn, jnp.sqrt(jnp.asarray(noise.size, noise.dtype)))
         tangent = mix(p0, moved, p1, step.fresh(state, emitted))
         return tangent, mix(1 / p0, factor, 1 / p1, drawn)
+
+    def of_start(self, cell: AbstractCell, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
+        """`A = ν`, `B = ν ∂init/∂θ`."""
+        if not isinstance(self.noise, Drawn):
+            raise refusal(self, cell)
+        flat, shaped = ravel_pytree(inexact(start_of(cell)))
+        noise = shaped(self.noise.draw(key, jnp.zeros((), jnp.int32), flat.size, flat.dtype))
+        return noise, pull_start(cell, noise)
 
     def gradient(self, cell: AbstractCell, credit: Array, factor: PyTree) -> PyTree:
         """`Σ (c · A) B`."""

@@ -84,6 +84,10 @@ class AbstractCreditTrace(AbstractCarrier):
         """Raise a ValueError for credit (or None) on states that the rule can't use."""
         del cell, credit
 
+    def batch_axes(self, trace: PyTree) -> PyTree:
+        """At the front of leaves that are not shared."""
+        return jax.tree.map(lambda _: 0, trace)
+
     @abc.abstractmethod
     def forget(self, flag: Bool[Array, "*batch"], trace: PyTree) -> PyTree:
         """The value, of no past where the flag of an example holds."""

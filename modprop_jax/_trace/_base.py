@@ -29,6 +29,10 @@ class AbstractCarrier(eqx.Module):
         """The value, of no past where the flag of an example holds; leaves (rows, *batch, ...)."""
         return erase_trace(flag, trace)
 
+    def batch_axes(self, trace: PyTree) -> PyTree:
+        """Where the axes of the batch begin in each leaf; None: it is shared by all examples."""
+        return jax.tree.map(lambda _: 1, trace)
+
     def begin(
         self, rule: Any, cell: AbstractCell, flag: Bool[Array, "*batch"], trace: PyTree
     ) -> PyTree:

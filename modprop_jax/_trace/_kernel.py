@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, PyTree
 from .._cell._inputs import drive_of, features
 from .._credit import Credit, Point
 from .._flags import erase_trace
-from .._tree import each, pullback
+from .._tree import each, nothing, pullback
 from ._influence import AbstractInfluence, Influence
 from ._learner import learnt
 from ._per_synapse import with_weights
@@ -122,6 +122,11 @@ class Kernel(AbstractInfluence):
         """Without its past, and the twin where the network is; what was learned stays."""
         value = trace.state
         return Influence(value._replace(past=erase_trace(flag, value.past)))
+
+    def batch_axes(self, trace: Influence) -> Influence:
+        """What was learned is shared."""
+        past, draws = jax.tree.map(lambda _: 1, tuple(trace.state[1:]))
+        return Influence(KernelState(nothing(trace.state.learned), past, draws))
 
     def hold(self, keep: Bool[Array, "*batch"], further: Influence, trace: Influence) -> Influence:
         """`further` where a step takes place; only such examples have taught in it."""

@@ -12,8 +12,9 @@ from jaxtyping import Array, Bool, PyTree
 from .._cell import AbstractCell, Filtered
 from .._cell._inputs import features, Inputs
 from .._credit import Credit, Point
-from .._flags import erase_trace
+from .._flags import erase_trace, select_trace
 from .._reverse import inner_cell
+from .._start import start_learns
 from .._tree import each, inexact
 from ._base import batch_shape
 from ._influence import AbstractInfluence, Influence
@@ -147,6 +148,22 @@ class RankOne(AbstractInfluence):
             lambda a: a.reshape(-1, *a.shape[axes:]), (columns / rule.probes, trace.state.factor)
         )
         return rule.gradient(cell, columns, factor)
+
+    def begin(
+        self, rule: Any, cell: AbstractCell, flag: Bool[Array, "*batch"], trace: Influence
+    ) -> Influence:
+        """An estimate of what init does to the first state; of noise that no step draws."""
+        trace = self.forget(flag, trace)
+        inner = inner_cell(cell)
+        if not start_learns(inner):
+            return trace
+        held, axes = trace.state, trace.state.step.ndim
+        # a step takes the first two of two
+        keys = each(lambda key: jr.split(key, 3)[2], axes)(jr.wrap_key_data(held.key, impl=KEYS))
+        drawn = each(lambda key: rule.of_start(inner, key), axes)(keys)
+        kept = held.tangent, held.factor
+        tangent, factor = select_trace(flag, drawn, kept)
+        return trace._replace(state=held._replace(tangent=tangent, factor=factor))
 
     def forget(self, flag: Bool[Array, "*batch"], trace: Influence) -> Influence:
         """No estimate where the flag of an example holds; its draws go on."""

@@ -1,12 +1,13 @@
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from .._credit import Point
 from .._flags import erase, select
 from .._precision import start_of, widened
-from .._tree import pullback
+from .._tree import nothing, pullback
 from ._advanced import AbstractCreditTrace
 from ._base import batch_shape
 from ._learner import learnt, mean_outer, start
@@ -146,6 +147,10 @@ class SyntheticGradient(AbstractCreditTrace):
             jnp.ones_like(trace.begun),
         )
         return Seen(error, later @ weight.T, prediction, teaching), further
+
+    def batch_axes(self, trace: Synthetic) -> Synthetic:
+        """Only the last step is an example's own."""
+        return Synthetic(*nothing(trace[:5]), *jax.tree.map(lambda _: 0, trace[5:]))
 
     def forget(self, flag: Bool[Array, "*batch"], trace: Synthetic) -> Synthetic:
         """Forgets the last step, not what was learnt."""

@@ -12,7 +12,8 @@ from .._credit import Credit, Flags, Point, Record
 from .._flags import erase, select
 from .._precision import start_of
 from .._reverse import charge, inner_cell, points_of, transport
-from .._tree import inexact
+from .._start import start_learns
+from .._tree import add, inexact, pullback
 from ._base import AbstractTrace, batch_shape
 
 
@@ -20,12 +21,15 @@ class Steps(NamedTuple):
     """Steps as they were, oldest first: leaves (steps, *batch, ...).
 
     `before`: the state that a step started from; `inputs`: its input, and what was added to its
-    drive; `keep`: whether there is a step.
+    drive; `keep`: whether there is a step. Where the cell's start learns, `begins`: whether the
+    state before a step is that start, and `fresh` (1, *batch): whether the present one is.
     """
 
     before: PyTree
     inputs: Array | Inputs
     keep: Bool[Array, "steps *batch"]
+    begins: Bool[Array, "steps *batch"] | None = None
+    fresh: Bool[Array, "1 *batch"] | None = None
 
 
 class Tape(AbstractTrace):
@@ -52,11 +56,23 @@ class Tape(AbstractTrace):
         batch = batch_shape(inner, state)
         dtype = jax.tree.leaves(inexact(state))[0].dtype
         xs = jnp.zeros((self.steps, *batch, inner.in_size), dtype)
-        return Steps(
+        steps = Steps(
             jax.tree.map(lambda s: jnp.zeros((self.steps, *s.shape), s.dtype), state),
             self._kept(rule, inner, xs),
             jnp.zeros((self.steps, *batch), bool),
         )
+        if not start_learns(inner):
+            return steps
+        fresh = jnp.zeros((1, *batch), bool)
+        return steps._replace(begins=jnp.zeros_like(steps.keep), fresh=fresh)
+
+    def begin(
+        self, rule: Any, cell: AbstractCell, flag: Bool[Array, "*batch"], trace: Steps
+    ) -> Steps:
+        """No step, where the flag of an example holds, but the cell's own start."""
+        del rule, cell
+        trace = self.forget(flag, trace)
+        return trace if trace.fresh is None else trace._replace(fresh=trace.fresh | flag[None])
 
     def contract(
         self, rule: Any, cell: SeparableCell, prepared: PyTree, trace: Steps, credit: Credit
@@ -66,14 +82,21 @@ class Tape(AbstractTrace):
         # infinite, and a credit of 0 does not erase that
         before = select(trace.keep, trace.before, start_of(cell, trace.keep.shape))
         drive = drive_of(cell, cell.message(before), trace.inputs)
-        flags = Flags(jnp.zeros_like(trace.keep), trace.keep)
-        points = Point(before, trace.inputs, drive, flags=flags)
+        fresh = jnp.zeros_like(trace.keep)
+        if trace.fresh is not None:
+            # the state before the oldest step is out of reach
+            fresh = trace.begins.at[0].set(False)
+            credit = credit._replace(start=erase(~trace.fresh[0], credit.state))
+        points = Point(before, trace.inputs, drive, flags=Flags(fresh, trace.keep))
         silent = jax.tree.map(jnp.zeros_like, inexact(before))
-        _, total, message = transport(rule, cell, prepared, points, silent, credit)
+        credit, total, message = transport(rule, cell, prepared, points, silent, credit)
         # what the oldest step received was sent one step earlier, out of reach
         message = jax.tree.map(lambda m: m.at[0].set(0), message)
         gradient, _ = charge(cell, points, before, total, message, None)
-        return gradient
+        if trace.fresh is None:
+            return gradient
+        start = pullback(lambda cell: start_of(cell, trace.fresh.shape[1:]), cell)(credit.start)
+        return add(gradient, *start)
 
     def extend(
         self, rule: Any, cell: AbstractCell, prepared: PyTree, record: Record, trace: Steps
@@ -83,9 +106,13 @@ class Tape(AbstractTrace):
         flags, points = record.flags, points_of(inner_cell(cell), record)
         keep = jnp.ones(record.xs.shape[:-1], bool) if flags is None else flags.keep
         fresh = Steps(points.before, self._kept(rule, inner_cell(cell), record.inputs), keep)
+        after = None
+        if trace.fresh is not None:
+            begins, after = _beginnings(trace.fresh[0], keep, flags)
+            fresh, trace = fresh._replace(begins=begins), trace._replace(fresh=None)
         both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), trace, fresh)
         if flags is None:
-            return jax.tree.map(lambda a: a[-self.steps :], both)
+            return jax.tree.map(lambda a: a[-self.steps :], both)._replace(fresh=after)
         keep = both.keep & ~_followed(flags.fresh, len(both.keep))
         # stable: what is no step goes to the front, and the order of steps stays
         newest = jnp.argsort(keep, axis=0, stable=True)[-self.steps :]
@@ -95,7 +122,7 @@ class Tape(AbstractTrace):
             return jnp.take_along_axis(a, index, axis=0)
 
         kept = jax.tree.map(take, both._replace(keep=keep))
-        return erase(~kept.keep, kept)
+        return erase(~kept.keep, kept)._replace(fresh=after)
 
     def _kept(self, rule: Any, cell: Any, inputs: Array | Inputs) -> Array | Inputs:
         """What is on the tape of a segment's inputs."""
@@ -115,6 +142,21 @@ class Tape(AbstractTrace):
 def _filled(push: PyTree, silent: PyTree) -> PyTree:
     """Zeros where nothing is added."""
     return jax.tree.map(lambda p, s: s if p is None else p, push, silent, is_leaf=is_none)
+
+
+def _beginnings(
+    fresh: Bool[Array, "*batch"], keep: Bool[Array, "T *batch"], flags: Flags | None
+) -> tuple[Bool[Array, "T *batch"], Bool[Array, "1 *batch"]]:
+    """Whether the state before each step is the cell's own start, and whether that after all is."""
+
+    def body(start, at):
+        keep, begins = at
+        start = start | begins
+        return start & ~keep, start
+
+    begins = jnp.zeros_like(keep) if flags is None else flags.fresh
+    after, before = lax.scan(body, fresh, (keep, begins))
+    return before, after[None]
 
 
 def _followed(fresh: Bool[Array, "T *batch"], steps: int) -> Bool[Array, "steps *batch"]:

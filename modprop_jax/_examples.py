@@ -1,0 +1,93 @@
+"""Examples of a carry: those that begin anew, and those that are selected."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from ._arguments import shown
+from ._cell import AbstractCell, computing
+from ._check import check_carry, check_ended, check_index
+from ._flags import erase, select
+from ._precision import start_of, widened
+from ._rnn import RNN
+from ._rule import Carry
+from ._scan import begun
+from ._trace._advanced import Advanced
+from ._tree import as_array, as_arrays, Data
+
+
+def reset(layer: AbstractCell | RNN, carry: PyTree, ended: Data) -> PyTree:
+    """The carry with some examples back at a fresh start, all others as they are.
+
+    Their state is `cell.init`, their trace that of no past, and nothing is observed of them: as if
+    the step before had come with `done`. What all examples share, as the weights of `DNI` and
+    `KeRNL`, stays, and so do streams of random numbers. For environments that end one by one
+    between two segments. A `where` leaf by leaf over the carry is wrong: see `Carry`.
+
+    **Arguments:**
+
+    - `layer`: the `RNN`, or the cell.
+    - `carry`: a `Carry` of it, or a bare state.
+    - `ended`: boolean (*batch), which examples.
+
+    **Errors:** ValueError for another shape or dtype, a carry of another layer, and, within a loss,
+    a carry whose trace goes on with the error (`DNI`, `GLE`): reset that between two segments.
+    """
+    cell, carry = as_arrays((_cell_of(layer, carry, "reset"), carry))
+    ended = as_array("ended", ended)
+    state = carry.state if isinstance(carry, Carry) else carry
+    check_ended(cell, state, ended)
+    cell, state = computing(cell), widened(state)
+    state = select(ended, start_of(cell, ended.shape), state)
+    if not isinstance(carry, Carry):
+        return state
+    rule, trace, value = carry.rule, carry.rule.trace(cell), carry.trace
+    if isinstance(value, Advanced):
+        value = Advanced(begun(trace, rule, cell, ended, value.value))
+    elif trace is not None:
+        value = begun(trace, rule, cell, ended, value)
+    return Carry(state, value, erase(ended, carry.observed), rule)
+
+
+def take_examples(layer: AbstractCell | RNN, carry: PyTree, index: Data) -> PyTree:
+    """The carry of some examples of the batch: a selection, a shuffle, or repetitions.
+
+    **Arguments:** `layer`: the `RNN`, or the cell. `carry`: a `Carry` of it, or a bare state.
+    `index`: integers (k,), the new examples' places on the first axis of the batch.
+
+    **Errors:** ValueError for another shape or dtype, a batch without axes, and a carry of another
+    layer.
+    """
+    cell, carry = as_arrays((_cell_of(layer, carry, "take_examples"), carry))
+    index = as_array("index", index)
+    state = carry.state if isinstance(carry, Carry) else carry
+    check_index(cell, state, index)
+
+    def take(tree, axis=0):
+        return jax.tree.map(lambda a: jnp.take(a, index, axis=axis), tree)
+
+    if not isinstance(carry, Carry):
+        return take(carry)
+    trace, value = carry.rule.trace(computing(cell)), carry.trace
+    if trace is not None:
+
+        def one(leaf, axis):
+            return leaf if axis is None else take(leaf, axis)
+
+        inner = value.value if isinstance(value, Advanced) else value
+        axes = trace.batch_axes(inner)
+        inner = jax.tree.map(one, inner, axes)
+        value = Advanced(inner) if isinstance(value, Advanced) else inner
+    return Carry(take(state), value, take(carry.observed), carry.rule)
+
+
+def _cell_of(layer: Any, carry: PyTree, name: str) -> AbstractCell:
+    """The cell, where the carry is one of its own."""
+    cell = layer.cell if isinstance(layer, RNN) else layer
+    if not isinstance(cell, AbstractCell):
+        raise ValueError(f"{name} needs an RNN or a cell, but got {shown(layer)}.")
+    if isinstance(carry, Carry):
+        check_carry(cell, carry, layer.rule if isinstance(layer, RNN) else carry.rule)
+    return cell
