@@ -15,7 +15,7 @@ from ._rnn import RNN
 from ._rule import Carry
 from ._scan import begun
 from ._trace._advanced import Advanced
-from ._tree import as_array, as_arrays, Data
+from ._tree import as_array, as_arrays, Data, distinct
 
 
 def reset(layer: AbstractCell | RNN, carry: PyTree, ended: Data) -> PyTree:
@@ -80,7 +80,7 @@ def take_examples(layer: AbstractCell | RNN, carry: PyTree, index: Data) -> PyTr
         axes = trace.batch_axes(inner)
         inner = jax.tree.map(one, inner, axes)
         value = Advanced(inner) if isinstance(value, Advanced) else inner
-    return Carry(take(state), value, take(carry.observed), carry.rule)
+    return distinct(Carry(take(state), value, take(carry.observed), carry.rule), carry)
 
 
 def _cell_of(layer: Any, carry: PyTree, name: str) -> AbstractCell:

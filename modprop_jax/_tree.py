@@ -146,6 +146,21 @@ def as_sequences(name: str, tree: PyTree) -> PyTree:
     return jax.tree.map(lambda node: as_array(name, node), tree, is_leaf=numbers)
 
 
+def distinct(tree: PyTree, *others: PyTree) -> PyTree:
+    """The tree, which may be donated: copies where an array stands twice, or in the others too."""
+    seen = {id(leaf) for leaf in jax.tree.leaves(others)}
+
+    def one(leaf):
+        if not eqx.is_array(leaf):
+            return leaf
+        if id(leaf) in seen:
+            leaf = jnp.copy(leaf)
+        seen.add(id(leaf))
+        return leaf
+
+    return jax.tree.map(one, tree)
+
+
 def nothing(tree: PyTree) -> PyTree:
     """None for every leaf: the cotangents of what has none."""
     return jax.tree.map(lambda _: None, tree)

@@ -153,3 +153,78 @@ def test_errors():
         mpj.take_examples(rnn, carry, ENDED)
     with pytest.raises(ValueError, match=r"The carry is none of this LeakyCell"):
         mpj.reset(rnn.cell, jnp.zeros((B, N + 1)), ENDED)
+
+
+class Doubled(mpj.NeuronCell):
+    """One array for both variables, and a parameter for the start of a single example."""
+
+    v0: jax.Array
+
+    def __init__(self, key):
+        mpj.NeuronCell.__init__(self, M, N, key=key)
+        self.v0 = jnp.ones(N)
+
+    def init(self, batch_shape=()):
+        v = jnp.broadcast_to(self.v0, (*batch_shape, N))
+        return v, v
+
+    def integrate(self, state, drive):
+        return 0.5 * state[0] + drive, 0.9 * state[1]
+
+    def emit(self, state):
+        return jnp.tanh(state[0] + state[1])
+
+
+def assert_can_be_donated(given, *others):
+    """Every buffer stands in it once, and in the others not at all."""
+    leaves = jax.tree.leaves((given, *others), is_leaf=eqx.is_array)
+    buffers = [leaf.unsafe_buffer_pointer() for leaf in leaves if eqx.is_array(leaf) and leaf.size]
+    assert len(set(buffers)) == len(buffers)
+
+
+STARTS = {
+    "alif": lambda k: mpj.ALIFCell(M, N, tau=9.0, tau_adaptation=90.0, beta=1.0, key=k),
+    "lif": lambda k: mpj.LIFCell(M, N, tau=9.0, key=k),
+    "leaky": lambda k: mpj.LeakyCell(M, N, tau=9.0, key=k),
+    "rate": lambda k: mpj.RateCell(M, N, key=k),
+    "gru": lambda k: mpj.GRUCell(M, N, key=k),
+    "lstm": lambda k: mpj.LSTMCell(M, N, key=k),
+    "lru": lambda k: mpj.LRUCell(M, N, key=k),
+    "gle": lambda _: CELLS["gle"](),
+    "equilibrium": lambda k: mpj.EquilibriumCell.layered([M, N], activation=jnp.tanh, key=k),
+    "filters": lambda _: mpj.Filtered(cell("leaky"), (0.5, 1.0)),
+    "function": lambda _: mpj.FunctionCell(
+        lambda p, s, x: s, jnp.ones(2), (np.zeros(2), np.zeros(2)), lambda s: s[0]
+    ),
+    **{
+        name: lambda k, name=name: mpj.spiking_preset(
+            name, M, N, tau=9.0, leak=0.5, tau_adaptation=90.0, beta=1.0, key=k
+        )
+        for name in ("bellec_alif", "bellec_elig_alif", "mdgl")
+    },
+}
+
+
+@pytest.mark.parametrize("batch", [(), (2,)])
+def test_starts_can_be_donated(batch):
+    cells = [make(jr.key(0)) for make in STARTS.values()]
+    for c in cells:
+        assert_can_be_donated(c.init(batch), c)
+    public = {one for one in vars(mpj).values() if isinstance(one, type)}
+    public = {one for one in public if issubclass(one, mpj.AbstractCell)}
+    assert {one for one in public if not one.__abstractmethods__} <= set(map(type, cells))
+    rnn = mpj.RNN(Doubled(jr.key(1)), rule=mpj.EProp())
+    assert_can_be_donated(rnn.init(batch), rnn)
+
+
+def test_carries_can_be_donated():
+    learned = mpj.DNI(
+        labels=2, jacobian="learned", learn=optax.adam(0.1), learn_jacobian=optax.sgd(0.1)
+    )
+    rnns = [layer(name) for name in CASES]
+    rnns += [mpj.RNN(cell("leaky"), rule=rule) for rule in (learned, mpj.ModProp(0.5, taps=2))]
+    for rnn in rnns:
+        carry = rnn.init((B,), key=jr.key(4))
+        assert_can_be_donated(carry, rnn)
+    assert_can_be_donated(mpj.take_examples(rnn, carry, range(B)), carry)
+    jax.block_until_ready(jax.jit(lambda c: jax.tree.map(jnp.negative, c), donate_argnums=0)(carry))

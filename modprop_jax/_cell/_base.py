@@ -59,7 +59,12 @@ class AbstractCell(eqx.Module):
 
     @abc.abstractmethod
     def init(self, batch_shape: BatchShape = ()) -> PyTree:
-        """The state before the first step."""
+        """The state before the first step.
+
+        Usually zeros. It may read parameters: a learnt start. These then get the credit of every
+        sequence that begins from it, after `done` too. To stream, local rules need a start that is
+        made neuron by neuron, from parameters of its own (one value for all, or one a neuron).
+        """
 
     @abc.abstractmethod
     def step(self, state: PyTree, x: Array) -> PyTree:

@@ -223,8 +223,8 @@ class ALIFCell(AbstractLIF):
     def init(self, batch_shape: BatchShape = ()) -> tuple[Array, Array, Array]:
         """Zero membrane and adaptation, not refractory."""
         shape = (*batch_axes(batch_shape), self.hidden_size)
-        zero = jnp.zeros(shape, wide(self.weight_rec.dtype))
-        return zero, zero, jnp.zeros(shape, jnp.int32)
+        dtype = wide(self.weight_rec.dtype)
+        return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.zeros(shape, jnp.int32)
 
     def integrate(
         self, state: tuple[Array, Array, Array], drive: Float[Array, "*batch n"]

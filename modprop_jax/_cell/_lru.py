@@ -135,8 +135,9 @@ class LRUCell(SeparableCell):
     def init(self, batch_shape: BatchShape = ()) -> tuple[Array, Array, Array]:
         """h = 0, and no input yet."""
         axes, dtype = batch_axes(batch_shape), wide(self.nu.dtype)
-        h = jnp.zeros((*axes, self.hidden_size), dtype)
-        return h, h, jnp.zeros((*axes, self.in_size), dtype)
+        sizes = self.hidden_size, self.hidden_size, self.in_size
+        h_re, h_im, x = (jnp.zeros((*axes, size), dtype) for size in sizes)
+        return h_re, h_im, x
 
     def message(self, state: tuple[Array, Array, Array]) -> None:
         """None: units send nothing to each other."""

@@ -65,8 +65,9 @@ class LSTMCell(GatedCell):
         self, batch_shape: BatchShape = ()
     ) -> tuple[Float[Array, "*batch n"], Float[Array, "*batch n"]]:
         """Zeros."""
-        zeros = jnp.zeros((*batch_axes(batch_shape), self.hidden_size), wide(self.weight_hh.dtype))
-        return zeros, zeros
+        shape = *batch_axes(batch_shape), self.hidden_size
+        dtype = wide(self.weight_hh.dtype)
+        return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
 
     def drive(self, message: Float[Array, "*batch n"], x: Float[Array, "*batch m"]) -> LSTMDrive:
         """What enters the gates."""

@@ -14,7 +14,7 @@ from .._precision import widened
 from .._reverse import inner_cell
 from .._start import at_start, start_learns
 from .._trace import AbstractCarrier, AbstractTrace, batch_shape
-from .._tree import inexact, stop
+from .._tree import distinct, inexact, stop
 from ._card import Card
 
 
@@ -59,6 +59,10 @@ class AbstractRule(eqx.Module):
     def init(self, cell: AbstractCell, state: PyTree, *, key: PRNGKeyArray | None = None) -> Carry:
         """The carry of no past: this state, and an empty trace.
 
+        Examples whose state is the cell's own start, `cell.init`, up to rounding, count as begun
+        from it: where it depends on parameters, these get the credit that comes to it. Any other
+        state is a constant. Each array has a buffer of its own, so a carry may be donated.
+
         **Arguments:** `key`: for rules that draw noise or initial values, which need one.
         """
         self.check(cell)
@@ -67,7 +71,7 @@ class AbstractRule(eqx.Module):
                 f"{type(self).__name__} draws random numbers: make its carry with a key, "
                 "rule.init(cell, state, key=key) or rnn.init(batch_shape, key=key)."
             )
-        cell, state = computing(cell), widened(state)
+        given, cell, state = cell, computing(cell), widened(state)
         trace = self.trace(cell)
         if trace is not None and jax.tree.leaves(inexact(self)):
             raise ValueError(
@@ -85,7 +89,8 @@ class AbstractRule(eqx.Module):
                 past = trace.begin(self, cell.effective(), own, past)
             past = stop(past)
         observed = self.unobserved(inner_cell(cell), batch)
-        return Carry(state, past, observed, self)
+        # a user's init may return one array twice, or a parameter
+        return distinct(Carry(state, past, observed, self), given)
 
     def begin(
         self, trace: Any, cell: AbstractCell, state: PyTree, key: PRNGKeyArray | None

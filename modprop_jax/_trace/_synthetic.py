@@ -66,16 +66,16 @@ class SyntheticGradient(AbstractCreditTrace):
         if rule.learn_jacobian is not None:
             jacobian = jnp.copy(widened(cell.weight_rec))
             of_jacobian = start(rule.learn_jacobian, jacobian)
-        nothing = jnp.zeros((*batch, s), dtype)
+        state, labels, error = (jnp.zeros((*batch, size), dtype) for size in (s, k, s))
         return Synthetic(
             weight,
             jnp.copy(weight),
             jacobian,
             (start(rule.learn, weight), of_jacobian),
             jnp.zeros((), dtype),
-            nothing,
-            jnp.zeros((*batch, k), dtype),
-            nothing,
+            state,
+            labels,
+            error,
             jnp.zeros(batch, dtype),
         )
 
