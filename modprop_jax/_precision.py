@@ -37,6 +37,11 @@ def times(a: Array, matrix: Array) -> Array:
     return a @ matrix if matrix.dtype == wide(matrix.dtype) else _narrow(a, matrix)
 
 
+def times_back(credit: Array, matrix: Array) -> Array:
+    """As `times`; float16 has not the range for credit."""
+    return times(credit, widened(matrix) if matrix.dtype == jnp.float16 else matrix)
+
+
 @jax.custom_jvp
 def _narrow(a: Array, matrix: Array) -> Array:
     return jnp.matmul(a.astype(matrix.dtype), matrix, preferred_element_type=jnp.float32)
@@ -45,7 +50,7 @@ def _narrow(a: Array, matrix: Array) -> Array:
 @_narrow.defjvp
 def _narrow_jvp(primals, tangents):
     (a, matrix), (d_a, d_matrix) = primals, tangents
-    # credit takes the same way back: float16 has not the range for it
+    # credit goes the same way back; see `times_back`
     dtype = jnp.bfloat16 if matrix.dtype == jnp.bfloat16 else jnp.float32
 
     def product(a, matrix):

@@ -10,7 +10,7 @@ from ._cell import AbstractCell, Filtered, SeparableCell
 from ._cell._inputs import drive_of, Inputs
 from ._credit import Credit, Flags, Record
 from ._flags import entering, settled
-from ._precision import times
+from ._precision import times_back
 from ._reverse import instantaneous, on_states, reverse
 from ._sharding import over_steps
 from ._tree import add, inexact, materialise, nothing, pullback
@@ -158,7 +158,7 @@ def landing(pack: tuple) -> Credit:
             (emitted,) = pullback(cell.emit, end.state)(emitted)
             total = add(total, emitted)
         (drive,) = pullback(lambda d: cell.integrate(record.before, d), record.drives[0])(total)
-        ct_xs = times(drive, cell.weight_in)[None]
+        ct_xs = times_back(drive, cell.weight_in)[None]
         if isinstance(record.inputs, Inputs):
             ct_xs = Inputs(ct_xs, drive[None])
         return gradient, nothing(end), ct_xs, nothing(rest)

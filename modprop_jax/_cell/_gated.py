@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from .._precision import times, wide
+from .._precision import times, times_back, wide
 from ._base import Final
 from ._constants import connectivity
 from ._separable import SeparableCell
@@ -80,7 +80,7 @@ class GatedCell(SeparableCell):
     def received(self, drive: Any, like: Any, x: Any) -> Float[Array, "*batch n"]:
         """`weight_hhᵀ drive`, of a cell whose mask is applied (`effective`)."""
         del like, x
-        return times(jnp.concatenate(self.recurrent(drive), axis=-1), self.weight_hh)
+        return times_back(jnp.concatenate(self.recurrent(drive), axis=-1), self.weight_hh)
 
     def received_own(self, drive: Any, like: Array) -> Float[Array, "*batch n"]:
         """`Σ diag(U) drive` over the gates, of a cell whose mask is applied."""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
-from .._precision import start_of, times, wide
+from .._precision import start_of, times, times_back, wide
 from .._tree import inexact
 from ._base import Final
 from ._constants import connectivity, presynaptic_signs
@@ -165,7 +165,7 @@ class NeuronCell(SeparableCell):
     def received(self, drive: Array, like: Any, x: Any) -> Float[Array, "*batch n"]:
         """`W_recᵀ drive`, of a cell whose mask is applied (`effective`)."""
         del like, x
-        return times(drive, self.weight_rec)
+        return times_back(drive, self.weight_rec)
 
     def received_own(self, drive: Array, like: Array) -> Float[Array, "*batch n"]:
         """`diag(W_rec) drive`, of a cell whose mask is applied."""

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PyTree
 from .._cell import Filtered
 from .._credit import Record
 from .._flags import erase, settled
-from .._precision import start_of, times, wide
+from .._precision import start_of, times_back, wide
 from .._reverse import points_of
 from .._sharding import over_steps
 from .._tree import pullback, stop
@@ -62,7 +62,7 @@ def broadcast(
 
     def backward(pack, _, error):
         _, slopes, weight, fresh = pack
-        earlier = times(error * slopes, weight)
+        earlier = times_back(error * slopes, weight)
         if fresh is not None:
             earlier = erase(fresh, earlier)
         silent = jnp.zeros_like(error[:1])

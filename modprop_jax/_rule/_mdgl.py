@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, PyTree
 from .._cell import AbstractCell, Filtered, NeuronCell
 from .._cell._claims import check_apart
 from .._credit import Back, Credit, Point, Record
-from .._precision import times, widened
+from .._precision import times_back, widened
 from .._trace import AbstractTrace, PerSynapse, Presynaptic
 from .._tree import add, pullback, stop
 from ._base import AbstractRule, require_neurons, require_types
@@ -144,7 +144,7 @@ class MDGL(AbstractRule):
         if self.online:
             return Back(total, Credit(own), None)
         (drive,) = pullback(lambda d: cell.integrate(point.before, d), point.drive)(direct)
-        message = times(drive, prepared)
+        message = times_back(drive, prepared)
         (sent,) = pullback(cell.message, point.before)(message)
         return Back(total, Credit(add(own, sent)), message)
 
