@@ -94,7 +94,8 @@ def plot_filter_taps(
 
     modulated, local = map(jax.device_get, filter_taps(rule, cell, n))
     count = local.shape[-1]
-    names = [f"type {a}" for a in range(count)] if names is None else list(names)
+    given = [names] if isinstance(names, str) else names
+    names = [f"type {a}" for a in range(count)] if given is None else list(given)
     if len(names) != count or count > 6:
         raise ValueError(
             f"plot_filter_taps draws at most 6 types with one name each, but has {count} types and "

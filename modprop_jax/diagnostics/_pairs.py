@@ -8,16 +8,24 @@ from jaxtyping import Array, Float
 from .._rule import AbstractRule
 
 
-Rules = Mapping[str, AbstractRule] | Sequence[AbstractRule]
+Rules = Mapping[str, AbstractRule] | Sequence[AbstractRule] | AbstractRule
 
 
 def named(rules: Rules) -> tuple[tuple[str, ...], tuple[AbstractRule, ...]]:
     """Names and rules; without names of their own, rules go by their class's."""
+    if isinstance(rules, AbstractRule | str):
+        rules = (rules,)
     if not rules:
         raise ValueError("rules is empty: pass at least one, such as {'eprop': EProp()}.")
+    each = tuple(rules.values() if isinstance(rules, Mapping) else rules)
+    for rule in each:
+        if not isinstance(rule, AbstractRule):
+            raise ValueError(
+                f"rules must hold credit rules, such as {{'eprop': EProp()}}, but holds {rule!r}."
+            )
     if isinstance(rules, Mapping):
-        return tuple(rules), tuple(rules.values())
-    return tuple(type(rule).__name__ for rule in rules), tuple(rules)
+        return tuple(rules), each
+    return tuple(type(rule).__name__ for rule in each), each
 
 
 def cosine(g: Float[Array, "..."], r: Float[Array, "..."]) -> Float[Array, ""]:

@@ -11,7 +11,7 @@ from typing import Any
 from ..tasks import Preset, TASKS
 from ._cells import CELLS
 from ._config import Config
-from ._names import known
+from ._names import each_name, known
 from ._rules import rule_entry, segment_of
 
 
@@ -134,7 +134,7 @@ class StreamAlignConfig:
         else the first of them.
         """
         cell = overrides.get("cell") or _preset(task, preset).cell
-        chosen = stream_rules(cell) if rules is None else tuple(rules)
+        chosen = stream_rules(cell) if rules is None else each_name(rules)
         if learner is None:
             learner = "rtrl" if "rtrl" in chosen else next(iter(chosen), "")
         elif learner not in chosen:

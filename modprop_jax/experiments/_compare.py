@@ -51,9 +51,10 @@ def compare(
     **Arguments:**
 
     - `task`, `preset`: names, as `modprop-jax list` shows them.
-    - `rules`: names of rules, with options as in `"modprop:mu=0.5"`; by default `DEFAULT_RULES`,
-        on streams `ONLINE_RULES`, or those that serve the cell (`CELLS[cell].rules`). On streams,
-        `"bptt:segment=10"` has an optimizer step every 10 time steps.
+    - `rules`: names of rules, or one name, with options as in `"modprop:mu=0.5"`; by default
+        `DEFAULT_RULES`, on streams `ONLINE_RULES`, or those that serve the cell
+        (`CELLS[cell].rules`). On streams, `"bptt:segment=10"` has an optimizer step every 10 time
+        steps.
     - `seeds`: networks per rule, each with its own weights and data.
     - `out`: folder for the results; by default a new one under `runs/`.
     - `quiet`: print nothing.

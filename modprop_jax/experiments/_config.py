@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from .._rule import AbstractRule
 from ..tasks import Preset, Task, TASKS
 from ._cells import CELLS, with_cell
-from ._names import known
+from ._names import each_name, known
 from ._network import build_network, cell_types
 from ._rules import build_rule, network_of, rule_entry, segment_of
 
@@ -52,9 +52,10 @@ class Config:
         if rules is None:
             offline, online = CELLS[settings.cell].rules
             rules = offline if settings.segment is None else online
+        rules = each_name(rules)
         _check(settings, rules, seeds)
         created = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        config = cls(task, preset, tuple(rules), seeds, settings, environment(), created)
+        config = cls(task, preset, rules, seeds, settings, environment(), created)
         _check_rules(config)
         return config
 

@@ -2,7 +2,7 @@
 
 import difflib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def known(kind: str, name: str, choices: Iterable[str]) -> str:
@@ -13,6 +13,11 @@ def known(kind: str, name: str, choices: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, choices, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise ValueError(f"unknown {kind} {name!r}; possible: {', '.join(choices) or 'none'}.{hint}")
+
+
+def each_name(names: Sequence[str]) -> tuple[str, ...]:
+    """The names; a string, which is a sequence too, is one of them."""
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def summary(cls: type) -> str:
