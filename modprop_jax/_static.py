@@ -45,19 +45,44 @@ def numeric(value: Array | Constant, dtype: Any) -> Any:
 class FrozenArray(eqx.Module):
     """An array of any dtype that is part of the structure, not of the parameters."""
 
-    data: bytes = eqx.field(static=True, repr=False)
-    shape: tuple[int, ...] = eqx.field(static=True)
-    dtype: str = eqx.field(static=True)
+    content: "_Content" = eqx.field(static=True)
 
     def __init__(self, value: Any):
         value = np.asarray(value)
         # NumPy only: under jit, jnp.asarray would make a tracer of a constant
         value = value.astype(jax.dtypes.canonicalize_dtype(value.dtype))
-        self.data, self.shape, self.dtype = value.tobytes(), value.shape, str(value.dtype)
+        value.flags.writeable = False
+        self.content = _Content(value)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the array."""
+        return self.content.array.shape
 
     def numpy(self) -> np.ndarray:
-        """The array."""
-        return np.frombuffer(self.data, jnp.dtype(self.dtype)).reshape(self.shape)
+        """The array: always the same object, so that a program holds it once."""
+        return self.content.array
+
+
+class _Content:
+    """A read-only array that can be compared and hashed, as static fields are."""
+
+    def __init__(self, array: np.ndarray):
+        self.array = array
+        self.hash = hash((array.shape, str(array.dtype), array.tobytes()))
+
+    def __hash__(self) -> int:
+        return self.hash
+
+    def __eq__(self, other: Any) -> bool:
+        if self is other or not isinstance(other, _Content):
+            return self is other
+        mine, theirs = self.array, other.array
+        alike = (self.hash, mine.shape, mine.dtype) == (other.hash, theirs.shape, theirs.dtype)
+        return alike and mine.tobytes() == theirs.tobytes()
+
+    def __repr__(self) -> str:
+        return f"{self.array.dtype}{list(self.array.shape)}"
 
 
 def _freeze(value: Any) -> Any:

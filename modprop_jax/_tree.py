@@ -1,7 +1,7 @@
 """Small pytree tools that the core shares."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -16,6 +16,9 @@ from ._sharding import local_pullback
 
 # data as they come: an array, JAX's or NumPy's, or nested lists of numbers (see `as_array`)
 Data = Any
+
+
+Module = TypeVar("Module", bound=eqx.Module)
 
 
 def inexact(tree: PyTree) -> PyTree:
@@ -176,3 +179,11 @@ def each(function: Callable[..., PyTree], axes: int) -> Callable[..., PyTree]:
 def stop(tree: PyTree) -> PyTree:
     """`stop_gradient` on every array leaf."""
     return jax.tree.map(lambda a: lax.stop_gradient(a) if eqx.is_array(a) else a, tree)
+
+
+def with_fields(module: Module, **fields: Any) -> Module:
+    """A copy with other values in these fields, which may be static: `eqx.tree_at` reaches none."""
+    copy = object.__new__(type(module))
+    for name, value in (vars(module) | fields).items():
+        object.__setattr__(copy, name, value)
+    return copy

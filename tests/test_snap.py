@@ -120,8 +120,7 @@ def test_density_of_figures(name, cases):
     """Kept pairs of all pairs of a unit and an existing parameter."""
     cell = {"tanh": tanh_cell, "gru": gru_cell}[name]()
     mask = FIGURES["tanh/mask" if name == "tanh" else "gru/mask_h"] != 0
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(cell)) - mask.size
-    parameters += mask.sum() if name == "gru" else mask.sum() - mask.size
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(cell)) - (~mask).sum()
     for n in cases:
         kept, _ = pairs(pattern_of(cell, 3, n))
         density = FIGURES[f"{name}/snap{n}/influence_density"]
@@ -572,27 +571,33 @@ def run(cell, rule, xs):
     return mpj.scan(cell, cell.init(xs.shape[1:-1]), xs, rule=rule)[1]
 
 
-def test_a_traced_mask_needs_like():
+def test_a_mask_is_known_unless_it_is_traced():
     cell, (xs, _) = ring(), data()
-    with pytest.raises(ValueError, match=r"pass SnAp\(2, like=cell\), which keeps it"):
-        eqx.filter_eval_shape(run, cell, mpj.SnAp(2), xs)
-    with pytest.raises(ValueError, match="it is traced: make the rule outside"):
-        eqx.filter_eval_shape(lambda cell: run(cell, mpj.SnAp(2, like=cell), xs), cell)
-    # known, or kept
     expected = mpj.scan(cell, cell.init(BATCH), xs)[1]
-    np.testing.assert_array_equal(run(cell, mpj.SnAp(2), xs), expected)
-    kept = eqx.filter_jit(run)(cell, mpj.SnAp(2, like=cell), xs)
+    found = eqx.filter_jit(run)(cell, mpj.SnAp(2), xs)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    with pytest.raises(ValueError, match="a constant mask, the same for all members of an ens"):
+        eqx.filter_eval_shape(lambda mask: run(ring(mask), mpj.SnAp(2), xs), jnp.asarray(RING))
+    # an array of the cell: known, or kept
+    made = eqx.filter_jit(ring)(jnp.asarray(RING))
+    with pytest.raises(ValueError, match=r"pass SnAp\(2, like=cell\), which keeps it"):
+        eqx.filter_eval_shape(run, made, mpj.SnAp(2), xs)
+    with pytest.raises(ValueError, match="it is traced: make the rule outside"):
+        eqx.filter_eval_shape(lambda cell: run(cell, mpj.SnAp(2, like=cell), xs), made)
+    np.testing.assert_allclose(run(made, mpj.SnAp(2), xs), expected, rtol=1e-12)
+    kept = eqx.filter_jit(run)(made, mpj.SnAp(2, like=made), xs)
     np.testing.assert_allclose(kept, expected, rtol=1e-12)
 
 
-def test_like_is_a_cell_with_this_mask(without_type_checks):
+def test_like_is_a_cell_with_these_arrays(without_type_checks):
     del without_type_checks
     xs, _ = data()
     with pytest.raises(ValueError, match="like must be a cell, but is a list"):
         mpj.SnAp(2, like=[1])  # pyright: ignore[reportArgumentType]
-    for other in (ring(SPARSE), ring(None)):
+    made, other = (eqx.filter_jit(ring)(jnp.asarray(mask)) for mask in (RING, SPARSE))
+    for like in (other, ring()):
         with pytest.raises(ValueError, match="made for another mask than that of this LeakyCell"):
-            run(ring(), mpj.SnAp(2, like=other), xs)
+            run(made, mpj.SnAp(2, like=like), xs)
 
 
 def test_a_carry_needs_the_number_of_inputs():

@@ -8,7 +8,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool
 
-from .._static import Constant, constant, numeric
+from .._static import Constant, constant, FrozenArray, numeric
 
 
 def decay(tau: Array | Constant, dt: float, dtype: Any) -> Any:
@@ -54,14 +54,42 @@ def presynaptic_signs(signs: Any, n: int) -> tuple[int, ...]:
     return signs
 
 
-def connectivity(mask: Any, n: int) -> Bool[Array, "n n"] | None:
-    """The mask [post, pre], boolean, or None."""
+def connectivity(mask: Any, n: int, gates: int = 1) -> FrozenArray | Bool[Array, "post pre"] | None:
+    """The mask [post, pre], of all gates or of each: structure where it is known, no leaf.
+
+    A traced one (a cell that is made under `jit`, or with another mask for each member of an
+    ensemble) stays an array.
+    """
     if mask is None:
         return None
-    mask = jnp.asarray(mask)
-    if mask.shape != (n, n) or mask.dtype != jnp.bool_:
+    mask = mask if isinstance(mask, Tracer) else _as_array(mask)
+    shapes = [(n, n)] if gates == 1 else [(n, n), (gates * n, n)]
+    if mask.shape not in shapes or mask.dtype != np.bool_:
         raise ValueError(
-            f"mask must be boolean of shape {(n, n)} [post, pre], but is {mask.dtype} of shape "
-            f"{mask.shape}."
+            f"mask must be boolean of shape {' or '.join(map(str, shapes))} [post, pre], but is "
+            f"{mask.dtype} of shape {mask.shape}."
         )
-    return mask
+    return mask if isinstance(mask, Tracer) else FrozenArray(mask)
+
+
+def as_mask(connectivity: FrozenArray | Array | None) -> np.ndarray | Array | None:
+    """The mask, as it was given."""
+    return connectivity.numpy() if isinstance(connectivity, FrozenArray) else connectivity
+
+
+def synapses(
+    connectivity: FrozenArray | Array | None, n: int, autapses: bool
+) -> np.ndarray | Array | None:
+    """Which entries [post, pre] exist; None: all of them."""
+    mask = as_mask(connectivity)
+    if autapses:
+        return mask
+    others = ~np.eye(n, dtype=bool)
+    return others if mask is None else mask & others
+
+
+def _as_array(mask: Any) -> np.ndarray:
+    try:
+        return np.asarray(mask)
+    except ValueError as error:
+        raise ValueError(f"mask must be a boolean matrix [post, pre], but {error}.") from error

@@ -10,9 +10,10 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from .._precision import wide, widened
 from .._static import FrozenArray
-from .._tree import each
+from .._tree import each, with_fields
 from ._base import AbstractCell, batch_axes, BatchShape, Final
-from ._constants import connectivity, presynaptic_signs
+from ._constants import as_mask, connectivity, presynaptic_signs
+from ._init import balancing, scaled_normal
 from ._relax import accelerated, relax, Relaxed, solved
 from ._settle import Found, settle
 
@@ -89,7 +90,7 @@ class EquilibriumCell(AbstractCell):
 
     weight: Float[Array, "n n"]
     bias: Float[Array, " n"] | None
-    mask: Bool[Array, "n n"] | None
+    connectivity: FrozenArray | Bool[Array, "n n"] | None
     inputs: FrozenArray
     outputs: FrozenArray
     signs: tuple[int, ...] | None = eqx.field(static=True)
@@ -127,7 +128,8 @@ class EquilibriumCell(AbstractCell):
         - `inputs`, `outputs`: boolean (n,): the units that are clamped to the input; and those
             that `EICredit(output="clamp")` clamps the credit of.
         - `activation`: elementwise σ.
-        - `mask`: boolean (n, n) connectivity [post, pre]; all synapses if None.
+        - `mask`: boolean (n, n) connectivity [post, pre], a constant and no leaf (unless it is
+            traced); all synapses if None.
         - `signs`: ±1 for each presynaptic unit (Dale's law at the start; `optim.dale` keeps it).
             Use an activation that is not negative.
         - `use_bias`: add a bias, initially zero.
@@ -158,15 +160,16 @@ class EquilibriumCell(AbstractCell):
                 f"damping={damping} is for plain sweeps, but solver={type(solver).__name__} came "
                 "too: pass one of them."
             )
-        self.mask = connectivity(mask, size)
+        self.connectivity = connectivity(mask, size)
         self.signs = None if signs is None else presynaptic_signs(signs, size)
         self.activation = activation
         self.rtol, self.atol, self.max_steps = float(rtol), float(atol), int(max_steps)
         self.damping = None if damping is None else float(damping)
         self.solver = solver
         self.check = check
-        effective = ~self.inputs.numpy()[:, None] & np.ones((size, size), bool)
-        allowed = jnp.asarray(effective) if self.mask is None else self.mask & effective
+        allowed = ~self.inputs.numpy()[:, None] & np.ones((size, size), bool)
+        exists: Any = self.mask
+        allowed = allowed if exists is None else allowed & exists
         self.weight = gain * _initial(key, allowed, self.signs, dtype)
         self.bias = jnp.zeros(size, self.weight.dtype) if use_bias else None
 
@@ -191,6 +194,11 @@ class EquilibriumCell(AbstractCell):
             mask |= (layer[:, None] > 0) & (layer[None, :] > 0)
         ends = {"inputs": layer == 0, "outputs": layer == layer[-1]}
         return cls(len(layer), mask=mask, **ends, **options)
+
+    @property
+    def mask(self) -> Bool[np.ndarray, "n n"] | Bool[Array, "... n n"] | None:
+        """Which synapses exist [post, pre], as given; None: all."""
+        return as_mask(self.connectivity)
 
     @property
     def in_size(self) -> int:
@@ -288,10 +296,11 @@ class EquilibriumCell(AbstractCell):
 
     def effective(self) -> "EquilibriumCell":
         """The same cell with masked weights and no mask."""
-        if self.mask is None:
+        mask = self.mask
+        if mask is None:
             return self
-        cell = eqx.tree_at(lambda c: c.weight, self, jnp.where(self.mask, self.weight, 0))
-        return eqx.tree_at(lambda c: c.mask, cell, None)
+        weight = jnp.where(mask, self.weight, 0)
+        return with_fields(self, weight=weight, connectivity=None)
 
     def check_input(self, features: int) -> None:
         """Raise a ValueError unless there is one feature an input unit."""
@@ -336,18 +345,15 @@ def _units(name: str, flags: Any, n: int) -> np.ndarray:
 
 
 def _initial(
-    key: PRNGKeyArray, allowed: Bool[Array, "n n"], signs: tuple[int, ...] | None, dtype: Any
+    key: PRNGKeyArray, allowed: Any, signs: tuple[int, ...] | None, dtype: Any
 ) -> Float[Array, "n n"]:
-    draw = jr.normal(key, allowed.shape, dtype or jnp.result_type(float))
-    draw = jnp.where(allowed, draw, 0)
     if signs is None:
-        count = jnp.maximum(allowed.sum(1), 1).astype(draw.dtype)
-        return draw / jnp.sqrt(count)[:, None]
-    magnitude, excitatory = jnp.abs(draw), np.asarray(signs) > 0
+        return scaled_normal(key, allowed.shape, dtype, allowed)
+    draw = jr.normal(key, allowed.shape, dtype or jnp.result_type(float))
+    magnitude, excitatory = jnp.abs(jnp.where(allowed, draw, 0)), np.asarray(signs) > 0
     excitation = jnp.sum(magnitude, 1, where=excitatory[None])
     inhibition = jnp.sum(magnitude, 1, where=~excitatory[None])
-    both = (excitation > 0) & (inhibition > 0)
-    ratio = jnp.where(both, excitation / jnp.where(both, inhibition, 1), 1)
+    ratio = balancing(excitation, inhibition)
     weight = jnp.where(excitatory[None], magnitude, -ratio[:, None] * magnitude)
     norm = jnp.linalg.norm(weight, axis=1, keepdims=True)
     return weight / jnp.where(norm > 0, norm, 1)

@@ -6,11 +6,14 @@ from typing import Any, ClassVar, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from .._precision import times, times_back, wide
+from .._static import FrozenArray
+from .._tree import with_fields
 from ._base import Final
-from ._constants import connectivity
+from ._constants import as_mask, connectivity
 from ._separable import SeparableCell
 
 
@@ -18,7 +21,7 @@ Cell = TypeVar("Cell", bound="GatedCell")
 
 
 class GatedCell(SeparableCell):
-    """What GRUCell and LSTMCell share: the weights of all gates stacked, one connectivity."""
+    """What GRUCell and LSTMCell share: the weights of all gates stacked, and their connectivity."""
 
     _final: ClassVar[Final] = Final(
         (
@@ -44,14 +47,27 @@ class GatedCell(SeparableCell):
     weight_ih: Float[Array, "gates m"]
     weight_hh: Float[Array, "gates n"]
     bias: Float[Array, " gates"] | None
-    mask: Bool[Array, "n n"] | None
+    connectivity: FrozenArray | Bool[Array, "post n"] | None
 
     def __init__(self, like: Any, mask: Any):
-        """**Arguments:** `like`: a cell of equinox, whose arrays it takes. `mask`: connectivity."""
+        """**Arguments:** `like`: a new cell of equinox, whose arrays it takes; with a `mask`
+        (connectivity), a unit's recurrent weights to a gate grow by √(n / those that exist).
+        """
+        n = like.hidden_size
         self.weight_ih = like.weight_ih
         self.weight_hh = like.weight_hh
         self.bias = like.bias
-        self.mask = connectivity(mask, like.hidden_size)
+        self.connectivity = connectivity(mask, n, len(like.weight_hh) // n)
+        exists: Any = self.mask
+        if exists is not None:
+            count = jnp.maximum(exists.sum(1), 1).astype(like.weight_hh.dtype)
+            count = jnp.tile(count, len(like.weight_hh) // len(count))
+            self.weight_hh = self._masked() * jnp.sqrt(n / count)[:, None]
+
+    @property
+    def mask(self) -> Bool[np.ndarray, "post n"] | Bool[Array, "... post n"] | None:
+        """Which connections exist [post, pre], as given: of all gates or of each; None: all."""
+        return as_mask(self.connectivity)
 
     @property
     def in_size(self) -> int:
@@ -93,9 +109,7 @@ class GatedCell(SeparableCell):
 
     def effective(self) -> "GatedCell":
         """The same cell with masked weights and no mask (so the mask is applied only once)."""
-        if self.mask is None:
-            return self
-        return eqx.tree_at(lambda c: (c.weight_hh, c.mask), self, (self._masked(), None))
+        return with_fields(self, weight_hh=self._masked(), connectivity=None)
 
     def _gates(self, message: Array, x: Array) -> tuple[list[Array], list[Array]]:
         """What units receive from outside and from each other, gate by gate."""
@@ -105,12 +119,12 @@ class GatedCell(SeparableCell):
         return jnp.split(outside, gates, axis=-1), jnp.split(inside, gates, axis=-1)
 
     def _masked(self) -> Float[Array, "gates n"]:
-        if self.mask is None:
-            return self.weight_hh
-        n = self.hidden_size
-        gates = self.weight_hh.reshape(-1, n, n)
-        mask = jnp.broadcast_to(self.mask, gates.shape)
-        return jnp.where(mask, gates, 0).reshape(self.weight_hh.shape)
+        weight, mask = self.weight_hh, self.mask
+        if mask is None:
+            return weight
+        # one mask of all gates, or a mask of each
+        alike = weight.reshape(-1, *mask.shape)
+        return jnp.where(jnp.broadcast_to(mask, alike.shape), alike, 0).reshape(weight.shape)
 
 
 def taken(make: Callable[..., Cell], namesake: type, cell: Any, mask: Any) -> Cell:
@@ -127,7 +141,8 @@ def taken(make: Callable[..., Cell], namesake: type, cell: Any, mask: Any) -> Ce
         each = [getattr(cell, name) for name in new.drive_parameters]
         return [array for array in each if array is not None]
 
-    return eqx.tree_at(arrays, new, arrays(cell))
+    new = eqx.tree_at(arrays, new, arrays(cell))
+    return with_fields(new, weight_hh=new.effective().weight_hh)
 
 
 def plus(array: Float[Array, "*batch n"], bias: Float[Array, " n"] | None) -> Array:

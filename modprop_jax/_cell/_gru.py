@@ -54,10 +54,12 @@ class GRUCell(GatedCell):
 
         - `in_size`, `hidden_size`: m inputs, n units.
         - `use_bias`: whether there are biases.
-        - `mask`: boolean (n, n) connectivity [post, pre] of all gates: where it is False, weights
-            are zero in the drive and get zero gradient.
+        - `mask`: boolean connectivity [post, pre], (n, n) of all gates or (3n, n), of an LSTM
+            (4n, n), of each. Where it is False there is no synapse: weights are 0 at the start and
+            in the drive and get zero gradient. It is a constant, no leaf, unless it is traced.
         - `dtype`: of the parameters; the JAX default if None.
-        - `key`: for the initial parameters, uniform in ±1/√n: equinox's own for this key.
+        - `key`: for the initial parameters, uniform in ±1/√n: equinox's own for this key. With a
+            mask, recurrent weights are uniform in ±1/√k, k those that a unit has in a gate.
         """
         like = eqx.nn.GRUCell(in_size, hidden_size, use_bias, dtype, key=key)
         GatedCell.__init__(self, like, mask)
@@ -65,7 +67,10 @@ class GRUCell(GatedCell):
 
     @classmethod
     def from_equinox(cls, cell: eqx.nn.GRUCell, *, mask: Any = None) -> "GRUCell":
-        """The cell with the arrays of an equinox cell; ValueError if it is anything else."""
+        """The cell with the arrays of an equinox cell, 0 where `mask` has no synapse.
+
+        ValueError if it is anything else.
+        """
         return taken(cls, eqx.nn.GRUCell, cell, mask)
 
     @property

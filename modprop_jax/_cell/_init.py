@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._sharding import alike
+from ._constants import as_mask, connectivity
 
 
 def radius(matrix: Float[Array, "n n"]) -> Float[Array, ""]:
@@ -35,19 +36,28 @@ def radius(matrix: Float[Array, "n n"]) -> Float[Array, ""]:
 
 
 def balanced_dale(
-    key: PRNGKeyArray, signs: Sequence[int] | np.ndarray, dtype: Any = None
+    key: PRNGKeyArray,
+    signs: Sequence[int] | np.ndarray,
+    dtype: Any = None,
+    *,
+    mask: Any = None,
 ) -> Float[Array, "n n"]:
     """Dale-signed recurrent weights `[post, pre]`, balanced neuron by neuron, of radius 1.
 
-    Magnitudes `|N(0, 1)|`; inhibition is scaled to balance excitation in total; then each
-    neuron's incoming weights are brought to a zero sum by adding a constant to its excitatory
-    entries (if the sum is negative) or to its inhibitory magnitudes (if positive); last, all is
-    divided by the spectral radius, diagonal included.
+    Magnitudes `|N(0, 1)|` at the synapses that exist, 0 elsewhere; inhibition is scaled to balance
+    excitation in total; then each neuron's incoming weights are brought to a zero sum by adding a
+    constant to its excitatory entries (if the sum is negative) or to its inhibitory magnitudes (if
+    positive); last, all is divided by the spectral radius of the result.
 
-    **Arguments:** `signs`: ±1 for each presynaptic neuron, both present. `key`: PRNG key.
+    A neuron that has no inputs of one sign stays unbalanced. Connections without a cycle have
+    radius 0 whatever their weights: these get the size of random weights of radius 1, where the
+    squares of a neuron's incoming weights sum to 1 on average.
+
+    **Arguments:** `signs`: ±1 for each presynaptic neuron, both present. `key`: PRNG key. `mask`:
+    boolean (n, n), the synapses that exist; all, autapses among them, if None.
 
     Source: the network of Liu, Smith, Mihalas, Shea-Brown & Sümbül, NeurIPS 2022
-    (arXiv 2206.01338).
+    (arXiv 2206.01338), which masks its autapses after the last step.
     """
     signs = np.asarray(signs)
     excitatory, inhibitory = signs > 0, signs < 0
@@ -58,20 +68,44 @@ def balanced_dale(
         )
     n = signs.size
     magnitude = jnp.abs(jr.normal(key, (n, n), dtype or jnp.result_type(float)))
+    sign = jnp.asarray(signs, magnitude.dtype)[None]
+    exists = as_mask(connectivity(mask, n))
+    if exists is not None:
+        magnitude = jnp.where(exists, magnitude, 0)
     total = magnitude.sum(0)
-    balance = jnp.sum(total, where=excitatory) / jnp.sum(total, where=inhibitory)
+    balance = balancing(jnp.sum(total, where=excitatory), jnp.sum(total, where=inhibitory))
     magnitude = magnitude * jnp.where(inhibitory, balance, 1)[None]
-    excess = jnp.sum(magnitude * jnp.asarray(signs, magnitude.dtype)[None], axis=1)
-    lift = jnp.where(excess < 0, -excess / int(excitatory.sum()), 0)[:, None]
-    sink = jnp.where(excess > 0, excess / int(inhibitory.sum()), 0)[:, None]
-    magnitude = magnitude + jnp.where(excitatory[None], lift, sink)
-    weights = magnitude * jnp.asarray(signs, magnitude.dtype)[None]
-    return weights / radius(weights)
+    excess = jnp.sum(magnitude * sign, axis=1)
+    lift, lifted = _shared(-excess, excitatory, exists)
+    sink, sunk = _shared(excess, inhibitory, exists)
+    magnitude = magnitude + jnp.where(lifted, lift, jnp.where(sunk, sink, 0))
+    weights = magnitude * sign
+    cyclic, acyclic = radius(weights), jnp.linalg.norm(weights) / math.sqrt(n)
+    return weights / jnp.where(cyclic > 0, cyclic, jnp.where(acyclic > 0, acyclic, 1))
 
 
 def scaled_normal(
-    key: PRNGKeyArray, shape: tuple[int, int], dtype: Any = None
+    key: PRNGKeyArray, shape: tuple[int, int], dtype: Any = None, exists: Any = None
 ) -> Float[Array, "post pre"]:
-    """Weights of variance 1 / (number of presynaptic neurons)."""
+    """Weights of variance 1 / (number of presynaptic neurons), of those that exist [post, pre]."""
     draw = jr.normal(key, shape, dtype or jnp.result_type(float))
-    return draw / math.sqrt(max(shape[1], 1))
+    if exists is None:
+        return draw / math.sqrt(max(shape[1], 1))
+    count = jnp.maximum(exists.sum(1), 1).astype(draw.dtype)
+    return jnp.where(exists, draw, 0) / jnp.sqrt(count)[:, None]
+
+
+def _shared(lacking: Float[Array, " n"], members: np.ndarray, exists: Any) -> tuple[Array, Any]:
+    """What each neuron lacks, if anything, shared among its synapses from `members`; and these."""
+    if exists is None:
+        synapses, count = members[None], int(members.sum())
+    else:
+        synapses = exists & members[None]
+        count = jnp.maximum(synapses.sum(1), 1).astype(lacking.dtype)
+    return jnp.where(lacking > 0, lacking / count, 0)[:, None], synapses
+
+
+def balancing(excitation: Float[Array, "*rows"], inhibition: Float[Array, "*rows"]) -> Array:
+    """By what to multiply inhibition to balance excitation; 1 where there are not both."""
+    both = (excitation > 0) & (inhibition > 0)
+    return jnp.where(both, excitation / jnp.where(both, inhibition, 1), 1)

@@ -53,7 +53,10 @@ class LSTMCell(GatedCell):
 
     @classmethod
     def from_equinox(cls, cell: eqx.nn.LSTMCell, *, mask: Any = None) -> "LSTMCell":
-        """The cell with the arrays of an equinox cell; ValueError if it is anything else."""
+        """The cell with the arrays of an equinox cell, 0 where `mask` has no synapse.
+
+        ValueError if it is anything else.
+        """
         return taken(cls, eqx.nn.LSTMCell, cell, mask)
 
     @property

@@ -5,12 +5,14 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from .._precision import start_of, times, times_back, wide
-from .._tree import inexact
+from .._static import FrozenArray
+from .._tree import inexact, with_fields
 from ._base import Final
-from ._constants import connectivity, presynaptic_signs
+from ._constants import as_mask, connectivity, presynaptic_signs, synapses
 from ._init import balanced_dale, scaled_normal
 from ._separable import SeparableCell
 
@@ -27,8 +29,13 @@ class NeuronCell(SeparableCell):
     of your own are one value (shape `()`) or one value a neuron (shape `(n,)`).
 
     `weight_rec` is (post, pre) = (n, n), `weight_in` (n, m), `bias` (n,) or None. Weights are
-    effective, that is, signed; entries where `mask` (boolean connectivity) is False, and the
-    diagonal unless `autapses`, are zero in the drive and get zero gradient.
+    effective, that is, signed. Entries where `mask` (boolean connectivity) is False, and the
+    diagonal unless `autapses`, are no synapses: 0 at the start, 0 in the drive whatever is stored,
+    and of zero gradient. Optimizers that leave a zero with a zero gradient where it is, as those of
+    optax do, keep them at 0. After anything else (noise added to gradients, weights put in by
+    `eqx.tree_at`) `cell.effective().weight_rec` is what the cell computes with.
+
+    The mask is structure: it is no leaf, and is not saved with the leaves.
     """
 
     _final: ClassVar[Final] = Final(
@@ -50,7 +57,7 @@ class NeuronCell(SeparableCell):
     weight_rec: Float[Array, "n n"]
     weight_in: Float[Array, "n m"]
     bias: Float[Array, " n"] | None
-    mask: Bool[Array, "n n"] | None
+    connectivity: FrozenArray | Bool[Array, "n n"] | None
     autapses: bool = eqx.field(static=True)
     signs: tuple[int, ...] | None = eqx.field(static=True)
 
@@ -69,30 +76,38 @@ class NeuronCell(SeparableCell):
         """**Arguments:**
 
         - `in_size`, `hidden_size`: m inputs, n neurons.
-        - `key`: for the initial weights. Without `signs`, `W_rec ~ N(0, 1/n)` and
-            `W_in ~ N(0, 1/m)`; with `signs`, the balanced Dale recipe and `W_in ~ N(0, 1)`.
+        - `key`: for the initial weights. Without `signs`, `W_rec ~ N(0, 1/k)` with k the synapses
+            that the neuron has, and `W_in ~ N(0, 1/m)`; with `signs`, the balanced Dale recipe on
+            the synapses that exist (`balanced_dale`), and `W_in ~ N(0, 1)`.
         - `use_bias`: add a bias, initially zero.
         - `autapses`: allow a neuron to drive itself.
-        - `mask`: boolean (n, n) connectivity [post, pre].
+        - `mask`: boolean (n, n) connectivity [post, pre], a constant. (A traced one is an array
+            leaf of the cell: a mask of its own for each member of an ensemble, for example.)
         - `signs`: ±1 for each presynaptic neuron (Dale's law at the start;
             `optim.dale` keeps it).
         - `dtype`: of the parameters; the JAX default if None.
         """
         n = hidden_size
         key_rec, key_in = jax.random.split(key)
+        self.connectivity = connectivity(mask, n)
+        exists = synapses(self.connectivity, n, autapses)
         if signs is None:
-            self.weight_rec = scaled_normal(key_rec, (n, n), dtype)
+            self.weight_rec = scaled_normal(key_rec, (n, n), dtype, exists)
             self.weight_in = scaled_normal(key_in, (n, in_size), dtype)
         else:
             signs = presynaptic_signs(signs, n)
-            self.weight_rec = balanced_dale(key_rec, signs, dtype)
+            self.weight_rec = balanced_dale(key_rec, signs, dtype, mask=exists)
             self.weight_in = jax.random.normal(
                 key_in, (n, in_size), dtype or jnp.result_type(float)
             )
         self.bias = jnp.zeros(n, self.weight_rec.dtype) if use_bias else None
-        self.mask = connectivity(mask, n)
         self.autapses = autapses
         self.signs = signs
+
+    @property
+    def mask(self) -> Bool[np.ndarray, "n n"] | Bool[Array, "... n n"] | None:
+        """Which synapses exist [post, pre], as given; None: all."""
+        return as_mask(self.connectivity)
 
     @property
     def in_size(self) -> int:
@@ -175,18 +190,15 @@ class NeuronCell(SeparableCell):
 
     def effective(self) -> "NeuronCell":
         """The same cell with masked weights and no mask (so the mask is applied only once)."""
-        if self.mask is None and self.autapses:
+        if self.connectivity is None and self.autapses:
             return self
-        cell = eqx.tree_at(lambda c: c.weight_rec, self, self._masked())
-        cell = eqx.tree_at(lambda c: c.mask, cell, None, is_leaf=lambda m: m is None)
-        # autapses is static: tree_at cannot reach it
-        object.__setattr__(cell, "autapses", True)
-        return cell
+        return with_fields(self, weight_rec=self._masked(), connectivity=None, autapses=True)
 
     def _masked(self) -> Float[Array, "n n"]:
         weight = self.weight_rec
         if not self.autapses:
             weight = jnp.where(jnp.eye(weight.shape[-1], dtype=bool), 0, weight)
-        if self.mask is not None:
-            weight = jnp.where(self.mask, weight, 0)
+        mask = self.mask
+        if mask is not None:
+            weight = jnp.where(mask, weight, 0)
         return weight

@@ -68,8 +68,9 @@ class SnAp(AbstractForwardRule):
         """**Arguments:**
 
         - `n`: steps of credit, 1 or more.
-        - `like`: a cell whose mask (and any other array that does not train) is kept as a constant.
-            Needed under `jit`, where the pattern has to be known but a cell's mask is traced.
+        - `like`: a cell of which all arrays that do not train are kept as constants: needed under
+            `jit` for a cell that has any. A mask is none of them, unless it was traced when the
+            cell was made.
         - `inputs`: number of input features; needed to stream a `FunctionCell`.
         """
         if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
@@ -89,7 +90,7 @@ class SnAp(AbstractForwardRule):
             self.connectivity = tuple(map(FrozenArray, arrays))
 
     def check(self, cell: AbstractCell) -> None:
-        """Needs arrays that do not train (masks) to be known."""
+        """Needs arrays that do not train to be known."""
         self._known(inner_cell(cell))
 
     def prepare(self, cell: Any) -> PyTree:
@@ -150,8 +151,8 @@ class SnAp(AbstractForwardRule):
             if any(isinstance(array, Tracer) for array in own):
                 raise ValueError(
                     f"SnAp({self.n}) needs to know the mask of this {type(cell).__name__}, but it "
-                    f"is traced (jit): pass SnAp({self.n}, like=cell), which keeps it as a "
-                    "constant."
+                    "is traced: make the cell with a constant mask, the same for all members of an "
+                    f"ensemble, or pass SnAp({self.n}, like=cell), which keeps it as a constant."
                 )
             return cell
         known = [frozen.numpy() for frozen in self.connectivity]

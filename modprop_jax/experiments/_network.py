@@ -155,7 +155,11 @@ def _build_cell(task: Task, preset: Preset, key: PRNGKeyArray) -> AbstractCell:
     cell = entry(task.in_size(preset), preset.hidden_size, key=key, **options)
     if entry.synapses != "neurons":
         return cell
-    weight_rec, weight_in = cell.weight_rec, cell.weight_in
+    # published recipes are of all entries: the autapses go after the weights were scaled
+    weight_rec = entry(
+        task.in_size(preset), preset.hidden_size, key=key, **options | {"autapses": True}
+    ).weight_rec
+    weight_in = cell.weight_in
     if preset.input_signs is not None:
         if len(preset.input_signs) != weight_in.shape[1]:
             raise ValueError(

@@ -4,33 +4,19 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from .._cell._init import radius
+from .._cell._init import balanced_dale
 
 
 def sparse_dale(key: PRNGKeyArray, signs: Sequence[int], density: float) -> Float[Array, "n n"]:
     """`balanced_dale` on a random share of the synapses `[post, pre]`, without autapses.
 
-    Balance is among the synapses that exist; a neuron that has none of one sign stays unbalanced.
-
     **Arguments:** `density`: the share, of all n² entries. `signs`: ±1 for each presynaptic neuron.
     """
     weight_key, place_key = jr.split(key)
-    sign = np.asarray(signs)
-    exists = _places(place_key, len(sign), len(sign), density, autapses=False)
-    magnitude = jnp.where(exists, jnp.abs(jr.normal(weight_key, exists.shape)), 0)
-    excitatory, inhibitory = (exists & jnp.asarray(sign == s)[None] for s in (1, -1))
-    ratio = jnp.sum(magnitude, where=excitatory) / jnp.sum(magnitude, where=inhibitory)
-    magnitude = jnp.where(inhibitory, ratio * magnitude, magnitude)
-    factors = jnp.asarray(sign, magnitude.dtype)[None]
-    excess = jnp.sum(magnitude * factors, axis=1, keepdims=True)
-    for members, lacking in ((excitatory, -excess), (inhibitory, excess)):
-        count = jnp.maximum(members.sum(1, keepdims=True), 1).astype(magnitude.dtype)
-        magnitude = magnitude + jnp.where(members, jnp.maximum(lacking, 0) / count, 0)
-    weights = magnitude * factors
-    return weights / radius(weights)
+    exists = _places(place_key, len(signs), len(signs), density, autapses=False)
+    return balanced_dale(weight_key, signs, mask=exists)
 
 
 def sparse_signed(
