@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from ._precision import times, wide
 from ._readout import Readout
 from ._sharding import over_steps
+from ._tree import traced
 
 
 class ForceReadout(eqx.Module):
@@ -98,7 +99,7 @@ class ForceReadout(eqx.Module):
         regressors = lax.stop_gradient(seen).astype(P.dtype)
         P = _advanced(lax.stop_gradient(P), regressors)
         gains = (regressors @ P).astype(seen.dtype)
-        return P, _by_gain(self._weights(), seen, gains)
+        return P, _by_gain(*traced((self._weights(), seen, gains)))
 
     def read(self, zs: Float[Array, "*axes in"]) -> Float[Array, "*axes out"]:
         """The outputs alone, with the derivative of a plain linear layer: nothing is learnt."""

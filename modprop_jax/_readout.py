@@ -9,6 +9,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ._precision import times
+from ._tree import traced
 
 
 Feedback = Literal["symmetric", "random", "adaptive"]
@@ -102,6 +103,7 @@ class Readout(eqx.Module):
                 f"Readout was made for in_size={self.weight.shape[-1]}, but its input has "
                 f"{z.shape[-1]} features."
             )
+        z = traced(z)
         if self.feedback_weight is None:
             y = times(z, self.weight.T)
         else:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from ._precision import wide
@@ -136,6 +137,19 @@ def as_arrays(tree: PyTree) -> PyTree:
     def one(leaf):
         known = isinstance(leaf, np.ndarray | np.generic) and eqx.is_inexact_array_like(leaf)
         return jnp.asarray(leaf) if known else leaf
+
+    return jax.tree.map(one, tree)
+
+
+def traced(tree: PyTree) -> PyTree:
+    """The tree, as functions with a derivative of their own take it.
+
+    JAX's (0.10) refuse what a `vmap` inside of a `jit` has made of a NumPy array. A copy of what is
+    traced, which no program contains, is none.
+    """
+
+    def one(leaf):
+        return jnp.copy(leaf) if isinstance(leaf, Tracer) else leaf
 
     return jax.tree.map(one, tree)
 

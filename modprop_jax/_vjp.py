@@ -10,6 +10,7 @@ from jaxtyping import PyTree
 
 from ._precision import wide
 from ._sharding import alike, vary, varying
+from ._tree import traced
 
 
 def with_derivative(
@@ -25,7 +26,7 @@ def with_derivative(
     """
 
     def call(pack):
-        arrays, static = eqx.partition(alike(pack), eqx.is_array)
+        arrays, static = eqx.partition(traced(alike(pack)), eqx.is_array)
         axes = varying(arrays)
 
         @jax.custom_vjp

@@ -7,7 +7,22 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
-from helpers import assert_close, BATCH, cell, data, M, N, net, offline_loss, segment_loss, T
+from helpers import (
+    assert_close,
+    BATCH,
+    cell,
+    data,
+    jit,
+    M,
+    N,
+    net,
+    NEURONS,
+    offline_loss,
+    RULES,
+    segment_loss,
+    serves,
+    T,
+)
 
 import modprop_jax as mpj
 
@@ -148,3 +163,35 @@ def test_a_stream_of_a_number():
         with pytest.raises(ValueError, match="same number of time steps.*0"):
             mpj.online_value_and_grad(segment_loss)(model, model.rnn.init(BATCH), xs, ys)
     assert np.isfinite(offline_loss(model, np.asarray(xs), np.zeros(())))
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_numpy_array_under_vmap_within_jit(name):
+    """It is still NumPy's when it meets a derivative of its own, which JAX refuses."""
+    fits = [c for c in (*NEURONS, "filtered_adaptive") if serves(name, c)]
+    xs, zs = np.asarray(data()[0]), np.ones((2, N))
+    random = mpj.Readout(N, 2, feedback="random", key=jr.key(0))
+    models = [net(name, cell_name) for cell_name in fits]
+
+    def run(models):
+        return [jax.vmap(model, in_axes=1)(xs) for model in models], jax.vmap(random)(zs)
+
+    shapes, _ = eqx.filter_eval_shape(run, models)
+    assert [z.shape for z in shapes] == [(BATCH[0], T, 2)] * len(fits)
+    if name == "eprop":
+        (z, *_), read = jit(run)(models)
+        assert_close(z, jnp.swapaxes(models[0](xs), 0, 1))
+        assert_close(read, random(jnp.asarray(zs)))
+
+
+def test_a_numpy_array_under_vmap_within_jit_by_other_rules():
+    xs, key = np.asarray(data()[0]), jr.key(0)
+    rules = [mpj.UORO(), mpj.KeRNL(), mpj.DNI(learn=optax.sgd(0.1)), mpj.QuasiStatic()]
+    models = [mpj.RNN(cell("rate"), rule=rule) for rule in rules]
+
+    def run():
+        return [
+            jax.vmap(lambda x, m=m: m(x, m.init(key=key))[1], in_axes=1)(xs) for m in models
+        ], jax.vmap(mpj.spike)(xs)
+
+    assert len(jax.eval_shape(jax.jit(run))[0]) == len(rules)

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._tree import traced
+
 
 def triangular(u: Float[Array, "..."]) -> Float[Array, "..."]:
     """ψ(u) = max(0, 1 - |u|): Esser et al., PNAS 113 (2016); e-prop's and MDGL's."""
@@ -52,7 +54,7 @@ def spike(
 
     Source: Bellec et al., Nature Communications 11 (2020).
     """
-    return _spike(surrogate, dampening, u)
+    return _spike(surrogate, dampening, traced(u))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
