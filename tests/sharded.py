@@ -133,6 +133,37 @@ def test_sharded_stream(rule, axis_type):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-13)
 
 
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("rule", [mpj.MDGL(TYPES), mpj.UORO(), mpj.FutureBPTT(4, driven=True)])
+def test_sharded_drive_and_states(rule, axis_type):
+    """A loss on all states, by the drive of one segment and, streamed, by the cell."""
+    rnn, xs, ys = _problem(rule, "rate")
+    xs, ys = xs[:20], ys[:20]
+    arrays, static = eqx.partition(rnn, eqx.is_array)
+
+    @jax.jit
+    def gradient(arrays, carry, xs, drive):
+        rnn = eqx.combine(arrays, static)
+
+        def loss(rnn, carry, seen):
+            carry, zs, states = rnn(seen[0], carry, drive=seen[1], states=True)
+            return jnp.sum(zs**2 + states**3) / BATCH, carry
+
+        stream = mpj.online_value_and_grad(lambda *a: loss(*a[:3]), segment=8)
+        by_drive = jax.grad(lambda drive: loss(rnn, carry, (xs, drive))[0])(drive)
+        return by_drive, stream(rnn, carry, (xs, drive), xs)[1]
+
+    carry = rnn.init((BATCH,), key=jr.key(3))
+    want = gradient(arrays, carry, xs, ys)
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(axis_type,))
+    with jax.set_mesh(mesh):
+        arrays, carry = jax.device_put((arrays, carry), NamedSharding(mesh, P()))
+        xs, ys = jax.device_put((xs, ys), NamedSharding(mesh, P(None, "batch")))
+        have = gradient(arrays, carry, xs, ys)
+    for a, b in zip(_leaves(have), _leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-13)
+
+
 def test_what_examples_share_needs_auto_axes():
     rule = mpj.DNI(learn=optax.sgd(0.1))
     rnn, xs, _ = _problem(rule, "rate")

@@ -29,4 +29,4 @@ def test_sharded_over_eight_devices():
         text=True,
         timeout=400,
     )
-    assert ran.returncode == 0 and "12 passed" in ran.stdout, ran.stdout + ran.stderr
+    assert ran.returncode == 0 and "18 passed" in ran.stdout, ran.stdout + ran.stderr
