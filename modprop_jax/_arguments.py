@@ -89,8 +89,8 @@ def check_range(name: str, value: Any, within: Range) -> None:
     entries = np.asarray(value)
     ok = np.asarray(within.holds(entries))
     if not ok.all():
-        # not repr: np.float64(-1.0)
-        raise ValueError(f"{name} must be {within.words}, but holds {entries[~ok].ravel()[0]}.")
+        verb = "holds" if entries.ndim else "is"
+        raise ValueError(f"{name} must be {within.words}, but {verb} {entries[~ok].ravel()[0]}.")
 
 
 def is_real(value: Any) -> bool:
@@ -152,6 +152,14 @@ def dtype(name: str, value: Any, *, real: bool = True) -> Any:
             f"{name} must be {kind} such as jnp.float32, or None, but is {shown(value)}{hint}."
         )
     return found
+
+
+def floats(name: str, value: Any) -> jax.Array:
+    """An array of real floats, which has a derivative."""
+    is_array = isinstance(value, jax.Array | np.ndarray | float)
+    if not is_array or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        raise ValueError(f"{name} must be an array of floats, but is {shown(value)}.")
+    return jnp.asarray(value)
 
 
 def function(name: str, value: Any, what: str) -> Any:

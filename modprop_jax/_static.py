@@ -1,4 +1,4 @@
-"""Constants that do not train: only a `jax.Array` in a cell or a rule is a parameter."""
+"""Constants: those that do not train, and what all are in arithmetic."""
 
 from typing import Any
 
@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
+
+from ._constrained import AbstractConstrained
 
 
 class Constant(eqx.Module):
@@ -26,6 +28,10 @@ class Constant(eqx.Module):
         return float(np.asarray(self.value))
 
 
+Trainable = Array | AbstractConstrained | Constant
+"""A constant of a cell: an array trains, and so does what stays in a range."""
+
+
 def constant(value: Any) -> Array | Constant:
     """Keep a `jax.Array` (it trains); freeze everything else."""
     if isinstance(value, Constant | jax.Array):
@@ -33,13 +39,21 @@ def constant(value: Any) -> Array | Constant:
     return Constant(_freeze(np.asarray(value, dtype=np.float64).tolist()))
 
 
-def numeric(value: Array | Constant, dtype: Any) -> Any:
+def numeric(value: Trainable, dtype: Any) -> Any:
     """The value for arithmetic in `dtype`: a Python float, or an array."""
+    if isinstance(value, AbstractConstrained):
+        return value.value.astype(dtype)
     if isinstance(value, Constant):
         if isinstance(value.value, float):
             return value.value
         return jnp.asarray(np.asarray(value.value), dtype)
     return value.astype(dtype)
+
+
+def spread(value: Trainable, like: Array) -> Any:
+    """The value for arithmetic with an array (*batch, n): a Python float, or one an entry."""
+    number = numeric(value, like.dtype)
+    return number if isinstance(number, float) else jnp.broadcast_to(number, like.shape)
 
 
 class FrozenArray(eqx.Module):

@@ -3,10 +3,12 @@
 import abc
 import operator
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple, SupportsIndex
+from typing import Any, ClassVar, NamedTuple, SupportsIndex
 
 import equinox as eqx
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Bool, PyTree
+
+from .._arguments import shown
 
 
 # the shape of the batch axes; a number is one axis
@@ -91,6 +93,13 @@ class AbstractCell(eqx.Module):
         """Raise a ValueError if inputs of this many features do not fit."""
         del features
 
+    def in_range(self) -> dict[str, Bool[Array, ""]]:
+        """Conditions on what trains, in words, and whether they hold: `{"tau must be ...": ...}`.
+
+        `value_and_grad(..., check=True)` and the experiments raise where one does not.
+        """
+        return {}
+
 
 def of_package(cls: type) -> bool:
     """Whether a class is one of this package's own."""
@@ -102,3 +111,17 @@ def defined_in(cls: type, name: str) -> type:
     return next(
         c for c in cls.__mro__ if name in vars(c) or name in vars(c).get("__annotations__", {})
     )
+
+
+def as_cell(name: str, value: Any) -> AbstractCell:
+    """The value, if it is a cell; else a ValueError."""
+    if isinstance(value, AbstractCell):
+        return value
+    if isinstance(value, eqx.nn.GRUCell | eqx.nn.LSTMCell):
+        kind = type(value).__name__
+        hint = f": equinox's has no initial state, take its arrays with {kind}.from_equinox(cell)"
+    elif callable(value) and not isinstance(value, type):
+        hint = "; wrap a plain step function as FunctionCell(step, params, state)"
+    else:
+        hint = ""
+    raise ValueError(f"{name} must be a cell such as LeakyCell(...), but is {shown(value)}{hint}.")

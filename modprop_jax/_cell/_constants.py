@@ -3,55 +3,75 @@
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool
 
-from .._static import Constant, constant, FrozenArray, numeric
+from .._arguments import check_range, is_real, Range, shown
+from .._constrained import AbstractConstrained
+from .._precision import wide
+from .._static import constant, FrozenArray, numeric, Trainable
 
 
-def decay(tau: Array | Constant, dt: float, dtype: Any) -> Any:
-    """exp(-dt/τ): a Python float if τ is one."""
-    if isinstance(tau, Constant) and isinstance(tau.value, float):
-        return math.exp(-dt / tau.value)
-    return jnp.exp(-dt / numeric(tau, dtype))
+def decay(tau: Trainable, dt: Trainable, dtype: Any) -> Any:
+    """exp(-dt/τ): a Python float if both are."""
+    ratio = numeric(dt, dtype) / numeric(tau, dtype)
+    return math.exp(-ratio) if isinstance(ratio, float) else jnp.exp(-ratio)
 
 
-def rise(tau: Array | Constant, dt: float, dtype: Any) -> Any:
+def rise(tau: Trainable, dt: Trainable, dtype: Any) -> Any:
     """1 - exp(-dt/τ), to all digits where τ is long: the leak there rounds to 1."""
-    if isinstance(tau, Constant) and isinstance(tau.value, float):
-        return -math.expm1(-dt / tau.value)
-    return -jnp.expm1(-dt / numeric(tau, dtype))
+    ratio = numeric(dt, dtype) / numeric(tau, dtype)
+    return -math.expm1(-ratio) if isinstance(ratio, float) else -jnp.expm1(-ratio)
 
 
-def time_constant(name: str, tau: Any, n: int) -> Array | Constant:
-    """τ, positive, one value or one a neuron; a `jax.Array` trains."""
-    one_or_each(name, tau, n)
-    if not isinstance(tau, Tracer) and not np.all(np.asarray(tau) > 0):
-        raise ValueError(f"{name} must be positive, but holds {np.min(tau)}.")
-    return constant(tau)
+def trainable(name: str, value: Any, n: int | None, within: Range, dtype: Any) -> Trainable:
+    """A constant, one value or one a neuron (n None: one); a `jax.Array` trains.
 
-
-def one_or_each(name: str, value: Any, n: int) -> Any:
-    """The value, if it is one or one a neuron."""
-    if np.shape(value) not in ((), (n,)):
+    `dtype`: of what is made of a constrained one.
+    """
+    if isinstance(value, AbstractConstrained):
+        if not within.includes(*value.ends):
+            raise ValueError(
+                f"{name} must be {within.words}, but a {type(value).__name__} came that stays "
+                f"between {value.ends[0]} and {value.ends[1]}: pass Between(value, low, high) with "
+                "other ends."
+            )
+        one_or_each(name, value.value, n)
+        return jax.tree.map(lambda leaf: leaf.astype(wide(jnp.finfo(dtype).dtype)), value)
+    if not is_real(value):
         raise ValueError(
-            f"{name} must be one value or one for each of the {n} neurons, but has shape "
-            f"{np.shape(value)}."
+            f"{name} must be a number, or one a neuron, that is {within.words}, but is "
+            f"{shown(value)}."
         )
-    return value
-
-
-def presynaptic_signs(signs: Any, n: int) -> tuple[int, ...]:
-    """±1 for each presynaptic neuron."""
-    signs = tuple(int(s) for s in np.asarray(signs))
-    if len(signs) != n or not set(signs) <= {-1, 1}:
+    if isinstance(value, jax.Array) and not jnp.issubdtype(value.dtype, jnp.floating):
         raise ValueError(
-            f"signs must hold +1 or -1 for each of the {n} neurons, but has {len(signs)} entries "
-            f"with the values {sorted(set(signs))}."
+            f"{name} came as a jax.Array, which trains, but {value.dtype} has no derivative: pass "
+            "a number to keep it constant, or floats."
         )
-    return signs
+    one_or_each(name, value, n)
+    check_range(name, value, within)
+    return constant(value)
+
+
+def one_or_each(name: str, value: Any, n: int | None) -> None:
+    """A ValueError unless it is one value or one a neuron."""
+    if np.shape(value) in ((), () if n is None else (n,)):
+        return
+    each = "" if n is None else f" or one for each of the {n} neurons"
+    raise ValueError(f"{name} must be one value{each}, but has shape {np.shape(value)}.")
+
+
+def trained_ranges(owner: Any, prefix: str = "", **ranges: Range) -> dict[str, Bool[Array, ""]]:
+    """For each field that trains as it is: that it should stay in its range, and whether it has."""
+    trained = {name: getattr(owner, name) for name in ranges}
+    return {
+        f"{prefix}{name} must be {ranges[name].words}": ranges[name].holds(value).all()
+        for name, value in trained.items()
+        if isinstance(value, jax.Array)
+    }
 
 
 def connectivity(mask: Any, n: int, gates: int = 1) -> FrozenArray | Bool[Array, "post pre"] | None:

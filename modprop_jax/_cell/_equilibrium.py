@@ -6,13 +6,15 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from .. import _arguments as arguments
 from .._precision import wide, widened
 from .._static import FrozenArray
 from .._tree import each, with_fields
 from ._base import AbstractCell, batch_axes, BatchShape, Final
-from ._constants import as_mask, connectivity, presynaptic_signs
+from ._constants import as_mask, connectivity
 from ._init import balancing, scaled_normal
 from ._relax import accelerated, relax, Relaxed, solved
 from ._settle import Found, settle
@@ -147,6 +149,7 @@ class EquilibriumCell(AbstractCell):
             `signs` half-normal, its inhibition scaled to balance its excitation where it has both,
             and all to the norm g.
         """
+        size = arguments.size("size", size)
         self.inputs = FrozenArray(_units("inputs", inputs, size))
         self.outputs = FrozenArray(_units("outputs", outputs, size))
         if (self.inputs.numpy() & self.outputs.numpy()).any():
@@ -154,19 +157,26 @@ class EquilibriumCell(AbstractCell):
                 "A unit can't be both clamped input and output, but inputs and outputs share "
                 f"{(self.inputs.numpy() & self.outputs.numpy()).sum()} units."
             )
-        check_relaxation("EquilibriumCell", rtol, atol, max_steps, damping)
+        options = as_relaxation(rtol, atol, max_steps, damping)
+        self.rtol, self.atol, self.max_steps, self.damping = options
+        if solver is not None and not isinstance(solver, eqx.Module):
+            raise ValueError(
+                "solver must be a fixed-point or root finder of optimistix, or None, but is "
+                f"{arguments.shown(solver)}."
+            )
         if solver is not None and damping is not None:
             raise ValueError(
                 f"damping={damping} is for plain sweeps, but solver={type(solver).__name__} came "
                 "too: pass one of them."
             )
         self.connectivity = connectivity(mask, size)
-        self.signs = None if signs is None else presynaptic_signs(signs, size)
-        self.activation = activation
-        self.rtol, self.atol, self.max_steps = float(rtol), float(atol), int(max_steps)
-        self.damping = None if damping is None else float(damping)
+        self.signs = None if signs is None else arguments.signs("signs", signs, size)
+        self.activation = arguments.elementwise("activation", activation, size)
         self.solver = solver
-        self.check = check
+        self.check = arguments.boolean("check", check)
+        use_bias = arguments.boolean("use_bias", use_bias)
+        gain = arguments.number("gain", gain)
+        dtype, key = arguments.dtype("dtype", dtype), arguments.key("key", key)
         allowed = ~self.inputs.numpy()[:, None] & np.ones((size, size), bool)
         exists: Any = self.mask
         allowed = allowed if exists is None else allowed & exists
@@ -183,14 +193,15 @@ class EquilibriumCell(AbstractCell):
         units that are not inputs; else from each layer to the next alone. `options`: further
         arguments of the cell, `signs` of all units among them.
         """
-        if len(sizes) < 2 or min(sizes) < 1:
+        if not isinstance(sizes, list | tuple) or len(sizes) < 2:
             raise ValueError(
                 "sizes holds the units of the input layer, of those between and of the output "
-                f"layer, all positive, but is {tuple(sizes)}."
+                f"layer, at least two numbers, but is {arguments.shown(sizes)}."
             )
+        sizes = [arguments.size("an entry of sizes", entry) for entry in sizes]
         layer = np.repeat(np.arange(len(sizes)), sizes)
         mask = layer[:, None] == layer[None, :] + 1
-        if recurrent:
+        if arguments.boolean("recurrent", recurrent):
             mask |= (layer[:, None] > 0) & (layer[None, :] > 0)
         ends = {"inputs": layer == 0, "outputs": layer == layer[-1]}
         return cls(len(layer), mask=mask, **ends, **options)
@@ -311,15 +322,19 @@ class EquilibriumCell(AbstractCell):
             )
 
 
-def check_relaxation(
-    name: str, rtol: float, atol: float, max_steps: int, damping: float | None
-) -> None:
-    """Raise a ValueError for options that no relaxation can have."""
-    if rtol < 0 or atol < 0 or max_steps < 1 or not (damping is None or 0 < damping <= 1):
-        raise ValueError(
-            f"{name} needs rtol >= 0, atol >= 0, max_steps >= 1 and damping in (0, 1] or None, but "
-            f"got rtol={rtol}, atol={atol}, max_steps={max_steps}, damping={damping}."
-        )
+def as_relaxation(
+    rtol: Any, atol: Any, max_steps: Any, damping: Any
+) -> tuple[float, float, int, float | None]:
+    """The options of a relaxation, or a ValueError."""
+    within = arguments.NOT_NEGATIVE
+    if damping is not None:
+        damping = arguments.number("damping", damping, arguments.POSITIVE_FRACTION)
+    return (
+        arguments.number("rtol", rtol, within),
+        arguments.number("atol", atol, within),
+        arguments.size("max_steps", max_steps),
+        damping,
+    )
 
 
 def _implicit(cell: EquilibriumCell, rates: Array, direct: Array) -> Found:
@@ -335,6 +350,8 @@ def _implicit(cell: EquilibriumCell, rates: Array, direct: Array) -> Found:
 
 
 def _units(name: str, flags: Any, n: int) -> np.ndarray:
+    if isinstance(flags, Tracer):
+        raise ValueError(f"{name} is part of a cell's structure, but is {arguments.shown(flags)}.")
     flags = np.asarray(flags)
     if flags.shape != (n,) or flags.dtype != np.bool_:
         raise ValueError(

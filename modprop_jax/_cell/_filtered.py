@@ -6,11 +6,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
+from .. import _arguments as arguments
+from .._constrained import AbstractConstrained
 from .._precision import wide
 from .._static import Constant, constant, numeric
-from ._base import AbstractCell, batch_axes, BatchShape, Final
+from ._base import AbstractCell, as_cell, batch_axes, BatchShape, Final
 
 
 class Filtered(AbstractCell):
@@ -58,10 +60,18 @@ class Filtered(AbstractCell):
         - `scale`: multiply z by 1 - k, where k < 1.
         """
         if isinstance(cell, Filtered):
-            raise ValueError("Filtered(Filtered(cell)) is not served: filter the emission once.")
-        self.cell = cell
-        self.leak = tuple(map(_frozen, leak)) if isinstance(leak, tuple) else _frozen(leak)
-        self.scale = scale
+            raise ValueError(
+                "cell is Filtered, and Filtered(Filtered(cell)) is not served: filter the emission "
+                "once."
+            )
+        self.cell = as_cell("cell", cell)
+        self.scale = arguments.boolean("scale", scale)
+        if isinstance(leak, tuple) and not leak:
+            raise ValueError("leak is an empty tuple, but must hold at least one k in [0, 1].")
+        if isinstance(leak, tuple):
+            self.leak = tuple(_frozen(cell, each) for each in leak)
+        else:
+            self.leak = _frozen(cell, leak)
 
     def init(self, batch_shape: BatchShape = ()) -> tuple[PyTree, PyTree]:
         """The cell's initial state and a silent filter."""
@@ -112,6 +122,10 @@ class Filtered(AbstractCell):
         """The same cell with masked weights."""
         return eqx.tree_at(lambda f: f.cell, self, self.cell.effective())
 
+    def in_range(self) -> dict[str, Bool[Array, ""]]:
+        """Of the cell."""
+        return self.cell.in_range()
+
     def check_input(self, features: int) -> None:
         """Raise a ValueError if inputs of this many features do not fit."""
         self.cell.check_input(features)
@@ -133,14 +147,24 @@ class Filtered(AbstractCell):
         return leak, jnp.broadcast_to(gain, z.shape)
 
 
-def _frozen(leak: Any) -> Constant:
-    if isinstance(leak, jax.Array):
+def _frozen(cell: AbstractCell, leak: Any) -> Constant:
+    if isinstance(leak, jax.Array | AbstractConstrained):
         raise ValueError(
-            "Filtered's leak is a constant, but a jax.Array came, which would train: "
-            "pass a float or a NumPy array."
+            "leak of Filtered is a constant, but a jax.Array came, which would train "
+            f"({arguments.shown(leak)}): pass a float or a NumPy array."
         )
-    if not np.all((0 <= np.asarray(leak)) & (np.asarray(leak) <= 1)):
-        raise ValueError(f"leak must be in [0, 1], but is {leak}.")
+    if not arguments.is_real(leak):
+        raise ValueError(
+            "leak must be a number in [0, 1], one for each emitted feature, or a tuple of these, "
+            f"but is {arguments.shown(leak)}."
+        )
+    emitted = np.shape(leak) and jax.eval_shape(lambda: cell.emit(cell.init(()))).shape[-1:]
+    if np.shape(leak) != emitted:
+        raise ValueError(
+            f"leak must be one value or one for each emitted feature, {emitted}, but has the shape "
+            f"{np.shape(leak)}; for several filters side by side pass a tuple."
+        )
+    arguments.check_range("leak", leak, arguments.FRACTION)
     frozen = constant(leak)
     assert isinstance(frozen, Constant)
     return frozen

@@ -4,11 +4,23 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
+from .. import _arguments as arguments
 from .._static import FrozenArray
 from ._base import AbstractCell, batch_axes, BatchShape
+
+
+def _frozen(leaf: Any) -> FrozenArray:
+    try:
+        # NumPy alone: under jit, jnp.asarray would make a tracer of a constant
+        jax.dtypes.canonicalize_dtype(np.asarray(leaf).dtype)
+    except TypeError:
+        shown = arguments.shown(leaf)
+        raise ValueError(f"state must hold arrays of numbers, but holds {shown}.") from None
+    return FrozenArray(leaf)
 
 
 def _identity(state: Any) -> Any:
@@ -42,13 +54,15 @@ class FunctionCell(AbstractCell):
         - `state`: initial state of one example (shapes without batch axes), a constant.
         - `emit`: pure function `state -> z`; the state itself by default.
         """
+        arguments.function("step", step, "step(params, state, x) -> state")
+        arguments.function("emit", emit, "emit(state) -> z")
         self.params = params
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(state)):
             raise ValueError(
                 "FunctionCell's initial state is a constant, but a traced array came: make the "
                 "cell outside of the transformed function, or pass a bare state to scan."
             )
-        self.state = jax.tree.map(lambda leaf: FrozenArray(leaf), state)
+        self.state = jax.tree.map(_frozen, state)
         self.function = step
         self.emission = emit
 

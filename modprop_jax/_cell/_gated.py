@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from .. import _arguments as arguments
 from .._precision import times, times_back, wide
 from .._static import FrozenArray
 from .._tree import with_fields
@@ -127,12 +128,23 @@ class GatedCell(SeparableCell):
         return jnp.where(jnp.broadcast_to(mask, alike.shape), alike, 0).reshape(weight.shape)
 
 
+def made(namesake: Any, in_size: Any, hidden_size: Any, use_bias: Any, dtype: Any, key: Any) -> Any:
+    """A cell of `equinox.nn`, from checked arguments."""
+    return namesake(
+        arguments.size("in_size", in_size),
+        arguments.size("hidden_size", hidden_size),
+        arguments.boolean("use_bias", use_bias),
+        arguments.dtype("dtype", dtype),
+        key=arguments.key("key", key),
+    )
+
+
 def taken(make: Callable[..., Cell], namesake: type, cell: Any, mask: Any) -> Cell:
     """One of our cells with the arrays of its namesake in `equinox.nn`."""
     if not isinstance(cell, namesake):
         raise ValueError(
-            f"from_equinox takes an equinox.nn.{namesake.__name__} here, but a "
-            f"{type(cell).__name__} came."
+            f"from_equinox needs cell to be an equinox.nn.{namesake.__name__}, but it is "
+            f"{arguments.shown(cell)}."
         )
     sizes, key = (cell.input_size, cell.hidden_size), jax.random.key(0)
     new = make(*sizes, use_bias=cell.use_bias, mask=mask, key=key)

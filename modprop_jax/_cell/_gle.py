@@ -4,14 +4,25 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from .. import _arguments as arguments
 from .._precision import wide, widened
+from .._static import Constant, numeric, Trainable
 from ._base import AbstractCell, batch_axes, BatchShape, Final
-from ._prospective_layer import at_least, driven, fixed, parameter_dtype, ProspectiveLayer, slope
+from ._constants import trainable, trained_ranges
+from ._prospective_layer import (
+    at_least,
+    driven,
+    layer_constant,
+    parameter_dtype,
+    ProspectiveLayer,
+    slope,
+)
 
 
 class GLEState(NamedTuple):
@@ -49,8 +60,10 @@ class GLECell(AbstractCell):
     are none, and it has no effect: evaluate a nudged network under BPTT.
 
     Parameters: `layers[l].weight` (post, pre), `layers[l].bias` (post,) or None, and, with
-    `learn_tau`, `layers[l].tau_m` (post,). BPTT gives the exact gradient of this recursion. Time
-    O(Σ_l N_l N_{l-1}) a step and example. State: `GLEState`.
+    `learn_tau`, `layers[l].tau_m` (post,). `tau_m`, `tau_r` and `dt` also train if they are given
+    as a `jax.Array` or, to stay in range, as `Between(value, dt, inf)` (`dt`: `Positive(value)`).
+    BPTT gives the exact gradient of this recursion; the rule GLE has none for τ_r and dt, and
+    refuses them. Time O(Σ_l N_l N_{l-1}) a step and example. State: `GLEState`.
 
     Source: Ellenberger, Haider, Jordan, Max, Jaras, Kriener, Benitez & Petrovici, "Backpropagation
     through space, time and the brain", Nature Communications (arXiv 2403.16933).
@@ -62,7 +75,7 @@ class GLECell(AbstractCell):
     )
 
     layers: tuple[ProspectiveLayer, ...]
-    dt: float = eqx.field(static=True)
+    dt: Trainable
     gamma: float = eqx.field(static=True)
     order: Literal["sweep", "sync"] = eqx.field(static=True)
 
@@ -72,7 +85,7 @@ class GLECell(AbstractCell):
         *,
         tau_m: Any,
         tau_r: Any,
-        dt: float,
+        dt: Any,
         activations: Any,
         gamma: float = 0.0,
         order: Literal["sweep", "sync"] = "sweep",
@@ -89,56 +102,53 @@ class GLECell(AbstractCell):
             what comes out is flattened again. That a drive is linear is not checked: errors pass
             through any layer by its derivative at the rates that it receives.
         - `tau_m`, `tau_r`: membrane and prospective time constant, of at least `dt`: one entry a
-            layer, a number or (N_l,); or one number for all.
-        - `dt`: length of a step.
+            layer, a number or (N_l,); or one number for all. What trains is each layer's own.
+        - `dt`: length of a step, one number.
         - `activations`: elementwise φ, one a layer or one for all (linear: `jax.nn.identity`).
         - `gamma`: strength of nudging; needs "sync".
         - `order`: "sweep" or "sync".
         - `use_bias`: whether dense layers have a bias.
-        - `learn_tau`: whether τ_m trains, one a neuron; it is a constant otherwise.
+        - `learn_tau`: whether τ_m trains, one a neuron, whatever it is given as.
         - `dtype`: of the parameters of dense layers; the JAX default if None.
         - `key`: for the weights and biases of dense layers, uniform within
             ±1 / √(presynaptic neurons) (`eqx.nn.Linear`).
 
         **Errors:** ValueError for anything that does not fit.
         """
-        count = len(sizes) - 1
-        if count < 1 or not isinstance(sizes[0], int | np.integer):
+        if not isinstance(sizes, list | tuple) or len(sizes) < 2:
             raise ValueError(
                 "sizes holds the number of inputs and one entry a layer, at least one, but is "
-                f"{sizes!r}."
+                f"{arguments.shown(sizes)}."
             )
-        if order not in ("sweep", "sync"):
-            raise ValueError(f'order must be "sweep" or "sync", but is {order!r}.')
-        if gamma < 0 or (gamma > 0 and order != "sync"):
+        self.order = arguments.choice("order", order, ("sweep", "sync"))
+        self.gamma = arguments.number("gamma", gamma, arguments.NOT_NEGATIVE)
+        if self.gamma > 0 and order != "sync":
             raise ValueError(
                 f'gamma={gamma!r} came with order={order!r}: nudging needs gamma >= 0 and "sync", '
                 "where a step's errors do not depend on its own membranes."
             )
-        layers, size = [], int(sizes[0])
+        learn_tau = arguments.boolean("learn_tau", learn_tau)
+        use_bias = arguments.boolean("use_bias", use_bias)
+        dtype, key = arguments.dtype("dtype", dtype), arguments.key("key", key)
+        dt = self.dt = trainable("dt", dt, None, arguments.POSITIVE, dtype)
+        known = dt if isinstance(dt, Constant) else numeric(dt, dtype)
+        layers, size = [], arguments.size("the first entry of sizes", sizes[0])
+        count = len(sizes) - 1
         constants = _by_layer("tau_m", tau_m, count), _by_layer("tau_r", tau_r, count)
         functions = _by_layer("activations", activations, count)
         rows = zip(sizes[1:], *constants, functions, jr.split(key, count))
         for index, (entry, membrane, prospective, activation, key) in enumerate(rows, 1):
-            if isinstance(entry, int | np.integer):
-                entry = eqx.nn.Linear(size, int(entry), use_bias=use_bias, dtype=dtype, key=key)
+            if not isinstance(entry, eqx.Module):
+                entry = arguments.size("an entry of sizes that is no layer of equinox", entry)
+                entry = eqx.nn.Linear(size, entry, use_bias=use_bias, dtype=dtype, key=key)
             n = driven(entry, size, index)
-            membrane = at_least(dt, "tau_m", membrane, n)
-            if learn_tau:
-                # a copy of its own: buffers of a model may be donated
-                membrane = jnp.array(
-                    jnp.broadcast_to(jnp.asarray(membrane, parameter_dtype(entry)), (n,))
-                )
-            else:
-                membrane = fixed("tau_m", membrane, "pass a number, or learn_tau=True")
-            prospective = at_least(dt, "tau_r", prospective, n)
-            prospective = fixed("tau_r", prospective, "pass a number, only tau_m can train")
+            given: Any = (n, known, parameter_dtype(entry))
+            membrane = layer_constant("tau_m", membrane, *given, each=learn_tau)
+            prospective = layer_constant("tau_r", prospective, *given)
+            activation = arguments.elementwise("activations", activation, n)
             layers.append(ProspectiveLayer(entry, membrane, prospective, activation, size, n))
             size = n
         self.layers = tuple(layers)
-        self.dt = float(dt)
-        self.gamma = float(gamma)
-        self.order = order
 
     @property
     def in_size(self) -> int:
@@ -163,7 +173,7 @@ class GLECell(AbstractCell):
         u, ub, fresh, rates = [], [], [], [widened(x)]
         for index, (layer, before) in enumerate(zip(widened(self.layers), state.u)):
             change = (layer.drive(rates[-1]) - before) / layer.membrane_constant(before)
-            u.append(before + self.dt * change)
+            u.append(before + numeric(self.dt, before.dtype) * change)
             ub.append(before + layer.rate_constant(before) * change)
             fresh.append(layer.activation(ub[-1]))
             rates.append(state.r[index] if self.order == "sync" else fresh[-1])
@@ -178,6 +188,14 @@ class GLECell(AbstractCell):
     def emit(self, state: GLEState) -> Float[Array, "*batch k"]:
         """The output rate."""
         return state.out
+
+    def in_range(self) -> dict[str, Bool[Array, ""]]:
+        """Of what trains."""
+        found = trained_ranges(self, dt=arguments.POSITIVE)
+        within = at_least(numeric(self.dt, parameter_dtype(self.layers)))
+        for index, layer in enumerate(self.layers):
+            found |= trained_ranges(layer, f"layers[{index}].", tau_m=within, tau_r=within)
+        return found
 
     def received(self, before: GLEState, after: GLEState, x: Array) -> tuple[Array, ...]:
         """The rates that each layer receives in a step."""
@@ -205,6 +223,8 @@ def _by_layer(name: str, value: Any, count: int) -> list[Any]:
     """One entry a layer."""
     if callable(value) or (not isinstance(value, list | tuple) and np.ndim(value) == 0):
         return [value] * count
+    if not isinstance(value, list | tuple | np.ndarray | jax.Array):
+        raise ValueError(f"{name} must have one entry a layer, but is {arguments.shown(value)}.")
     if len(value) != count:
         raise ValueError(
             f"{name} has {len(value)} entries, but there are {count} layers: give one a layer, or "

@@ -10,6 +10,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .. import _arguments as arguments
 from .._sharding import alike
 from ._constants import as_mask, connectivity
 
@@ -59,15 +60,16 @@ def balanced_dale(
     Source: the network of Liu, Smith, Mihalas, Shea-Brown & Sümbül, NeurIPS 2022
     (arXiv 2206.01338), which masks its autapses after the last step.
     """
-    signs = np.asarray(signs)
+    signs = np.asarray(arguments.signs("signs", signs))
+    dtype = arguments.dtype("dtype", dtype)
     excitatory, inhibitory = signs > 0, signs < 0
     if not (excitatory.any() and inhibitory.any()):
         raise ValueError(
-            "balanced_dale needs excitatory and inhibitory neurons to balance, but all "
+            "signs must have excitatory and inhibitory neurons to balance, but all "
             f"{signs.size} entries of signs have the same sign; mix +1 and -1 or pass signs=None."
         )
     n = signs.size
-    magnitude = jnp.abs(jr.normal(key, (n, n), dtype or jnp.result_type(float)))
+    magnitude = jnp.abs(jr.normal(arguments.key("key", key), (n, n), dtype))
     sign = jnp.asarray(signs, magnitude.dtype)[None]
     exists = as_mask(connectivity(mask, n))
     if exists is not None:

@@ -5,12 +5,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from .. import _arguments as arguments
 from .._precision import wide
-from .._static import Constant
+from .._static import Trainable
 from ._base import batch_axes, BatchShape, Final
-from ._constants import decay, rise, time_constant
+from ._constants import decay, rise, trainable, trained_ranges
 from ._neuron import NeuronCell
 
 
@@ -20,8 +21,9 @@ class LeakyCell(NeuronCell):
     \[ v_t = \eta v_{t-1} + (1-\eta)(W_{rec}\,\phi(v_{t-1}) + W_{in} x_t + b), \qquad
        z_t = \phi(v_t), \qquad \eta = e^{-dt/\tau} \]
 
-    State: `v` (*batch, n). `tau` is in the unit of `dt`, one value or one a neuron; given as a
-    `jax.Array` it is a parameter, else a constant. Time O(n(n+m)) a step and example.
+    State: `v` (*batch, n). `tau` and `dt` have one unit. Each is one value or one a neuron, and a
+    constant unless it is given as a `jax.Array`, which trains, or as `Positive(value)`, which
+    trains and stays positive. Time O(n(n+m)) a step and example.
 
     Source: the network of Liu, Smith, Mihalas, Shea-Brown & Sümbül, NeurIPS 2022
     (arXiv 2206.01338).
@@ -32,8 +34,8 @@ class LeakyCell(NeuronCell):
         "For other dynamics subclass NeuronCell.",
     )
 
-    tau: Array | Constant
-    dt: float = eqx.field(static=True)
+    tau: Trainable
+    dt: Trainable
     activation: Callable = eqx.field(static=True)
 
     def __init__(
@@ -42,7 +44,7 @@ class LeakyCell(NeuronCell):
         hidden_size: int,
         *,
         tau: Any,
-        dt: float = 1.0,
+        dt: Any = 1.0,
         activation: Callable = jax.nn.relu,
         use_bias: bool = False,
         autapses: bool = False,
@@ -53,8 +55,8 @@ class LeakyCell(NeuronCell):
     ):
         """**Arguments:** those of `NeuronCell`, and
 
-        - `tau`: membrane time constant; scalar or (n,); a `jax.Array` trains.
-        - `dt`: length of a step, in the unit of `tau`.
+        - `tau`: membrane time constant; scalar or (n,); a `jax.Array` or a `Positive` trains.
+        - `dt`: length of a step, in the unit of `tau`; likewise.
         - `activation`: elementwise φ.
         """
         NeuronCell.__init__(
@@ -68,9 +70,11 @@ class LeakyCell(NeuronCell):
             signs=signs,
             dtype=dtype,
         )
-        self.tau = time_constant("tau", tau, hidden_size)
-        self.dt = float(dt)
-        self.activation = activation
+        self.tau, self.dt = (
+            trainable(name, value, hidden_size, arguments.POSITIVE, self.weight_rec.dtype)
+            for name, value in (("tau", tau), ("dt", dt))
+        )
+        self.activation = arguments.elementwise("activation", activation, hidden_size)
 
     @property
     def leak(self) -> Any:
@@ -98,6 +102,10 @@ class LeakyCell(NeuronCell):
         gain = jnp.broadcast_to(jnp.asarray(self.gain, state.dtype), state.shape)
         # not η v + (1 - η) drive: of a long τ, η has few digits left of 1 - η
         return state + gain * (drive - state)
+
+    def in_range(self) -> dict[str, Bool[Array, ""]]:
+        """Of `tau` and `dt`."""
+        return trained_ranges(self, tau=arguments.POSITIVE, dt=arguments.POSITIVE)
 
     def emit(self, state: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
         """φ(v)."""

@@ -4,16 +4,15 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from .. import _arguments as arguments
 from .._precision import wide
-from .._static import Constant, constant, numeric
+from .._static import spread, Trainable
 from ._base import batch_axes, BatchShape, Final
-from ._constants import decay, one_or_each, rise, time_constant
+from ._constants import decay, rise, trainable, trained_ranges
 from ._neuron import NeuronCell
-from ._surrogate import spike, triangular
+from ._surrogate import pseudo_derivative, spike, triangular
 
 
 class AbstractLIF(NeuronCell):
@@ -33,10 +32,10 @@ class AbstractLIF(NeuronCell):
         "For other dynamics subclass NeuronCell.",
     )
 
-    tau: Array | Constant
-    threshold: float = eqx.field(static=True)
+    tau: Trainable
+    threshold: Trainable
+    dt: Trainable
     dampening: float = eqx.field(static=True)
-    dt: float = eqx.field(static=True)
     refractory: int = eqx.field(static=True)
     surrogate: Callable[[Array], Array] = eqx.field(static=True)
     scale_input: bool = eqx.field(static=True)
@@ -48,9 +47,9 @@ class AbstractLIF(NeuronCell):
         hidden_size: int,
         *,
         tau: Any,
-        threshold: float = 1.0,
+        threshold: Any = 1.0,
         dampening: float = 0.3,
-        dt: float = 1.0,
+        dt: Any = 1.0,
         refractory: int = 0,
         surrogate: Callable[[Array], Array] = triangular,
         scale_input: bool = False,
@@ -59,24 +58,15 @@ class AbstractLIF(NeuronCell):
     ):
         """See `LIFCell`."""
         NeuronCell.__init__(self, in_size, hidden_size, **options)
-        if not threshold > 0 or refractory < 0:
-            raise ValueError(
-                f"{type(self).__name__} needs threshold > 0 and refractory >= 0, but got "
-                f"threshold={threshold}, refractory={refractory}."
-            )
-        if not callable(surrogate):
-            raise ValueError(
-                "surrogate must be a function of u, such as surrogate.triangular, but is "
-                f"{surrogate!r}."
-            )
-        self.tau = time_constant("tau", tau, hidden_size)
-        self.threshold = float(threshold)
-        self.dampening = float(dampening)
-        self.dt = float(dt)
-        self.refractory = int(refractory)
-        self.surrogate = surrogate
-        self.scale_input = scale_input
-        self.reset_gradient = reset_gradient
+        self.tau, self.threshold, self.dt = (
+            trainable(name, value, hidden_size, arguments.POSITIVE, self.weight_rec.dtype)
+            for name, value in (("tau", tau), ("threshold", threshold), ("dt", dt))
+        )
+        self.dampening = arguments.number("dampening", dampening, arguments.NOT_NEGATIVE)
+        self.refractory = arguments.count("refractory", refractory)
+        self.surrogate = pseudo_derivative(surrogate, hidden_size)
+        self.scale_input = arguments.boolean("scale_input", scale_input)
+        self.reset_gradient = arguments.boolean("reset_gradient", reset_gradient)
 
     @property
     def leak(self) -> Any:
@@ -97,7 +87,7 @@ class AbstractLIF(NeuronCell):
         leak, gain = (_like(value, v) for value in (self.leak, self.gain))
         if not self.reset_gradient:
             spikes = jax.lax.stop_gradient(spikes)
-        return leak * v + gain * drive - self.threshold * spikes
+        return leak * v + gain * drive - spread(self.threshold, v) * spikes
 
     def next_blocked(self, blocked: Int[Array, "*batch n"], spikes: Array) -> Array:
         """Steps that remain refractory: the last variable of the state, in integers."""
@@ -108,6 +98,11 @@ class AbstractLIF(NeuronCell):
         """z of u, 0 while refractory."""
         z = spike(u, dampening=self.dampening, surrogate=self.surrogate)
         return jnp.where(blocked == 0, z, 0)
+
+    def in_range(self) -> dict[str, Bool[Array, ""]]:
+        """Of what trains."""
+        positive = arguments.POSITIVE
+        return trained_ranges(self, tau=positive, threshold=positive, dt=positive)
 
 
 class LIFCell(AbstractLIF):
@@ -121,16 +116,21 @@ class LIFCell(AbstractLIF):
     refractory. State: (v, steps still refractory), each (*batch, n). Emission and message: z.
     Time O(n(n+m)) a step and example.
 
+    `tau`, `threshold` and `dt` are one value or one a neuron, and constants unless they are given
+    as a `jax.Array`, which trains, or as `Positive(value)`, which trains and stays positive. Their
+    gradients, too, have the pseudo-derivative where a spike stands. All else is constant.
+
     Source: Bellec et al., Nature Communications 11 (2020), whose conventions are the defaults.
     """
 
     def __init__(self, in_size: int, hidden_size: int, *, tau: Any, **options: Any):
         """**Arguments:** those of `NeuronCell`, and
 
-        - `tau`: membrane time constant in the unit of `dt`; scalar or (n,); a `jax.Array` trains.
-        - `threshold`: v_th (1.0). `dampening`: γ (0.3).
+        - `tau`: membrane time constant in the unit of `dt`; scalar or (n,); a `jax.Array` or a
+            `Positive` trains.
+        - `threshold`: v_th (1.0); likewise. `dampening`: γ (0.3).
         - `surrogate`: ψ of u, as in `modprop_jax.surrogate` (`triangular`).
-        - `dt`: length of a step (1.0).
+        - `dt`: length of a step (1.0); as `tau`.
         - `refractory`: n_ref: a spike at t blocks t+1 ... t+n_ref-1; 0 (default) and 1 block
             nothing.
         - `scale_input`: s_in = 1 - α, else 1 (default).
@@ -154,7 +154,8 @@ class LIFCell(AbstractLIF):
     def emit(self, state: tuple[Array, Array]) -> Float[Array, "*batch n"]:
         """Spikes, 0 or 1."""
         v, blocked = state
-        return self.spikes((v - self.threshold) / self.threshold, blocked)
+        threshold = spread(self.threshold, v)
+        return self.spikes((v - threshold) / threshold, blocked)
 
     def message(self, state: tuple[Array, Array]) -> Float[Array, "*batch n"]:
         """Spikes, whatever a subclass emits."""
@@ -182,8 +183,8 @@ class ALIFCell(AbstractLIF):
     Source: Bellec et al., Nature Communications 11 (2020), whose conventions are the defaults.
     """
 
-    tau_adaptation: Array | Constant
-    beta: Array | Constant
+    tau_adaptation: Trainable
+    beta: Trainable
     scale_adaptation: bool = eqx.field(static=True)
     divide_by_adaptive: bool = eqx.field(static=True)
 
@@ -201,24 +202,36 @@ class ALIFCell(AbstractLIF):
     ):
         """**Arguments:** those of `LIFCell`, and
 
-        - `tau_adaptation`: time constant of b; scalar or (n,); a `jax.Array` trains.
+        - `tau_adaptation`: time constant of b; scalar or (n,); a `jax.Array` or a `Positive`
+            trains.
         - `beta`: β, how much b raises the threshold; scalar or (n,), 0 for neurons that do not
-            adapt; a `jax.Array` trains.
+            adapt; a `jax.Array` or a `Positive` trains.
         - `scale_adaptation`: s_a = 1 - ρ, else 1.
         - `divide_by_adaptive`: u in units of the adaptive threshold, which needs β >= 0, else of
             v_th.
         """
         AbstractLIF.__init__(self, in_size, hidden_size, tau=tau, **options)
-        self.tau_adaptation = time_constant("tau_adaptation", tau_adaptation, hidden_size)
-        self.beta = constant(one_or_each("beta", beta, hidden_size))
-        self.scale_adaptation = scale_adaptation
-        self.divide_by_adaptive = divide_by_adaptive
-        known = not isinstance(beta, Tracer)
-        if divide_by_adaptive and known and not np.all(np.asarray(beta) >= 0):
-            raise ValueError(
-                "divide_by_adaptive needs beta >= 0, for a threshold that stays positive, but "
-                f"beta holds {np.min(np.asarray(beta))}."
+        self.scale_adaptation = arguments.boolean("scale_adaptation", scale_adaptation)
+        self.divide_by_adaptive = arguments.boolean("divide_by_adaptive", divide_by_adaptive)
+        self.tau_adaptation, self.beta = (
+            trainable(name, value, hidden_size, within, self.weight_rec.dtype)
+            for name, value, within in (
+                ("tau_adaptation", tau_adaptation, arguments.POSITIVE),
+                ("beta", beta, self._beta_range),
             )
+        )
+
+    @property
+    def _beta_range(self) -> arguments.Range:
+        if not self.divide_by_adaptive:
+            return arguments.FINITE
+        words = "0 or more, for a threshold that stays positive (divide_by_adaptive)"
+        return arguments.NOT_NEGATIVE._replace(words=words)
+
+    def in_range(self) -> dict[str, Bool[Array, ""]]:
+        """Of what trains."""
+        own = trained_ranges(self, tau_adaptation=arguments.POSITIVE, beta=self._beta_range)
+        return AbstractLIF.in_range(self) | own
 
     def init(self, batch_shape: BatchShape = ()) -> tuple[Array, Array, Array]:
         """Zero membrane and adaptation, not refractory."""
@@ -241,8 +254,9 @@ class ALIFCell(AbstractLIF):
     def emit(self, state: tuple[Array, Array, Array]) -> Float[Array, "*batch n"]:
         """Spikes, 0 or 1."""
         v, b, blocked = state
-        threshold = self.threshold + _like(numeric(self.beta, b.dtype), b) * b
-        divisor = threshold if self.divide_by_adaptive else self.threshold
+        resting = spread(self.threshold, v)
+        threshold = resting + _like(spread(self.beta, b), b) * b
+        divisor = threshold if self.divide_by_adaptive else resting
         return self.spikes((v - threshold) / divisor, blocked)
 
     def message(self, state: tuple[Array, Array, Array]) -> Float[Array, "*batch n"]:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .. import _arguments as arguments
 from .._precision import times, wide, widened
 from ._base import batch_axes, BatchShape, Final
 from ._separable import SeparableCell
@@ -73,21 +74,16 @@ class LRUCell(SeparableCell):
             `D ~ N(0, 1)`. `gamma_log` starts at log √(1 - |λ|²): white inputs of
             variance 1 then keep E|h|² = 1.
         """
-        if not 0 <= r_min <= r_max <= 1:
-            raise ValueError(
-                f"r_min and r_max must satisfy 0 <= r_min <= r_max <= 1, but are {r_min} and "
-                f"{r_max}."
-            )
-        if not max_phase > 0:
-            raise ValueError(f"max_phase must be positive, but is {max_phase}.")
-        dtype = jnp.dtype(dtype or jnp.result_type(float))
-        if not jnp.issubdtype(dtype, jnp.floating):
-            raise ValueError(
-                f"dtype must be a real float, but is {dtype}: complex numbers are kept as pairs."
-            )
-        narrow, dtype = dtype, wide(dtype)
-        n, m, tiny = hidden_size, in_size, float(jnp.finfo(dtype).eps)
-        keys = jr.split(key, 7)
+        r_min = arguments.number("r_min", r_min, arguments.FRACTION)
+        r_max = arguments.number("r_max", r_max, arguments.FRACTION)
+        if r_min > r_max:
+            raise ValueError(f"r_min must be at most r_max={r_max}, but is {r_min}.")
+        max_phase = arguments.number("max_phase", max_phase, arguments.POSITIVE)
+        narrow = arguments.dtype("dtype", dtype)
+        dtype = wide(narrow)
+        n, m = arguments.size("hidden_size", hidden_size), arguments.size("in_size", in_size)
+        tiny = float(jnp.finfo(dtype).eps)
+        keys = jr.split(arguments.key("key", key), 7)
         # 1 - |λ|², so that no digits are lost near the unit circle
         missing = jr.uniform(keys[0], (n,), dtype, 1 - r_max**2, 1 - r_min**2)
         missing = jnp.clip(missing, tiny, 1 - tiny)

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._precision import wide
 from ._base import batch_axes, BatchShape
-from ._gated import GatedCell, taken
+from ._gated import GatedCell, made, taken
 
 
 class LSTMDrive(NamedTuple):
@@ -48,7 +48,7 @@ class LSTMCell(GatedCell):
         key: PRNGKeyArray,
     ):
         """**Arguments:** those of `GRUCell`."""
-        like = eqx.nn.LSTMCell(in_size, hidden_size, use_bias, dtype, key=key)
+        like = made(eqx.nn.LSTMCell, in_size, hidden_size, use_bias, dtype, key)
         GatedCell.__init__(self, like, mask)
 
     @classmethod

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
+from .. import _arguments as arguments
 from .._precision import start_of, times, times_back, wide
 from .._static import FrozenArray
 from .._tree import inexact, with_fields
 from ._base import Final
-from ._constants import as_mask, connectivity, presynaptic_signs, synapses
+from ._constants import as_mask, connectivity, synapses
 from ._init import balanced_dale, scaled_normal
 from ._separable import SeparableCell
 
@@ -87,21 +88,21 @@ class NeuronCell(SeparableCell):
             `optim.dale` keeps it).
         - `dtype`: of the parameters; the JAX default if None.
         """
-        n = hidden_size
-        key_rec, key_in = jax.random.split(key)
+        n, in_size = arguments.size("hidden_size", hidden_size), arguments.size("in_size", in_size)
+        dtype = arguments.dtype("dtype", dtype, real=False)
+        key_rec, key_in = jax.random.split(arguments.key("key", key))
+        use_bias = arguments.boolean("use_bias", use_bias)
+        self.autapses = arguments.boolean("autapses", autapses)
         self.connectivity = connectivity(mask, n)
-        exists = synapses(self.connectivity, n, autapses)
+        exists = synapses(self.connectivity, n, self.autapses)
         if signs is None:
             self.weight_rec = scaled_normal(key_rec, (n, n), dtype, exists)
             self.weight_in = scaled_normal(key_in, (n, in_size), dtype)
         else:
-            signs = presynaptic_signs(signs, n)
+            signs = arguments.signs("signs", signs, n)
             self.weight_rec = balanced_dale(key_rec, signs, dtype, mask=exists)
-            self.weight_in = jax.random.normal(
-                key_in, (n, in_size), dtype or jnp.result_type(float)
-            )
+            self.weight_in = jax.random.normal(key_in, (n, in_size), dtype)
         self.bias = jnp.zeros(n, self.weight_rec.dtype) if use_bias else None
-        self.autapses = autapses
         self.signs = signs
 
     @property

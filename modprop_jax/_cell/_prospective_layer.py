@@ -6,13 +6,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from .._static import Constant, constant, numeric
+from .. import _arguments as arguments
+from .._constrained import AbstractConstrained
+from .._static import spread, Trainable
 from .._tree import each, inexact
-from ._constants import one_or_each
+from ._constants import trainable
 
 
 class ProspectiveLayer(eqx.Module):
@@ -22,8 +22,8 @@ class ProspectiveLayer(eqx.Module):
     """
 
     synapses: eqx.Module
-    tau_m: Float[Array, " n"] | Constant
-    tau_r: Constant
+    tau_m: Trainable
+    tau_r: Trainable
     activation: Callable = eqx.field(static=True)
     in_size: int = eqx.field(static=True)
     size: int = eqx.field(static=True)
@@ -50,11 +50,11 @@ class ProspectiveLayer(eqx.Module):
 
     def membrane_constant(self, like: Array) -> Array:
         """tau_m of each entry of an array (*batch, n)."""
-        return spread(self.tau_m, like)
+        return entries(self.tau_m, like)
 
     def rate_constant(self, like: Array) -> Array:
         """tau_r of each entry of an array (*batch, n)."""
-        return spread(self.tau_r, like)
+        return entries(self.tau_r, like)
 
 
 def slope(activation: Callable, ub: Array) -> Array:
@@ -63,9 +63,9 @@ def slope(activation: Callable, ub: Array) -> Array:
     return tangent
 
 
-def spread(tau: Array | Constant, like: Array) -> Array:
+def entries(tau: Trainable, like: Array) -> Array:
     """One number, or one a neuron, for each entry of an array (*batch, n)."""
-    return jnp.broadcast_to(jnp.asarray(numeric(tau, like.dtype), like.dtype), like.shape)
+    return jnp.broadcast_to(jnp.asarray(spread(tau, like), like.dtype), like.shape)
 
 
 def _flat(synapses: Any, rates: Float[Array, " m"]) -> Float[Array, " n"]:
@@ -112,20 +112,20 @@ def parameter_dtype(synapses: Any) -> Any:
     return leaves[0].dtype if leaves else jnp.result_type(float)
 
 
-def at_least(dt: float, name: str, tau: Any, n: int) -> Any:
-    """The time constants of a layer, if Euler steps of dt can follow them."""
-    one_or_each(name, tau, n)
-    if not isinstance(tau, Tracer) and not np.all(np.asarray(tau) >= dt):
-        raise ValueError(
-            f"{name} must be at least dt={dt}, or Euler steps overshoot, but holds {np.min(tau)}."
-        )
-    return tau
+def at_least(dt: Any) -> arguments.Range:
+    """The time constants that Euler steps of dt can follow."""
+    return arguments.POSITIVE._replace(
+        words=f"at least dt={arguments.shown(dt)}, or Euler steps overshoot", low=dt, with_low=True
+    )
 
 
-def fixed(name: str, tau: Any, fix: str) -> Constant:
-    """Time constants that do not train."""
-    if isinstance(tau, Tracer):
-        raise ValueError(f"{name} is traced and would not train: {fix}.")
-    value = constant(np.asarray(tau))
-    assert isinstance(value, Constant)
-    return value
+def layer_constant(
+    name: str, tau: Any, n: int, dt: Any, dtype: Any, *, each: bool = False
+) -> Trainable:
+    """A time constant of one layer; with `each` it trains whatever it is, one a neuron."""
+    within = arguments.POSITIVE if isinstance(dt, jax.Array) else at_least(float(dt))
+    tau = trainable(name, tau, n, within, dtype)
+    if each and not isinstance(tau, AbstractConstrained):
+        tau = jnp.broadcast_to(jnp.asarray(spread(tau, jnp.zeros(n, dtype)), dtype), (n,))
+    # a copy of its own: buffers of a model may be donated
+    return jax.tree.map(jnp.array, tau)

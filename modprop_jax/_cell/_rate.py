@@ -3,10 +3,13 @@ from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from .. import _arguments as arguments
 from .._precision import wide
+from .._static import numeric, spread, Trainable
 from ._base import batch_axes, BatchShape, Final
+from ._constants import trainable, trained_ranges
 from ._neuron import NeuronCell
 
 
@@ -16,8 +19,9 @@ class RateCell(NeuronCell):
     \[ a_t = (1-\alpha) a_{t-1} + \alpha\,\phi(W_{rec} a_{t-1} + W_{in} x_t + b), \qquad
        z_t = a_t \]
 
-    State: `a` (*batch, n). `alpha = 1` is the plain (Elman) network. Time O(n(n+m)) a step and
-    example.
+    State: `a` (*batch, n). `alpha = 1` is the plain (Elman) network. It is one value or one a
+    neuron, and a constant unless it is given as a `jax.Array`, which trains, or as
+    `Between(value, 0.0, 1.0)`, which trains and stays inside. Time O(n(n+m)) a step and example.
 
     Source: the network of Marschall, Cho & Savin, JMLR 2020 (arXiv 1907.02649).
     """
@@ -27,7 +31,7 @@ class RateCell(NeuronCell):
         "For other dynamics subclass NeuronCell.",
     )
 
-    alpha: float = eqx.field(static=True)
+    alpha: Trainable
     activation: Callable = eqx.field(static=True)
 
     def __init__(
@@ -35,7 +39,7 @@ class RateCell(NeuronCell):
         in_size: int,
         hidden_size: int,
         *,
-        alpha: float = 1.0,
+        alpha: Any = 1.0,
         activation: Callable = jnp.tanh,
         use_bias: bool = True,
         autapses: bool = True,
@@ -46,7 +50,8 @@ class RateCell(NeuronCell):
     ):
         """**Arguments:** those of `NeuronCell`, and
 
-        - `alpha`: inverse time constant in steps, in (0, 1].
+        - `alpha`: inverse time constant in steps, in (0, 1]; scalar or (n,); a `jax.Array` or a
+            `Between` trains.
         - `activation`: elementwise φ.
         """
         NeuronCell.__init__(
@@ -60,20 +65,24 @@ class RateCell(NeuronCell):
             signs=signs,
             dtype=dtype,
         )
-        if not 0 < alpha <= 1:
-            raise ValueError(f"alpha must be in (0, 1], but is {alpha}.")
-        self.alpha = float(alpha)
-        self.activation = activation
+        self.alpha = trainable(
+            "alpha", alpha, hidden_size, arguments.POSITIVE_FRACTION, self.weight_rec.dtype
+        )
+        self.activation = arguments.elementwise("activation", activation, hidden_size)
 
     @property
-    def gain(self) -> float:
+    def gain(self) -> Any:
         """α; ModProp's μ stands for the activation derivative."""
-        return self.alpha
+        return numeric(self.alpha, wide(self.weight_rec.dtype))
 
     @property
-    def leak(self) -> float:
+    def leak(self) -> Any:
         """1 - α."""
-        return 1 - self.alpha
+        return 1 - self.gain
+
+    def in_range(self) -> dict[str, Bool[Array, ""]]:
+        """Of `alpha`."""
+        return trained_ranges(self, alpha=arguments.POSITIVE_FRACTION)
 
     def init(self, batch_shape: BatchShape = ()) -> Float[Array, "*batch n"]:
         """Zero rates."""
@@ -83,7 +92,8 @@ class RateCell(NeuronCell):
         self, state: Float[Array, "*batch n"], drive: Float[Array, "*batch n"]
     ) -> Float[Array, "*batch n"]:
         """Leak and add the activated drive."""
-        return (1 - self.alpha) * state + self.alpha * self.activation(drive)
+        alpha = spread(self.alpha, state)
+        return (1 - alpha) * state + alpha * self.activation(drive)
 
     def emit(self, state: Float[Array, "*batch n"]) -> Float[Array, "*batch n"]:
         """The rate itself."""

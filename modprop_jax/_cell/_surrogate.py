@@ -2,11 +2,13 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .. import _arguments as arguments
 from .._tree import traced
 
 
@@ -54,7 +56,21 @@ def spike(
 
     Source: Bellec et al., Nature Communications 11 (2020).
     """
-    return _spike(surrogate, dampening, traced(u))
+    u = arguments.floats("u", u)
+    dampening = arguments.number("dampening", dampening, arguments.NOT_NEGATIVE)
+    return _spike(
+        pseudo_derivative(surrogate, u.shape[-1] if u.ndim else None), dampening, traced(u)
+    )
+
+
+_GIVEN = triangular, fast_sigmoid, gaussian, exponential, arctan, boxcar
+
+
+def pseudo_derivative(surrogate: Any, n: int | None) -> Callable[[Array], Array]:
+    """ψ, if it is an elementwise function; `n`: the number of neurons."""
+    if any(surrogate is given for given in _GIVEN):
+        return surrogate
+    return arguments.elementwise("surrogate", surrogate, n)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))

@@ -7,7 +7,9 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from .. import _arguments as arguments
 from .._cell import AbstractCell, computing, Filtered, NeuronCell, SeparableCell
+from .._cell._base import as_cell
 from .._cell._claims import check_apart, check_neurons
 from .._credit import Back, Credit, Point, Record
 from .._precision import widened
@@ -65,7 +67,9 @@ class AbstractRule(eqx.Module):
 
         **Arguments:** `key`: for rules that draw noise or initial values, which need one.
         """
-        self.check(cell)
+        self.check(as_cell("cell", cell))
+        if key is not None:
+            arguments.key("key", key)
         if self.needs_key and key is None:
             raise ValueError(
                 f"{type(self).__name__} draws random numbers: make its carry with a key, "
@@ -181,6 +185,18 @@ class AbstractRule(eqx.Module):
     @abc.abstractmethod
     def step(self, cell: Any, state: PyTree, x: Array) -> PyTree:
         """One step: the cell's value, the rule's derivative, in forward and reverse mode."""
+
+
+def as_rule(name: str, value: Any) -> AbstractRule:
+    """The value, if it is a credit rule; else a ValueError."""
+    if isinstance(value, AbstractRule):
+        return value
+    hint = ", which is a word: pass an object" if isinstance(value, str) else ""
+    if isinstance(value, type) and issubclass(value, AbstractRule):
+        hint = f": make one with {value.__name__}(...)"
+    raise ValueError(
+        f"{name} must be a credit rule such as EProp(), but is {arguments.shown(value)}{hint}."
+    )
 
 
 def require_neurons(rule: AbstractRule, cell: AbstractCell) -> NeuronCell:

@@ -5,14 +5,16 @@ import equinox as eqx
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .. import _arguments as arguments
 from .._cell import AbstractCell
 from ._card import Card
-from ._predicting import AbstractPredictingRule, check_counts, normal_rows, require_one_variable
-
-
-def identity(credit: Array) -> Array:
-    """Credit as it is."""
-    return credit
+from ._predicting import (
+    AbstractPredictingRule,
+    as_learner,
+    identity,
+    normal_rows,
+    require_one_variable,
+)
 
 
 class DNI(AbstractPredictingRule):
@@ -78,20 +80,17 @@ class DNI(AbstractPredictingRule):
         - `squash`: elementwise ψ on the credit that is sent back, such as `jnp.tanh`.
         - `refresh`: steps from one copy of A to the next.
         """
-        if jacobian not in ("exact", "learned"):
-            raise ValueError(f'jacobian must be "exact" or "learned", but is {jacobian!r}.')
+        self.jacobian = arguments.choice("jacobian", jacobian, ("exact", "learned"))
         if (jacobian == "learned") != (learn_jacobian is not None):
             raise ValueError(
                 f"jacobian={jacobian!r} came with learn_jacobian={learn_jacobian!r}: "
                 '"learned" needs an optax transformation for it, and "exact" has none.'
             )
-        check_counts(self, labels, refresh)
-        self.labels = labels
-        self.jacobian = jacobian
-        self.learn = learn
+        if learn_jacobian is not None:
+            arguments.transformation("learn_jacobian", learn_jacobian)
         self.learn_jacobian = learn_jacobian
-        self.squash = squash
-        self.refresh = refresh
+        shared = as_learner(labels, learn, squash, refresh)
+        self.labels, self.learn, self.squash, self.refresh = shared
 
     def check(self, cell: AbstractCell) -> None:
         """Needs a neuron cell of one state variable, if the Jacobian is learnt."""

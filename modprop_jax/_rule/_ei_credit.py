@@ -8,8 +8,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
+from .. import _arguments as arguments
 from .._cell import AbstractCell, EquilibriumCell, Filtered
-from .._cell._equilibrium import check_relaxation, Equilibrium
+from .._cell._equilibrium import as_relaxation, Equilibrium
 from .._cell._relax import relax, Relaxed
 from .._cell._settle import Found
 from .._credit import Back, Credit, Point
@@ -101,16 +102,11 @@ class EICredit(AbstractRule):
         - `sweeps`: so many sweeps from a = e, converged or not; 0 charges synapses onto neurons
             that the loss reads. None: until settled.
         """
-        if output not in ("source", "clamp"):
-            raise ValueError(f'output must be "source" or "clamp", but is {output!r}.')
-        check_relaxation("EICredit", rtol, atol, max_steps, damping)
-        if sweeps is not None and sweeps < 0:
-            raise ValueError(f"sweeps must be 0, 1, ... or None, but is {sweeps}.")
-        self.output = output
-        self.balance = balance
-        self.rtol, self.atol, self.max_steps = float(rtol), float(atol), int(max_steps)
-        self.damping = None if damping is None else float(damping)
-        self.sweeps = sweeps
+        self.output = arguments.choice("output", output, ("source", "clamp"))
+        self.balance = None if balance is None else arguments.elementwise("balance", balance)
+        options = as_relaxation(rtol, atol, max_steps, damping)
+        self.rtol, self.atol, self.max_steps, self.damping = options
+        self.sweeps = None if sweeps is None else arguments.count("sweeps", sweeps)
 
     def check(self, cell: AbstractCell) -> None:
         """Needs an `EquilibriumCell`."""

@@ -3,11 +3,10 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, PyTree
 
-from .._arguments import boolean
+from .. import _arguments as arguments
 from .._cell import AbstractCell, SeparableCell
 from .._credit import Back, Credit, Point
 from .._precision import start_of
@@ -66,12 +65,8 @@ class FutureBPTT(AbstractRule):
         - `horizon`: h, the emissions that a step is charged with, 1 or more.
         - `driven`: whether streams come with `drive=`, which the tape then keeps too.
         """
-        if isinstance(horizon, bool) or not isinstance(horizon, int | np.integer) or horizon < 1:
-            raise ValueError(
-                f"FutureBPTT(horizon) needs horizon = 1, 2, ... steps, but horizon is {horizon!r}."
-            )
-        self.horizon = int(horizon)
-        self.driven = boolean("driven", driven)
+        self.horizon = arguments.size("horizon", horizon)
+        self.driven = arguments.boolean("driven", driven)
 
     def check(self, cell: AbstractCell) -> None:
         """Needs a separable cell."""

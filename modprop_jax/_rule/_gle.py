@@ -1,9 +1,12 @@
 from typing import Any, ClassVar
 
 import equinox as eqx
+import jax
 
+from .. import _arguments as arguments
 from .._cell import AbstractCell, GLECell
 from .._trace._prospective import ProspectiveErrors
+from .._tree import inexact
 from ._by_credit import AbstractCreditRule
 from ._card import Card
 
@@ -64,7 +67,7 @@ class GLE(AbstractCreditRule):
 
     def __init__(self, *, prospective_errors: bool = True):
         """**Arguments:** `prospective_errors`: False for instantaneous errors, to compare with."""
-        self.prospective_errors = prospective_errors
+        self.prospective_errors = arguments.boolean("prospective_errors", prospective_errors)
 
     def check(self, cell: AbstractCell) -> None:
         """Needs a `GLECell`."""
@@ -72,6 +75,15 @@ class GLE(AbstractCreditRule):
             raise ValueError(
                 f"GLE needs a GLECell, whose neurons have prospective rates, but the cell is a "
                 f"{type(cell).__name__}: make a GLECell, or use BPTT or EProp."
+            )
+        constants = {"dt": cell.dt} | {
+            f"layers[{index}].tau_r": layer.tau_r for index, layer in enumerate(cell.layers)
+        }
+        trained = [name for name, value in constants.items() if jax.tree.leaves(inexact(value))]
+        if trained:
+            raise ValueError(
+                f"GLE has no gradient for {', '.join(trained)} of this GLECell, which train: give "
+                "them as numbers or NumPy arrays, or use BPTT, which is exact."
             )
 
     def trace(self, cell: Any) -> ProspectiveErrors:

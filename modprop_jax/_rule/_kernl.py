@@ -7,6 +7,7 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from .. import _arguments as arguments
 from .._cell import AbstractCell, Filtered, NeuronCell
 from .._precision import wide
 from .._trace._influence import Influence
@@ -102,20 +103,13 @@ class KeRNL(AbstractForwardRule):
             `init`, NaN past its end (`author_compat` reads one row ahead).
         - `author_compat`: the order of the public program, and alpha without bounds.
         """
-        if not sigma > 0:
-            raise ValueError(f"sigma must be positive, but is {sigma}.")
-        if not isinstance(learn, optax.GradientTransformation):
-            raise ValueError(
-                "learn must be an optax transformation such as optax.adam(1e-3), but is "
-                f"{learn!r}; optax.set_to_zero() keeps A and alpha as they are."
-            )
-        if alpha is not None and not 0 < alpha <= 1:
-            raise ValueError(f"alpha must be in (0, 1], or None, but is {alpha}.")
-        self.sigma = float(sigma)
-        self.learn = learn
-        self.alpha = None if alpha is None else float(alpha)
+        self.sigma = arguments.number("sigma", sigma, arguments.POSITIVE)
+        self.learn = arguments.transformation("learn", learn)
+        if alpha is not None:
+            alpha = arguments.number("alpha", alpha, arguments.POSITIVE_FRACTION)
+        self.alpha = alpha
         self.noise = as_noise(noise, probes=1)
-        self.author_compat = author_compat
+        self.author_compat = arguments.boolean("author_compat", author_compat)
 
     @property
     def needs_key(self) -> bool:

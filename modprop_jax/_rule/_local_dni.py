@@ -6,9 +6,10 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .. import _arguments as arguments
 from .._cell import AbstractCell
 from ._card import Card
-from ._predicting import AbstractPredictingRule, check_counts, normal_rows, require_one_variable
+from ._predicting import AbstractPredictingRule, as_learner, normal_rows, require_one_variable
 
 
 class LocalDNI(AbstractPredictingRule):
@@ -84,12 +85,9 @@ class LocalDNI(AbstractPredictingRule):
         - `squash`: elementwise ψ of transmitted credit.
         - `refresh`: steps from one copy of A, B, C to the next.
         """
-        check_counts(self, labels, refresh)
-        self.labels = labels
-        self.learn = learn
-        self.learn_jacobian = learn_jacobian
-        self.squash = squash
-        self.refresh = refresh
+        self.learn_jacobian = arguments.transformation("learn_jacobian", learn_jacobian)
+        shared = as_learner(labels, learn, squash, refresh)
+        self.labels, self.learn, self.squash, self.refresh = shared
 
     def check(self, cell: AbstractCell) -> None:
         """Needs a neuron cell of one state variable."""

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from .. import _arguments as arguments
 from .._cell import AbstractCell, Filtered, NeuronCell
 from .._cell._claims import check_apart
 from .._credit import Back, Credit, Point, Record
@@ -74,8 +75,8 @@ class MDGL(AbstractRule):
             raise ValueError(
                 "MDGL(diffuse=True) averages over cell types, but types=None came: pass types."
             )
-        self.diffuse = diffuse
-        self.online = online
+        self.diffuse = arguments.boolean("diffuse", diffuse)
+        self.online = arguments.boolean("online", online)
 
     @property
     def cell_types(self) -> Types:

@@ -7,6 +7,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
+from .. import _arguments as arguments
 from .._cell import AbstractCell, computing, LeakyCell, NeuronCell
 from .._cell._claims import check_apart
 from .._cell._separable import stopped_message
@@ -101,7 +102,15 @@ class ModProp(AbstractRule):
             raise ValueError(
                 f'mu must be a number, one a type or one a neuron, or "auto", but is {mu!r}.'
             )
-        if taps is not None and (isinstance(mu, str) or int(taps) != taps or taps < 0):
+        if not isinstance(mu, str | Constant) and not arguments.is_real(mu):
+            raise ValueError(
+                'mu must be a number, one a type or one a neuron, or "auto", but is '
+                f"{arguments.shown(mu)}."
+            )
+        if not isinstance(mu, str | Constant):
+            arguments.check_range("mu", mu, arguments.FINITE)
+        taps = None if taps is None else arguments.count("taps", taps)
+        if taps is not None and isinstance(mu, str):
             raise ValueError(
                 "taps must be a number of steps, 0 or more, with a mu that is not measured, but "
                 f"taps={taps!r} came with mu={mu!r}: filters of finitely many taps do not change "

@@ -10,6 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Int
 
+from .. import _arguments as arguments
 from .._static import FrozenArray
 from .._tree import each
 
@@ -71,11 +72,10 @@ def as_noise(noise: Any, probes: int) -> Drawn | Given:
             "noise is part of the rule's structure, but a traced array came: make the rule "
             "outside of the transformed function."
         )
-    shape, dtype = np.shape(noise), np.asarray(noise).dtype
-    if len(shape) < 2 or 0 in shape or dtype.kind not in "fiu":
+    if not arguments.is_real(noise) or np.ndim(noise) < 2 or 0 in np.shape(noise):
         raise ValueError(
             f"noise must be one of {sorted(LAWS)}, or an array (T, k) or (T, *batch, k) of "
-            f"numbers, but is {dtype} of shape {shape}."
+            f"numbers, but is {arguments.shown(noise)}."
         )
     if probes != 1:
         raise ValueError(

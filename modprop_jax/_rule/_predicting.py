@@ -11,6 +11,7 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .. import _arguments as arguments
 from .._cell import AbstractCell, Filtered
 from .._precision import start_of
 from .._reverse import inner_cell
@@ -18,6 +19,11 @@ from .._trace._sparsity import to_rows
 from .._trace._synthetic import SyntheticGradient
 from ._base import require_neurons
 from ._by_credit import AbstractCreditRule
+
+
+def identity(credit: Array) -> Array:
+    """Credit as it is."""
+    return credit
 
 
 class AbstractPredictingRule(AbstractCreditRule):
@@ -67,10 +73,11 @@ def normal_rows(key: PRNGKeyArray, rows: int, columns: int, dtype: Any) -> Float
     return jr.normal(key, (rows, columns), dtype) / jnp.sqrt(jnp.asarray(columns, dtype))
 
 
-def check_counts(rule: AbstractPredictingRule, labels: int, refresh: int) -> None:
-    """A ValueError for what no rule has."""
-    if labels < 0 or refresh < 1:
-        raise ValueError(
-            f"{type(rule).__name__} needs labels >= 0 and refresh >= 1, but got {labels} and "
-            f"{refresh}."
-        )
+def as_learner(labels: Any, learn: Any, squash: Any, refresh: Any) -> tuple[int, Any, Any, int]:
+    """The arguments that these rules share, or a ValueError."""
+    return (
+        arguments.count("labels", labels),
+        arguments.transformation("learn", learn),
+        squash if squash is identity else arguments.elementwise("squash", squash),
+        arguments.size("refresh", refresh),
+    )

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from .. import _arguments as arguments
 from .._cell import AbstractCell, Filtered, NeuronCell
 from .._cell._claims import check_apart
 from .._cell._relax import solved
@@ -87,15 +88,13 @@ class QuasiStatic(AbstractRule):
             send on is at most 1 / (2 √ε) times the direct credit, in the norm over neurons. 0.01
             to 0.1 does well where the radius is above 1.
         """
-        if sweeps is not None and (isinstance(sweeps, bool) or sweeps < 0):
-            raise ValueError(f"sweeps must be 0, 1, ... or None, but is {sweeps!r}.")
-        if ridge < 0 or (ridge and sweeps is not None):
+        self.sweeps = None if sweeps is None else arguments.count("sweeps", sweeps)
+        self.ridge = arguments.number("ridge", ridge, arguments.NOT_NEGATIVE)
+        if ridge and sweeps is not None:
             raise ValueError(
-                f"ridge must be >= 0, and is for the solution, sweeps=None, but got ridge={ridge} "
-                f"and sweeps={sweeps}."
+                f"ridge must be 0 where sweeps are given, as it is for the solution, sweeps=None, "
+                f"but got ridge={ridge} and sweeps={sweeps}."
             )
-        self.sweeps = None if sweeps is None else int(sweeps)
-        self.ridge = float(ridge)
 
     def check(self, cell: AbstractCell) -> None:
         """Needs neurons of one float variable."""

@@ -6,7 +6,9 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import PyTree
 
+from .. import _arguments as arguments
 from .._cell import AbstractCell, Filtered, NeuronCell, SeparableCell
+from .._cell._base import as_cell
 from .._cell._claims import apart
 from .._cell._gated import GatedCell
 from .._credit import Back, Credit, Point
@@ -73,15 +75,11 @@ class SnAp(AbstractForwardRule):
             cell was made.
         - `inputs`: number of input features; needed to stream a `FunctionCell`.
         """
-        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
-            raise ValueError(f"SnAp(n) needs n = 1, 2, ... steps, but n is {n!r}.")
-        if like is not None and not isinstance(like, AbstractCell):
-            raise ValueError(f"like must be a cell, but is a {type(like).__name__}.")
-        self.n = int(n)
-        self.inputs = inputs
+        self.n = arguments.size("n", n)
+        self.inputs = None if inputs is None else arguments.size("inputs", inputs)
         self.connectivity = None
         if like is not None:
-            arrays = _constants(inner_cell(like))
+            arrays = _constants(inner_cell(as_cell("like", like)))
             if any(isinstance(array, Tracer) for array in arrays):
                 raise ValueError(
                     "SnAp(n, like=cell) keeps the cell's mask as a constant, but it is traced: "

@@ -1,17 +1,16 @@
 """Unbiased rules, which keep the influence at rank one (or one Kronecker product) by noise."""
 
 import abc
-import math
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from .. import _arguments as arguments
 from .._cell import AbstractCell, NeuronCell
 from .._cell._inputs import drive_of
 from .._reverse import inner_cell
@@ -37,14 +36,9 @@ class AbstractStochasticRule(AbstractForwardRule):
 
     def __init__(self, noise: Any, probes: int, epsilon: float | int):
         """**Arguments:** as those of the rules."""
-        if isinstance(probes, bool) or not isinstance(probes, int | np.integer) or probes < 1:
-            raise ValueError(f"probes must be 1, 2, ... independent estimates, but is {probes!r}.")
-        known = isinstance(epsilon, int | float | np.number) and not isinstance(epsilon, bool)
-        if not known or not 0 <= epsilon < math.inf:
-            raise ValueError(f"epsilon must be a float that is 0 or more, but is {epsilon!r}.")
-        self.noise = as_noise(noise, int(probes))
-        self.probes = int(probes)
-        self.epsilon = float(epsilon)
+        self.probes = arguments.size("probes", probes)
+        self.epsilon = arguments.number("epsilon", epsilon, arguments.NOT_NEGATIVE)
+        self.noise = as_noise(noise, self.probes)
 
     @property
     def needs_key(self) -> bool:

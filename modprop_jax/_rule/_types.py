@@ -4,7 +4,10 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
+
+from .. import _arguments as arguments
 
 
 Types = tuple[int, ...] | None
@@ -14,11 +17,12 @@ def as_types(types: Any) -> Types:
     """Cell types as a static tuple of the integers 0 ... C - 1, each of them in use."""
     if types is None:
         return None
-    array = np.asarray(types)
-    if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iub":
+    known = not isinstance(types, Tracer) and arguments.is_real(types)
+    array = np.asarray(types) if known else np.zeros(0)
+    if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
+        came = f"{array.dtype} of shape {array.shape}" if known else arguments.shown(types)
         raise ValueError(
-            "types must be a vector with one integer cell type a neuron, but is "
-            f"{array.dtype} of shape {array.shape}."
+            f"types must be a vector with one integer cell type a neuron, but is {came}."
         )
     found = np.unique(array)
     if not np.array_equal(found, np.arange(found.size)):

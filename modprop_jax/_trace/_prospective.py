@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
 
 from .._cell._gle import GLECell, GLEState
-from .._cell._prospective_layer import slope, spread
+from .._cell._prospective_layer import entries, slope
 from .._credit import Point
 from .._flags import erase, select
 from .._static import Constant
@@ -63,13 +63,13 @@ class ProspectiveErrors(AbstractCreditTrace):
         slopes = cell.slopes(point.before, after)
         arriving = -direct.out
         sync = cell.order == "sync"
-        v, errors, messages = [], [], []
+        v, errors, messages, dt = [], [], [], float(cell.dt)
         for index, layer in reversed(list(enumerate(cell.layers))):
             low_pass = error = arriving * slopes[index]
             if rule.prospective_errors:
                 before = trace.v[index]
                 change = (error - before) / layer.rate_constant(before)
-                low_pass = before + cell.dt * change
+                low_pass = before + dt * change
                 error = before + layer.membrane_constant(before) * change
             v.insert(0, low_pass)
             errors.insert(0, error)
@@ -80,7 +80,7 @@ class ProspectiveErrors(AbstractCreditTrace):
         further = Prospective(tuple(v), tuple(messages) if sync else (), ())
         if cell.gamma:
             rows = zip(cell.layers, errors)
-            nudge = (cell.dt * cell.gamma * e / layer.membrane_constant(e) for layer, e in rows)
+            nudge = (dt * cell.gamma * e / layer.membrane_constant(e) for layer, e in rows)
             further = further._replace(nudge=tuple(nudge))
         return tuple(errors), further
 
@@ -128,8 +128,8 @@ class ProspectiveErrors(AbstractCreditTrace):
         """Nudging, with γ > 0."""
         if not cell.gamma:
             return None
-        constants = tuple(layer.tau_r for layer in cell.layers)
-        return Nudging(constants, tuple(layer.activation for layer in cell.layers), cell.dt)
+        constants: Any = tuple(layer.tau_r for layer in cell.layers)
+        return Nudging(constants, tuple(layer.activation for layer in cell.layers), float(cell.dt))
 
 
 class Nudging(eqx.Module):
@@ -148,7 +148,7 @@ class Nudging(eqx.Module):
         ub, r, rp = [], [], []
         rows = zip(self.tau_r, self.activations, value.nudge, *state[1:4])
         for tau_r, activation, nudge, look, rate, steep in rows:
-            look = look + spread(tau_r, nudge) / self.dt * nudge
+            look = look + entries(tau_r, nudge) / self.dt * nudge
             # what no error reaches stays as it is: the first rates are not those of φ
             moved = nudge != 0
             ub.append(look)
