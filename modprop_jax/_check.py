@@ -8,12 +8,15 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
+from . import _arguments as arguments
 from ._cell import AbstractCell, computing, Filtered, SeparableCell
+from ._cell._base import as_cell
 from ._cell._claims import check_claims
 from ._cell._inputs import is_none
 from ._precision import start_of, wide, widened
 from ._reverse import inner_cell
 from ._rule import AbstractCreditRule, AbstractForwardRule, AbstractRule, Carry
+from ._rule._base import as_rule
 from ._sharding import varying
 from ._start import names_read, start_learns
 from ._trace._advanced import Advanced, Pending
@@ -30,18 +33,15 @@ def as_inputs(xs: Array, dtype: Any) -> Array:
     return xs.astype(dtype)
 
 
-def check_scan(cell: Any, carry: PyTree, xs: Array, rule: Any, chunk: int | None) -> Array:
+def check_scan(
+    cell: Any, carry: PyTree, xs: Array, rule: Any, chunk: int | None, unroll: Any
+) -> Array:
     """The inputs, in the dtype to compute in; a ValueError if a call of `scan` can't be served."""
-    if not isinstance(cell, AbstractCell):
-        raise ValueError(
-            f"scan needs a cell such as LeakyCell, but got a {type(cell).__name__}; wrap a plain "
-            "step function as FunctionCell(step, params, state)."
-        )
-    if not isinstance(rule, AbstractRule):
-        hint = " (an instance, not the class)" if isinstance(rule, type) else ""
-        raise ValueError(f"rule must be a credit rule such as EProp(){hint}, but is {rule!r}.")
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"chunk must be at least 1 step, but is {chunk}.")
+    as_cell("cell", cell)
+    as_rule("rule", rule)
+    if chunk is not None:
+        arguments.size("chunk", chunk)
+    arguments.size("unroll", unroll)
     rule.check(cell)
     state = carry.state if isinstance(carry, Carry) else carry
     xs = as_inputs(xs, _check_shapes(cell, state, xs))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from . import _arguments as arguments
 from ._precision import times, wide
 from ._readout import Readout
 from ._sharding import over_steps
@@ -75,11 +76,9 @@ class ForceReadout(eqx.Module):
         - `dtype`: of the parameters; the JAX default if None.
         - `key`: for `W ~ N(0, 1/in_size)`, as `Readout` has it.
         """
-        if not alpha > 0:
-            raise ValueError(f"ForceReadout needs alpha > 0, since P = I / alpha, but got {alpha}.")
+        self.alpha = arguments.number("alpha", alpha, arguments.POSITIVE)
         plain = Readout(in_size, out_size, use_bias=use_bias, dtype=dtype, key=key)
         self.weight, self.bias = plain.weight, plain.bias
-        self.alpha = float(alpha)
 
     def init(self) -> Float[Array, "m m"]:
         """P of no past, in float32 or wider: m = in + 1, or in without a bias."""

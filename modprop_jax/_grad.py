@@ -8,12 +8,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from . import _arguments as arguments
 from ._budget import auto_checkpoint, auto_segment
 from ._by_credit import with_next
+from ._cell import AbstractCell
 from ._fold import fold
 from ._precision import wide, widened
+from ._reverse import inner_cell
 from ._rnn import is_layer, layers, RNN
 from ._rule import AbstractRule, BPTT, DiagonalRTRL, EICredit, RTRL
+from ._rule._base import as_rule
 from ._sharding import vary, varying
 from ._trace._advanced import advanced, tokens, with_traces
 from ._tree import (
@@ -40,8 +44,9 @@ def with_rule(
 
     **Errors:** ValueError if the model has no RNN layer, or `where` selects something else.
     """
-    if not isinstance(rule, AbstractRule):
-        raise ValueError(f"rule must be a credit rule such as EProp(), but is {rule!r}.")
+    rule = as_rule("rule", rule)
+    if where is not None:
+        arguments.function("where", where, "where(model) -> RNN layers")
     chosen = model if where is None else where(model)
     selected = jax.tree.leaves(chosen, is_leaf=is_layer)
     if where is None:
@@ -76,13 +81,20 @@ def value_and_grad(
 
     - `loss`: `loss(model, *args) -> scalar`, or `(scalar, aux)` with `has_aux`.
     - `rule`: every RNN layer in the model runs under it; None: each layer's own rule.
-    - `check`: raise at run time if the loss or a gradient is NaN or infinite.
+    - `check`: raise at run time if the loss or a gradient is NaN or infinite, or if a constant of
+        a cell has been trained out of its range (a negative `tau`).
 
     **Returns:** `(model, *args) -> (loss, gradients)`; the gradients have the model's structure,
     with None for what does not train.
 
     **Errors:** ValueError if `rule` is given and the model has no RNN layer.
     """
+
+    arguments.function("loss", loss, "loss(model, *args)")
+    rule = None if rule is None else as_rule("rule", rule)
+    has_aux, check = (
+        arguments.boolean(name, flag) for name, flag in (("has_aux", has_aux), ("check", check))
+    )
 
     @eqx.filter_value_and_grad(has_aux=has_aux)
     def under_rule(model, args, kwargs):
@@ -93,7 +105,7 @@ def value_and_grad(
     def wrapped(model, *args, **kwargs):
         _check_rules(model, rule)
         value, gradients = under_rule(model, args, kwargs)
-        return _checked(value, gradients) if check else (value, gradients)
+        return _checked(model, value, gradients) if check else (value, gradients)
 
     return wrapped
 
@@ -121,11 +133,14 @@ def online_value_and_grad(
         rule with a trace.
     - `memory`: bytes for the states of a segment, with "auto"; by default 4 MB on CPU and 64 MB
         elsewhere.
-    - `check`: raise at run time if the loss or a gradient is NaN or infinite.
+    - `check`: as in `value_and_grad`.
 
     **Returns:** `(model, carry, xs, ys) -> ((loss, carry), gradients)`, summed over segments at
     fixed weights. `xs` and `ys` are pytrees of (T, ...) arrays.
     """
+
+    _check_segments(segment_loss, segment, memory)
+    check = arguments.boolean("check", check)
 
     @eqx.filter_value_and_grad(has_aux=True)
     def gradient(differentiated, carry, xs, ys):
@@ -140,11 +155,6 @@ def online_value_and_grad(
         _check_rules(model)
         carry, (xs, ys) = as_arrays(carry), as_sequences("A sequence of xs or ys", (xs, ys))
         size = segment
-        if memory is not None and (segment != "auto" or memory < 1):
-            raise ValueError(
-                f'memory is a number of bytes, to be used with segment="auto", but memory={memory} '
-                f"came with segment={segment!r}."
-            )
         if size == "auto":
             _check_free_of_segments(model)
             size = auto_segment(carry, (xs, ys), _length((xs, ys)), memory)
@@ -159,7 +169,7 @@ def online_value_and_grad(
         start = stop(carry), (loss, zeros_of(model))
         carry, (loss, sums) = _over_segments(one, *start, (xs, ys), size)
         value, gradients = (loss, carry), as_dtypes(sums, model)
-        return _checked(value, gradients) if check else (value, gradients)
+        return _checked(model, value, gradients) if check else (value, gradients)
 
     return wrapped
 
@@ -179,6 +189,9 @@ def checkpointed_value_and_grad(
     For exact rules only (ValueError): what others send, or have seen, beyond a bare state would be
     lost at each boundary. Stream those with `online_value_and_grad`.
     """
+
+    _check_segments(segment_loss, segment, None)
+    check = arguments.boolean("check", check)
 
     @eqx.filter_value_and_grad(has_aux=True)
     def summed(wider, model, carry, xs, ys):
@@ -210,7 +223,7 @@ def checkpointed_value_and_grad(
         carry, (xs, ys) = as_arrays(carry), as_sequences("A sequence of xs or ys", (xs, ys))
         value, sums = summed(widened(model), stop(model), carry, xs, ys)
         gradients = as_dtypes(sums, model)
-        return _checked(value, gradients) if check else (value, gradients)
+        return _checked(model, value, gradients) if check else (value, gradients)
 
     return wrapped
 
@@ -255,6 +268,22 @@ def _over_segments(
     return eqx.combine(arrays, static), sums
 
 
+def _check_segments(segment_loss: Any, segment: Any, memory: Any) -> None:
+    arguments.function("segment_loss", segment_loss, "(model, carry, xs, ys) -> (loss, carry)")
+    if segment != "auto":
+        try:
+            arguments.size("segment", segment)
+        except ValueError as error:
+            raise ValueError(f'{error} Or pass "auto".') from None
+    if memory is not None and segment != "auto":
+        raise ValueError(
+            f'memory is a number of bytes, to be used with segment="auto", but memory={memory} '
+            f"came with segment={segment!r}."
+        )
+    if memory is not None:
+        arguments.size("memory", memory)
+
+
 def _length(sequences: PyTree) -> int:
     # of a number 0 steps
     lengths = {max(jnp.shape(leaf)[:1], default=0) for leaf in jax.tree.leaves(sequences)}
@@ -270,8 +299,6 @@ def _start(
     segment_loss: Callable, model: PyTree, carry: PyTree, xs: PyTree, ys: PyTree, segment: int
 ) -> tuple[Array, PyTree]:
     """A loss of 0, in float32 at least, and the carry as wide as a segment returns it."""
-    if isinstance(segment, str) or segment < 1:
-        raise ValueError(f'segment must be at least 1 step, but is {segment!r}; or pass "auto".')
     size = min(segment, _length((xs, ys)))
     seen = jax.tree.map(lambda a: a[:size], (xs, ys))
     loss, after = eqx.filter_eval_shape(segment_loss, model, carry, *seen)
@@ -285,7 +312,14 @@ def _start(
     return jnp.zeros((), wide(loss.dtype)), carry
 
 
-def _checked(value: PyTree, gradients: PyTree) -> tuple[PyTree, PyTree]:
+def _checked(model: PyTree, value: PyTree, gradients: PyTree) -> tuple[PyTree, PyTree]:
+    for condition, holds in in_range(model).items():
+        value, gradients = eqx.error_if(
+            (value, gradients),
+            ~holds,
+            f"{condition}, but it has been trained out of that: give the cell Positive(value), or "
+            "Between(value, low, high), which can't leave its range.",
+        )
     finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(inexact((value, gradients)))]
     return eqx.error_if(
         (value, gradients),
@@ -293,6 +327,21 @@ def _checked(value: PyTree, gradients: PyTree) -> tuple[PyTree, PyTree]:
         "The loss, the carry or a gradient is NaN or infinite: lower the learning rate, or for "
         "ModProp lower mu.",
     )
+
+
+def in_range(model: PyTree) -> dict[str, Array]:
+    """What should hold of the constants that the model's cells train, in words, and whether."""
+
+    def is_cell(node):
+        return isinstance(node, AbstractCell)
+
+    found: dict[str, Array] = {}
+    for cell in filter(is_cell, jax.tree.leaves(model, is_leaf=is_cell)):
+        name = type(inner_cell(cell)).__name__
+        for condition, holds in cell.in_range().items():
+            condition = f"{name}.{condition}"
+            found[condition] = found[condition] & holds if condition in found else holds
+    return found
 
 
 def _check_rules(model: PyTree, rule: AbstractRule | None = None) -> None:

@@ -1,6 +1,9 @@
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
+from . import _arguments as arguments
 from ._precision import widened
 
 
@@ -39,8 +42,14 @@ def rate_cost(
 
     Source: Bellec et al., Nature Communications 11 (2020).
     """
-    if steps < 1:
-        raise ValueError(f"steps counts the steps since the start, at least 1, but is {steps}.")
+    if not arguments.is_real(counts) or np.ndim(counts) < 1:
+        raise ValueError(
+            f"counts must be an array (*batch, n) of numbers, but is {arguments.shown(counts)}."
+        )
+    if not isinstance(steps, jax.Array):
+        arguments.size("steps", steps)
+    arguments.amount("target", target)
+    arguments.amount("strength", strength)
     counts = widened(counts)
     rates = jnp.mean(counts, axis=tuple(range(counts.ndim - 1))) / steps
     return strength / 2 * jnp.sum((rates - target) ** 2)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from . import _arguments as arguments
 from ._precision import times
 from ._tree import traced
 
@@ -79,12 +80,14 @@ class Readout(eqx.Module):
         - `dtype`: of the parameters; the JAX default if None.
         - `key`: for `W, B ~ N(0, 1/in_size)`.
         """
-        if feedback not in get_args(Feedback):
-            raise ValueError(
-                f'feedback must be "symmetric", "random" or "adaptive", but is {feedback!r}.'
-            )
-        key, feedback_key = jr.split(key)
-        dtype = dtype or jnp.result_type(float)
+        in_size, out_size = (
+            arguments.size(name, value)
+            for name, value in (("in_size", in_size), ("out_size", out_size))
+        )
+        feedback = arguments.choice("feedback", feedback, get_args(Feedback))
+        use_bias = arguments.boolean("use_bias", use_bias)
+        dtype = arguments.dtype("dtype", dtype, real=False)
+        key, feedback_key = jr.split(arguments.key("key", key))
         scale = 1 / math.sqrt(in_size)
         self.weight = scale * jr.normal(key, (out_size, in_size), dtype)
         self.bias = jnp.zeros(out_size, self.weight.dtype) if use_bias else None

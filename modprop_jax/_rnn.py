@@ -5,8 +5,9 @@ import jax
 from jaxtyping import PRNGKeyArray, PyTree
 
 from ._cell import AbstractCell
-from ._cell._base import batch_axes, BatchShape
+from ._cell._base import as_cell, batch_axes, BatchShape
 from ._rule import AbstractRule, BPTT
+from ._rule._base import as_rule
 from ._scan import Carry, scan
 from ._tree import as_array, as_arrays, Data
 
@@ -42,8 +43,8 @@ class RNN(eqx.Module):
 
     def __init__(self, cell: AbstractCell, *, rule: AbstractRule = BPTT()):
         """**Arguments:** `cell`: the dynamics. `rule`: the credit rule."""
-        self.cell = cell
-        self.rule = rule
+        self.cell = as_cell("cell", cell)
+        self.rule = as_rule("rule", rule)
 
     def init(self, batch_shape: BatchShape = (), *, key: PRNGKeyArray | None = None) -> Carry:
         """A carry with no past, for streaming."""

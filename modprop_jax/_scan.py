@@ -99,7 +99,7 @@ def scan(
     """
     cell, carry = as_arrays((cell, carry))
     xs, context, done, mask = _as_data(xs, context, done, mask)
-    xs = check_scan(cell, carry, xs, rule, chunk)
+    xs = check_scan(cell, carry, xs, rule, chunk, unroll)
     cell, carry = computing(cell), widened(carry)
     check_start(rule, cell, carry, xs)
     check_flags(xs, done, mask)

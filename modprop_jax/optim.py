@@ -1,7 +1,7 @@
 """Constraints on weights, as optax gradient transformations."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,8 @@ import jax.random as jr
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
+
+from . import _arguments as arguments
 
 
 def dale(signs: Sequence[int] | np.ndarray) -> optax.GradientTransformation:
@@ -29,7 +31,7 @@ def dale(signs: Sequence[int] | np.ndarray) -> optax.GradientTransformation:
     **Raises:** `ValueError` if a sign is not ±1, if a weight's last axis has another
     length, or if the optimizer is updated without its parameters.
     """
-    fixed = _as_signs(signs, "dale")
+    fixed = np.asarray(arguments.signs("signs", signs))
 
     def init(params):
         del params
@@ -92,12 +94,12 @@ def rewire(
     Sources: Bellec, Kappel, Maass & Legenstein, ICLR 2018 (arXiv 1711.05136); with these settings
     Liu, Smith, Mihalas, Shea-Brown & Sümbül, NeurIPS 2022 (arXiv 2206.01338).
     """
-    fixed = _as_signs(signs, "rewire")
-    if not 0 <= connectivity <= 1 or not revive > 0:
-        raise ValueError(
-            "rewire needs connectivity between 0 and 1 and revive > 0, but got "
-            f"connectivity={connectivity}, revive={revive}."
-        )
+    fixed = np.asarray(arguments.signs("signs", signs))
+    if not callable(shrink):
+        shrink = arguments.amount("shrink", shrink, arguments.NOT_NEGATIVE)
+    connectivity = arguments.number("connectivity", connectivity, arguments.FRACTION)
+    revive = arguments.number("revive", revive, arguments.POSITIVE)
+    seed = arguments.whole("seed", seed)
 
     def init(params):
         del params
@@ -130,15 +132,6 @@ def _draw(key: Array, zero: Array, allowed: int) -> Array:
     excess = jnp.sum(zero) - allowed
     last = jnp.sort(ticket, axis=None)[jnp.maximum(excess - 1, 0)]
     return zero & (ticket <= last) & (excess > 0)
-
-
-def _as_signs(signs: Any, name: str) -> np.ndarray:
-    fixed = np.asarray(signs)
-    if fixed.ndim != 1 or not np.isin(fixed, (-1, 1)).all():
-        raise ValueError(
-            f"{name} needs one sign, +1 or -1, for each presynaptic neuron, but got {signs!r}."
-        )
-    return fixed
 
 
 def _needed(params: PyTree | None, name: str) -> PyTree:

@@ -17,7 +17,7 @@ from .._grad import online_value_and_grad, with_rule
 from .._rule import AbstractRule, BPTT
 from ._force_network import ForceNetwork
 from ._network import Network
-from ._soundness import all_finite, check, check_stable, radius_of
+from ._soundness import check, check_stable, fault, radius_of
 from ._train import Data, initial_state, Record, State, stream_keys
 
 
@@ -109,7 +109,8 @@ def iterate_stream(
         state, broken, value, score = jax.block_until_ready(advanced)
         seconds = (time.perf_counter() - began) / (count * segment // streaming.iteration)
         done += count * segment
-        check(label, np.asarray(broken) >= 0, np.asarray(broken) + 1)
+        at, faults = np.asarray(broken).T
+        check(label, at >= 0, at + 1, faults, state.model)
         yield state, record(value, score, seconds)
 
 
@@ -123,8 +124,8 @@ def _advance(
     optimizer: optax.GradientTransformation,
     streaming: Streaming,
     count: int,
-) -> tuple[State, Int[Array, " seeds"], Float[Array, " seeds"], Float[Array, " seeds"]]:
-    """`count` segments of every seed; the first one that was not finite (or −1), loss and score."""
+) -> tuple[State, Int[Array, "seeds 2"], Float[Array, " seeds"], Float[Array, " seeds"]]:
+    """`count` segments of every seed; the first that was not sound (or −1) and `fault`, loss, score."""
     segment, iterations = streaming.segment, streaming.segment // streaming.iteration
     gradient = online_value_and_grad(functools.partial(_segment_loss, loss), segment=segment)
 
@@ -141,16 +142,17 @@ def _advance(
             with jax.numpy_dtype_promotion("standard"):  # optax knows no strict mode
                 updates, opt_state = optimizer.update(grads, opt_state, params)
             model = eqx.apply_updates(model, updates)
-            sound = all_finite((grads, eqx.filter(model, eqx.is_inexact_array), outputs))
-            return eqx.filter((model, opt_state, carry), eqx.is_array), (outputs, sound)
+            found = fault(model, (grads, outputs))
+            return eqx.filter((model, opt_state, carry), eqx.is_array), (outputs, found)
 
         first = state.iteration * streaming.iteration
         starts = first + segment * jnp.arange(count, dtype=first.dtype)
-        arrays, (outputs, sound) = jax.lax.scan(step, arrays, starts)
+        arrays, (outputs, faults) = jax.lax.scan(step, arrays, starts)
         labels = jax.lax.dynamic_slice_in_dim(ys, first, count * segment)
         value, score = loss(outputs.reshape(count * segment, *outputs.shape[2:]), labels)
-        after = iterations * jnp.argmin(sound).astype(first.dtype)
-        broken = jnp.where(sound.all(), -1, state.iteration + after)
+        index = jnp.argmax(faults > 0)
+        after = state.iteration + iterations * index.astype(first.dtype)
+        broken = jnp.stack([jnp.where(faults[index] > 0, after, -1), faults[index]])
         return eqx.combine(arrays, static), broken, value, score
 
     together = eqx.filter_vmap(one_seed)

@@ -15,10 +15,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from rich.console import Console
 
-from .._tree import inexact
 from ..diagnostics._online import Block, make_study, Running, Study
 from ..tasks import Task
 from ._align_config import StreamAlignConfig
@@ -26,7 +25,7 @@ from ._network import Network
 from ._progress import Reporter
 from ._runs import advising, check_precision, introduce, saved
 from ._setup import seed_keys, setup
-from ._soundness import all_finite, check, TrainingDiverged
+from ._soundness import check, fault, TrainingDiverged
 from ._storage import RunFolder
 from ._stream_align_plots import figures
 from ._stream_align_summary import caption, headers, markdown, RuleRow, summarise, summary
@@ -199,10 +198,10 @@ def _lines(
         arguments = study, running, xs, ys, jnp.int32(first), jnp.int32(last)
         compiled = compiled or advance.lower(*arguments).compile()
         began = time.perf_counter()
-        running, block, sound = jax.block_until_ready(compiled(*arguments))
+        running, block, faults = jax.block_until_ready(compiled(*arguments))
         seconds = (time.perf_counter() - began) / (last - first)
         block = jax.tree.map(np.asarray, block)
-        _check(config, block, np.asarray(sound), last)
+        _check(config, block, np.asarray(faults), running.model, last)
         line = {"rule": config.learner, "iteration": last, "steps": int(block.steps[0])}
         for name in ("loss", "cosine", "weighted", "weight", "norm"):
             line[name] = getattr(block, name).tolist()
@@ -217,22 +216,25 @@ def _advance(
     ys: Array,
     first: Int[Array, ""],
     last: Int[Array, ""],
-) -> tuple[Running, Block, Bool[Array, " seeds"]]:
-    """A block of every seed; and whether its weights are finite."""
+) -> tuple[Running, Block, Int[Array, " seeds"]]:
+    """A block of every seed; and the fault of its network after it."""
 
     def one_seed(running, xs, ys):
         running, block = study.advance(running, xs, ys, first, last)
-        return running, block, all_finite(inexact(running.model))
+        return running, block, fault(running.model, ())
 
     return eqx.filter_vmap(one_seed)(running, xs, ys)
 
 
-def _check(config: StreamAlignConfig, block: Block, sound: np.ndarray, last: int) -> None:
+def _check(
+    config: StreamAlignConfig, block: Block, faults: np.ndarray, model: PyTree, last: int
+) -> None:
     """Raise `TrainingDiverged` by the end of a block: the learner first, it breaks all others."""
     squares = np.diagonal(block.weight, axis1=1, axis2=2)  # mean squared norms, (seeds, rules)
-    bad, at = ~np.isfinite(squares), np.full(len(sound), last)
+    bad, at = ~np.isfinite(squares), np.full(len(faults), last)
     learner = bad[:, config.run.rules.index(config.learner)]
-    check(config.learner, learner | ~sound | ~np.isfinite(block.loss), at)
+    bad_learner = learner | (faults > 0) | ~np.isfinite(block.loss)
+    check(config.learner, bad_learner, at, faults, model)
     for rule, broken in zip(config.run.rules, bad.T):
         check(rule, broken, at)
 

@@ -18,7 +18,7 @@ from jaxtyping import Array, Int, Key, PRNGKeyArray, PyTree
 from .._grad import value_and_grad
 from .._rule import AbstractRule
 from ..diagnostics import alignment
-from ._soundness import all_finite, check, check_stable, radius_of
+from ._soundness import check, check_stable, fault, radius_of
 
 
 Data = Callable[[PRNGKeyArray], tuple[Array, Array]]
@@ -202,7 +202,8 @@ def iterate(
         state, broken = jax.block_until_ready(advance(state, data_keys, jnp.int32(count)))
         seconds = (time.perf_counter() - began) / count
         iteration += count
-        check(label, np.asarray(broken) >= 0, np.asarray(broken) + 1)
+        at, faults = np.asarray(broken).T
+        check(label, at >= 0, at + 1, faults, state.model)
         yield state, record(seconds)
 
 
@@ -257,8 +258,8 @@ def _advance(
     optimizer: optax.GradientTransformation,
     rule: AbstractRule | None,
     mesh: Mesh | None,
-) -> tuple[State, Int[Array, " seeds"]]:
-    """`count` iterations of every seed, and the first one that was not finite (or −1).
+) -> tuple[State, Int[Array, "seeds 2"]]:
+    """`count` iterations of every seed, and the first one that was not sound (or −1), with `fault`.
 
     `count` is traced, so that a shorter last block is no second compilation.
     """
@@ -279,12 +280,12 @@ def _advance(
             with jax.numpy_dtype_promotion("standard"):  # optax knows no strict mode
                 updates, opt_state = optimizer.update(grads, opt_state, params)
             model = eqx.apply_updates(model, updates)
-            sound = all_finite((value, grads, eqx.filter(model, eqx.is_inexact_array)))
-            broken = jnp.where((broken < 0) & ~sound, i, broken)
+            found = fault(model, (value, grads))
+            broken = jnp.where((broken[0] < 0) & (found > 0), jnp.stack([i, found]), broken)
             return eqx.filter((model, opt_state), eqx.is_array), broken
 
         first, last = state.iteration, state.iteration + count
-        return jax.lax.fori_loop(first, last, step, (arrays, jnp.int32(-1)))
+        return jax.lax.fori_loop(first, last, step, (arrays, jnp.array([-1, 0], jnp.int32)))
 
     start = (state.model, state.opt_state)
     axis = None if mesh is None else "seeds"
