@@ -64,6 +64,24 @@ def whole(name: str, value: Any, least: int | None = None) -> int:
     return int(value)
 
 
+def sizes(**values: Any) -> None:
+    """Check whole numbers, 1 or more."""
+    for name, value in values.items():
+        size(name, value)
+
+
+def counts(**values: Any) -> None:
+    """Check whole numbers, 0 or more."""
+    for name, value in values.items():
+        count(name, value)
+
+
+def amounts(**values: Any) -> None:
+    """Check finite numbers, which may be traced."""
+    for name, value in values.items():
+        amount(name, value)
+
+
 def number(name: str, value: Any, within: Range = FINITE) -> float:
     """A number that is part of the structure: it does not train, and can't be traced."""
     if isinstance(value, jax.Array):
@@ -160,6 +178,35 @@ def floats(name: str, value: Any) -> jax.Array:
     if not is_array or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
         raise ValueError(f"{name} must be an array of floats, but is {shown(value)}.")
     return jnp.asarray(value)
+
+
+def array(name: str, value: Any, what: str) -> Any:
+    """An array; `what` says of what."""
+    if not isinstance(value, jax.Array | np.ndarray):
+        raise ValueError(f"{name} must be an array, {what}, but is {shown(value)}.")
+    return value
+
+
+def sequences(**values: Any) -> None:
+    """Check pytrees of arrays (T, ...), each with at least one."""
+    for name, value in values.items():
+        leaves = jax.tree.leaves(value)
+        if not leaves:
+            raise ValueError(f"{name} must hold arrays (T, ...), but is {shown(value)}.")
+        for leaf in leaves:
+            if not np.ndim(array(name, leaf, "(T, ...), or hold such arrays")):
+                raise ValueError(f"{name} must hold arrays (T, ...), but one has no axes.")
+
+
+def as_labels(name: str, value: Any, shape: tuple[int, ...]) -> Any:
+    """An array of integers of this shape."""
+    array(name, value, f"integers of shape {shape}")
+    if value.shape != shape or not jnp.issubdtype(value.dtype, jnp.integer):
+        raise ValueError(
+            f"{name} must hold integers of shape {shape}, but is {value.dtype} of shape "
+            f"{value.shape}."
+        )
+    return value
 
 
 def function(name: str, value: Any, what: str) -> Any:

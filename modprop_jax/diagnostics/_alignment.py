@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from .. import _arguments as arguments
 from .._grad import value_and_grad
 from .._rule import AbstractRule, BPTT
+from .._rule._base import as_rule
 from ._pairs import cosine, named, norm_ratio, projection, Rules, sign_agreement
 
 
@@ -67,6 +69,8 @@ def alignment(
     **Arguments:** `loss(model, *args) -> scalar`; `rule` gives g and `reference` r. Runs under
     `jit` and `vmap`. Cost: the two gradients.
     """
+    arguments.function("loss", loss, "loss(model, *args) -> scalar")
+    rule, reference = as_rule("rule", rule), as_rule("reference", reference)
     _, gradient = value_and_grad(loss, rule)(model, *args)
     _, target = value_and_grad(loss, reference)(model, *args)
 
@@ -99,6 +103,7 @@ def alignment_matrix(
     found.projection[0, 1]  # of e-prop on the exact gradient
     ```
     """
+    arguments.function("loss", loss, "loss(model, *args) -> scalar")
     names, rules = named(rules)
     gradients = [value_and_grad(loss, rule)(model, *args)[1] for rule in rules]
     stacked = jax.tree.map(lambda *rows: jnp.stack([row.ravel() for row in rows]), *gradients)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from .. import _arguments as arguments
 from .._reverse import points_of
 from .._rnn import RNN
 from .._rule import Carry, DNI, LocalDNI
@@ -63,10 +64,18 @@ def compartments(
     plt.plot(seen.credit[:, 0]), plt.plot(seen.prediction[:, 0]), plt.plot(seen.soma[:, 0])
     ```
     """
+    if not isinstance(rnn, RNN):
+        raise ValueError(f"rnn must be a recurrent layer, an RNN, but is {arguments.shown(rnn)}.")
+    if not isinstance(carry, Carry):
+        raise ValueError(
+            "carry must be a Carry, from rnn.init(batch_shape, key=key), but is "
+            f"{arguments.shown(carry)}."
+        )
+    arguments.function("loss", loss, "loss(zs) -> scalar")
     rule: Any = rnn.rule
     if not isinstance(rule, DNI | LocalDNI) or rule.learn_jacobian is None:
         raise ValueError(
-            "compartments needs a layer under LocalDNI, or DNI(jacobian='learned'), but its rule "
+            "compartments needs an rnn under LocalDNI, or DNI(jacobian='learned'), but its rule "
             f"is {type(rule).__name__}."
         )
     _, zs = rnn(xs, carry, context=context)  # what can be wrong is checked there

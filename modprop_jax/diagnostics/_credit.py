@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from .. import _arguments as arguments
 from .._cell import AbstractCell, NeuronCell
 from .._grad import with_rule
 from .._reverse import inner_cell
 from .._rnn import is_layer, layers, RNN
 from .._rule import AbstractRule, BPTT, Carry
+from .._rule._base import as_rule
 from ._pairs import cosine, named, norm, norm_ratio, Rules
 
 
@@ -60,7 +62,9 @@ def credit_profile(
     **Errors:** ValueError for no or several recurrent layers, another kind of cell, and a loss
     that calls the layer never or more than once.
     """
+    arguments.function("loss", loss, "loss(model, *args) -> scalar")
     names, rules = named(rules)
+    reference = as_rule("reference", reference)
     shape = _probe_shape(loss, model, args)
 
     def credit(rule):

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from .. import _arguments as arguments
 from .._cell import EquilibriumCell
 from .._cell._equilibrium import Equilibrium
 from .._cell._init import radius
@@ -35,6 +36,12 @@ def ei_balance(cell: EquilibriumCell, state: Equilibrium) -> EIBalance:
     Training pushes the radius up, and credit grows before the loss shows it. max f is taken over
     net inputs from -10 to 10. Cost: O(n³) an example for the radius, by some 50 matmuls.
     """
+    if not isinstance(cell, EquilibriumCell):
+        raise ValueError(f"cell must be an EquilibriumCell, but is {arguments.shown(cell)}.")
+    if not isinstance(state, Equilibrium):
+        raise ValueError(
+            f"state must be one of the cell, an Equilibrium, but is {arguments.shown(state)}."
+        )
     cell = cell.effective()
     slope, free = cell.slope(cell.drive(state.rates)), ~cell.inputs.numpy()
     points = jnp.linspace(-10, 10, 2001, dtype=slope.dtype)[:, None]

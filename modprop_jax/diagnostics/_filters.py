@@ -7,9 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .. import _arguments as arguments
 from .._cell import AbstractCell
+from .._cell._base import as_cell
 from .._reverse import inner_cell
 from .._rule import AbstractRule, ModProp
+from .._rule._base import as_rule
 from .._rule._filter import powers
 from .._rule._running_mean import RunningMean
 from .._segment import forward
@@ -30,7 +33,8 @@ def filter_taps(
 
     **Errors:** ValueError for another rule, or a μ that is measured and changes along a run.
     """
-    inner: Any = inner_cell(cell)
+    n = arguments.size("n", n)
+    inner: Any = inner_cell(as_cell("cell", cell))
     taps = powers(_given(rule, cell).filter(inner), n - 1)
     return taps.modulated, taps.local
 
@@ -47,14 +51,15 @@ def spectral_radius(rule: AbstractRule, cell: AbstractCell) -> Float[Array, ""]:
     rule than ModProp, a measured μ, or taps.
     """
     radius = None
+    rule, cell = as_rule("rule", rule), as_cell("cell", cell)
     if isinstance(rule, ModProp):
         rule.check_fits(cell)
         inner: Any = inner_cell(cell)
         radius = rule.radius(inner)
     if radius is None:
         raise ValueError(
-            "spectral_radius needs a transport that the weights alone decide, as of ModProp(mu) "
-            f"with a given mu and no taps, but got {rule!r}."
+            "spectral_radius needs a rule whose transport the weights alone decide, as of "
+            f"ModProp(mu) with a given mu and no taps, but got {arguments.shown(rule)}."
         )
     return radius
 
@@ -71,7 +76,8 @@ def running_mu(
     a NumPy array. Cost: one forward pass.
     """
     rule = ModProp("auto", types)
-    rule.check(cell)
+    rule.check(as_cell("cell", cell))
+    arguments.array("xs", xs, "the inputs (T, *batch, m)")
     inner: Any = stop(inner_cell(cell).effective())
     batch = xs.shape[1:-1]
     _, _, record = forward(inner, inner.init(batch), xs, None, 1)
@@ -88,6 +94,8 @@ def plot_filter_taps(
     that secretes it; each panel shows the modulatory tap `F[s, secreting, receiving]`, and on the
     diagonal also the local `D[s]`. `names`: of the types; by default their numbers.
     """
+    if names is not None and (isinstance(names, str) or not isinstance(names, Sequence)):
+        raise ValueError(f"names must be a list of words, but is {arguments.shown(names)}.")
     # imported here: it takes a second, and only this function needs it
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -126,8 +134,8 @@ def plot_filter_taps(
 def _given(rule: Any, cell: AbstractCell) -> ModProp:
     if not isinstance(rule, ModProp) or isinstance(rule.mu, RunningMean):
         raise ValueError(
-            "filter_taps needs ModProp with a mu that does not change along a run, but got "
-            f"{rule!r}: measure it with running_mu and pass ModProp(mu, types)."
+            "rule must be ModProp with a mu that does not change along a run, but is "
+            f"{arguments.shown(rule)}: measure it with running_mu and pass ModProp(mu, types)."
         )
     rule.check_fits(cell)
     return rule

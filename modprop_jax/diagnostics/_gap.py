@@ -9,6 +9,8 @@ import jax.random as jr
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from .. import _arguments as arguments
+
 
 class GeneralisationGap(eqx.Module):
     """Loss and accuracy on training data, test data and noisy test data; gaps: train minus test.
@@ -82,8 +84,13 @@ def generalisation_gap(
 
     Source: Liu, Ghosh, Richards, Shea-Brown & Lajoie, NeurIPS 2022 (arXiv 2206.00823).
     """
-    if draws < 2:
-        raise ValueError(f"generalisation_gap needs draws >= 2, but got {draws}.")
+    arguments.function("loss", loss, "loss(model, xs, ys) -> (loss, accuracy)")
+    for name, data in (("train", train), ("test", test)):
+        if not isinstance(data, tuple | list) or len(data) != 2:
+            raise ValueError(f"{name} must be a pair (xs, ys), but is {arguments.shown(data)}.")
+    draws = arguments.whole("draws", draws, 2)
+    key = arguments.key("key", key)
+    _check_noise(sd, bounds)
     xs, ys = test
 
     def noisy(key):
@@ -101,5 +108,18 @@ def input_noise(
 
     sd = 0.2 and (0, 1) are the published ones, for pixels.
     """
+    key = arguments.key("key", key)
+    xs = arguments.floats("xs", xs)
+    _check_noise(sd, bounds)
     noisy = xs + sd * jr.normal(key, xs.shape, xs.dtype)
     return noisy if bounds is None else jnp.clip(noisy, *bounds)
+
+
+def _check_noise(sd: Any, bounds: Any) -> None:
+    arguments.amount("sd", sd, arguments.NOT_NEGATIVE)
+    if bounds is None:
+        return
+    if not isinstance(bounds, tuple | list) or len(bounds) != 2:
+        raise ValueError(f"bounds must be (low, high) or None, but is {arguments.shown(bounds)}.")
+    for bound in bounds:
+        arguments.amount("an entry of bounds", bound)

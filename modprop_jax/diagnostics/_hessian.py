@@ -11,6 +11,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from .. import _arguments as arguments
 from .._grad import with_rule
 from .._readout import Readout
 from .._rule import BPTT
@@ -79,8 +80,11 @@ def hessian_top(
     use, curvature under approximate credit: Liu, Ghosh, Richards, Shea-Brown & Lajoie,
     NeurIPS 2022 (arXiv 2206.00823).
     """
-    if iterations < 1:
-        raise ValueError(f"hessian_top needs iterations >= 1, but got {iterations}.")
+    arguments.function("loss", loss, "loss(model, *args) -> scalar")
+    if where is not None:
+        arguments.function("where", where, "where(model) -> parameters")
+    key, iterations = arguments.key("key", key), arguments.size("iterations", iterations)
+    tol = arguments.number("tol", tol, arguments.NOT_NEGATIVE)
     model = _exact(model)
     selected = model if where is None else where(model)
     params, rest = eqx.partition(selected, eqx.is_inexact_array)

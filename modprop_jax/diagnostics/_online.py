@@ -10,9 +10,11 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from .. import _arguments as arguments
 from .._grad import online_value_and_grad, with_rule
 from .._rnn import layers
 from .._rule import AbstractRule, BPTT, Carry, FutureBPTT
+from .._rule._base import as_rule
 from .._tree import slice_time, stop
 from ._pairs import cosine, named, norm, Rules
 
@@ -82,6 +84,8 @@ def online_alignment(
     Source: the alignment study of Marschall, Cho & Savin, JMLR 2020 (arXiv 1907.02649).
     """
     study = make_study(segment_loss, init, rules, learner, optimizer)
+    arguments.sequences(xs=xs, ys=ys)
+    key, blocks = arguments.key("key", key), arguments.size("blocks", blocks)
     bounds = study.bounds(jax.tree.leaves(xs)[0].shape[0], blocks)
     arrays, static = eqx.partition(study.start(model, key), eqx.is_array)
 
@@ -244,7 +248,12 @@ def make_study(
     optimizer: optax.GradientTransformation,
 ) -> Study:
     """A study of these rules; arguments as in `online_alignment`."""
+    arguments.function("segment_loss", segment_loss, "(model, carry, xs, ys) -> (loss, carry)")
+    arguments.function("init", init, "init(model, key) -> carry")
+    optimizer = arguments.transformation("optimizer", optimizer)
     names, compared = named(rules)
+    if not isinstance(learner, str):
+        as_rule("learner", learner)
     if isinstance(learner, str) and learner not in names:
         raise ValueError(
             f"learner {learner!r} is none of the rules ({', '.join(names)}): name one of them, or "

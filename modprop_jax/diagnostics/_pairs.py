@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .. import _arguments as arguments
 from .._rule import AbstractRule
+from .._rule._base import as_rule
 
 
 Rules = Mapping[str, AbstractRule] | Sequence[AbstractRule] | AbstractRule
@@ -13,19 +15,21 @@ Rules = Mapping[str, AbstractRule] | Sequence[AbstractRule] | AbstractRule
 
 def named(rules: Rules) -> tuple[tuple[str, ...], tuple[AbstractRule, ...]]:
     """Names and rules; without names of their own, rules go by their class's."""
-    if isinstance(rules, AbstractRule | str):
+    if isinstance(rules, AbstractRule):
         rules = (rules,)
+    if not isinstance(rules, Mapping | list | tuple):
+        raise ValueError(
+            "rules must be a sequence of rules, or name -> rule, such as {'eprop': EProp()}, but "
+            f"is {arguments.shown(rules)}."
+        )
     if not rules:
         raise ValueError("rules is empty: pass at least one, such as {'eprop': EProp()}.")
-    each = tuple(rules.values() if isinstance(rules, Mapping) else rules)
-    for rule in each:
-        if not isinstance(rule, AbstractRule):
-            raise ValueError(
-                f"rules must hold credit rules, such as {{'eprop': EProp()}}, but holds {rule!r}."
-            )
     if isinstance(rules, Mapping):
-        return tuple(rules), each
-    return tuple(type(rule).__name__ for rule in each), each
+        for name, rule in rules.items():
+            as_rule(f"rules[{name!r}]", rule)
+        return tuple(rules), tuple(rules.values())
+    checked = tuple(as_rule("an entry of rules", rule) for rule in rules)
+    return tuple(type(rule).__name__ for rule in checked), checked
 
 
 def cosine(g: Float[Array, "..."], r: Float[Array, "..."]) -> Float[Array, ""]:

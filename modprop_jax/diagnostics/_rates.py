@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from .. import _arguments as arguments
+
 
 def curvature_bound(rate: ArrayLike, projection: ArrayLike = 1.0) -> Float[Array, "..."]:
     r"""The curvature below which gradient descent is locally stable, 2 / (η ρ).
@@ -15,7 +17,7 @@ def curvature_bound(rate: ArrayLike, projection: ArrayLike = 1.0) -> Float[Array
     **Arguments:** `rate`: η of plain SGD (no bound of this form holds for Adam); `projection`:
     ρ, see `alignment`. They broadcast. NaN where ρ < 0: no minimum is stable.
     """
-    rate, projection = jnp.asarray(rate, float), jnp.asarray(projection, float)
+    rate, projection = _reals(rate=rate, projection=projection)
     return jnp.where(projection < 0, jnp.nan, 2 / (rate * projection))
 
 
@@ -28,4 +30,12 @@ def matched_rates(rates: ArrayLike, projection: ArrayLike) -> Float[Array, "..."
 
     **Arguments:** `rates`: η; `projection`: the rule's ρ > 0. They broadcast.
     """
-    return jnp.asarray(rates, float) * jnp.asarray(projection, float)
+    rates, projection = _reals(rates=rates, projection=projection)
+    return rates * projection
+
+
+def _reals(**values: ArrayLike) -> list[Array]:
+    for name, value in values.items():
+        if not arguments.is_real(value):
+            raise ValueError(f"{name} must hold real numbers, but is {arguments.shown(value)}.")
+    return [jnp.asarray(value, float) for value in values.values()]

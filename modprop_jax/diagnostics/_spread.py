@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from .. import _arguments as arguments
 from .._grad import online_value_and_grad, with_rule
 from .._rule import AbstractRule, RTRL
+from .._rule._base import as_rule
 from ._online import flat
 from ._pairs import cosine, norm
 
@@ -61,8 +63,11 @@ def gradient_spread(
 
     The variance of a mean over k probes is 1/k of that of one: `UORO(probes=k)`.
     """
-    if draws < 2:
-        raise ValueError(f"gradient_spread needs 2 draws or more, but draws is {draws}.")
+    arguments.function("segment_loss", segment_loss, "(model, carry, xs, ys) -> (loss, carry)")
+    arguments.function("init", init, "init(model, key) -> carry")
+    rule, reference = as_rule("rule", rule), as_rule("reference", reference)
+    key, draws = arguments.key("key", key), arguments.whole("draws", draws, 2)
+    arguments.sequences(xs=xs, ys=ys)
     gradient = online_value_and_grad(segment_loss, segment=jax.tree.leaves(xs)[0].shape[0])
 
     def of(rule, key):

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
+from .. import _arguments as arguments
 from .._cell import EquilibriumCell
+from .._cell._base import as_cell
 from .._cell._settle import with_gradient
 from .._rule import EICredit
 
@@ -56,13 +58,19 @@ def three_timescales(
 
     Cost: O(n²) a step and example; memory O(T n) for the trajectory, T = duration / dt.
     """
-    rule.check(cell)
-    if not (0 <= plastic_from < 1 and 0 < dt <= min(1.0, tau_credit) and duration >= dt):
-        raise ValueError(
-            "three_timescales needs plastic_from in [0, 1), dt no longer than a time constant and "
-            f"duration >= dt, but got plastic_from={plastic_from}, dt={dt}, "
-            f"tau_credit={tau_credit}, duration={duration}."
-        )
+    if not isinstance(rule, EICredit):
+        raise ValueError(f"rule must be EICredit(...), but is {arguments.shown(rule)}.")
+    rule.check(as_cell("cell", cell))
+    x = arguments.floats("x", x)
+    arguments.function("loss", loss, "loss(rates) -> scalar")
+    arguments.number("plastic_from", plastic_from, arguments.BELOW_ONE)
+    arguments.number("tau_credit", tau_credit, arguments.POSITIVE)
+    longest = min(1.0, tau_credit)
+    words = f"positive, and no longer than a time constant ({longest})"
+    within = arguments.POSITIVE_FRACTION._replace(words=words, high=longest)
+    arguments.number("dt", dt, within)
+    at_least = arguments.POSITIVE._replace(words=f"at least dt={dt}", low=dt, with_low=True)
+    arguments.number("duration", duration, at_least)
     cell, masked = cell.effective(), cell.mask
     steps = round(duration / dt)
     begin = min(round(plastic_from * steps), steps - 1)

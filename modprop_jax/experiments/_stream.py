@@ -125,7 +125,8 @@ def _advance(
     streaming: Streaming,
     count: int,
 ) -> tuple[State, Int[Array, "seeds 2"], Float[Array, " seeds"], Float[Array, " seeds"]]:
-    """`count` segments of every seed; the first that was not sound (or −1) and `fault`, loss, score."""
+    """`count` segments of every seed; the first that was not sound (or −1) and its `fault`, the
+    loss and the score."""
     segment, iterations = streaming.segment, streaming.segment // streaming.iteration
     gradient = online_value_and_grad(functools.partial(_segment_loss, loss), segment=segment)
 

@@ -9,6 +9,7 @@ import jax.random as jr
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .. import _arguments as arguments
 from ._task import Preset, Task
 
 
@@ -62,13 +63,15 @@ def add(
     Sources: Pitis (2016); this form, Marschall, Cho & Savin, JMLR 2020 (arXiv 1907.02649), and
     their public program.
     """
-    if steps < 1 or repeat < 1 or len(lags) != 2 or lags[0] == lags[1] or min(lags) < 0:
+    arguments.sizes(batch=batch, steps=steps, repeat=repeat)
+    if not isinstance(lags, list | tuple) or len(lags) != 2 or lags[0] == lags[1]:
         raise ValueError(
-            "add needs steps >= 1, repeat >= 1 and two different lags >= 0, but got "
-            f"steps={steps}, repeat={repeat}, lags={tuple(lags)}."
+            f"lags must be two different numbers of symbols, but is {arguments.shown(lags)}."
         )
-    dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
-    bit_key, label_key = jr.split(key)
+    lags = tuple(arguments.count("an entry of lags", lag) for lag in lags)
+    deterministic = arguments.boolean("deterministic", deterministic)
+    dtype = arguments.dtype("dtype", dtype)
+    bit_key, label_key = jr.split(arguments.key("key", key))
     symbols, before = -(-steps // repeat), max(lags)
     bits = jr.bernoulli(bit_key, shape=(before + symbols, batch)).astype(dtype)
     first, second = (bits[before - lag :][:symbols] for lag in lags)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from .. import _arguments as arguments
 from ._task import Preset, Task
 
 
@@ -52,12 +53,10 @@ def copy_memory(
     sizes, Arjovsky, Shah & Bengio, ICML 2016 (arXiv 1511.06464), and its public program. Variants
     that copy vectors of bits are other tasks.
     """
-    if length < 1 or symbols < 2 or delay < 1:
-        raise ValueError(
-            "copy_memory needs length >= 1, symbols >= 2 and delay >= 1, but got "
-            f"length={length}, symbols={symbols}, delay={delay}."
-        )
-    dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
+    arguments.sizes(batch=batch, length=length, delay=delay)
+    arguments.whole("symbols", symbols, 2)
+    key = arguments.key("key", key)
+    dtype = arguments.dtype("dtype", dtype)
     sequence = jr.randint(key, (length, batch), 1, symbols + 1, jnp.int32)
     rest = jnp.zeros_like(sequence, shape=(delay + length, batch))
     tokens = jnp.concatenate([sequence, rest.at[delay - 1].set(symbols + 1)])

@@ -8,6 +8,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from .. import _arguments as arguments
 from ._task import cross_entropy, Preset, Task
 
 
@@ -53,13 +54,12 @@ def delayed_match(
     Liu, Smith, Mihalas, Shea-Brown & Sümbül, PNAS 118 (2021), with spiking inputs; the sizes here
     are not theirs.
     """
-    if categories < 2 or stimulus < 1 or delay < 0:
-        raise ValueError(
-            "delayed_match needs categories >= 2, stimulus >= 1 and delay >= 0, but got "
-            f"categories={categories}, stimulus={stimulus}, delay={delay}."
-        )
-    dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
-    sample_key, match_key, other_key, noise_key = jr.split(key, 4)
+    arguments.sizes(batch=batch, stimulus=stimulus)
+    arguments.whole("categories", categories, 2)
+    arguments.counts(delay=delay)
+    arguments.amounts(amplitude=amplitude, noise=noise)
+    dtype = arguments.dtype("dtype", dtype)
+    sample_key, match_key, other_key, noise_key = jr.split(arguments.key("key", key), 4)
     sample = jr.randint(sample_key, (batch,), 0, categories, jnp.int32)
     match = jr.bernoulli(match_key, shape=(batch,))
     other = sample + jr.randint(other_key, (batch,), 1, categories, jnp.int32)

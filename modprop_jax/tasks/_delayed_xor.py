@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from .. import _arguments as arguments
 from ._task import cross_entropy, Preset, Task
 
 
@@ -41,12 +42,11 @@ def delayed_xor(
 
     Source: Liu, Smith, Mihalas, Shea-Brown & Sümbül, NeurIPS 2022 (arXiv 2206.01338).
     """
-    if cue < 1 or delay < 0:
-        raise ValueError(
-            f"delayed_xor needs cue >= 1 and delay >= 0, but got cue={cue}, delay={delay}."
-        )
-    dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
-    bit_key, noise_key = jr.split(key)
+    arguments.sizes(batch=batch, cue=cue)
+    arguments.counts(delay=delay)
+    arguments.amounts(amplitude=amplitude, baseline=baseline, noise=noise)
+    dtype = arguments.dtype("dtype", dtype)
+    bit_key, noise_key = jr.split(arguments.key("key", key))
     bits = jr.bernoulli(bit_key, shape=(batch, 2))
     position = jnp.linspace(-0.5, 0.5, cue, dtype=dtype)
     bump = amplitude * jnp.exp(-8 * position**2)  # σ is a quarter of the cue

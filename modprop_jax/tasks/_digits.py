@@ -8,6 +8,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from .. import _arguments as arguments
 from ._task import cross_entropy, Preset, Task
 
 
@@ -43,7 +44,7 @@ def sequential_digits(
     **Raises:** `ValueError` for any other `split` or `by`, and if `hold < 1`.
     """
     images, labels = images_of(split)
-    picks = jr.randint(key, (batch,), 0, len(labels))
+    picks = jr.randint(arguments.key("key", key), (arguments.size("batch", batch),), 0, len(labels))
     return _sequences(jnp.asarray(images)[picks], by, hold, dtype), jnp.asarray(labels)[picks]
 
 
@@ -56,22 +57,20 @@ def sequential_digits_split(
 
 
 def _sequences(images: Array, by: str, hold: int, dtype: Any) -> Array:
-    features = {"rows": 8, "pixels": 1}.get(by)
-    if features is None or hold < 1:
-        raise ValueError(
-            "sequential_digits reads by='rows' or by='pixels' and holds each step at "
-            f"least once, but got by={by!r}, hold={hold}."
-        )
-    dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
+    features = {"rows": 8, "pixels": 1}[arguments.choice("by", by, ("rows", "pixels"))]
+    arguments.sizes(hold=hold)
+    dtype = arguments.dtype("dtype", dtype)
     steps = jnp.moveaxis(images.reshape(len(images), -1, features), 0, 1)
     return jnp.repeat(steps.astype(dtype) / 16, hold, axis=0)
 
 
-@functools.cache
 def images_of(split: str) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, 64), pixels 0 to 16, and labels (N,), of one split."""
-    if split not in ("train", "test"):
-        raise ValueError(f"split must be 'train' or 'test', but got {split!r}.")
+    return _images_of(arguments.choice("split", split, ("train", "test")))
+
+
+@functools.cache
+def _images_of(split: str) -> tuple[np.ndarray, np.ndarray]:
     # Imported here: it takes a second, and only this task needs it.
     from sklearn.datasets import load_digits
 

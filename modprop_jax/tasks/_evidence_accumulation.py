@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from .. import _arguments as arguments
 from ._task import cross_entropy, Preset, Task
 
 
@@ -71,10 +72,19 @@ def evidence_accumulation(
     Sources: `"eprop"`: Bellec et al., Nature Communications 11 (2020), and its public program.
     `"mdgl"`: Liu, Smith, Mihalas, Shea-Brown & Sümbül, PNAS 118 (2021).
     """
+    variant = arguments.choice("variant", variant, get_args(Variant))
     delay = {"mdgl": 800, "eprop": 1050}.get(variant, 0) if delay is None else delay
-    _check(variant, cues, min(cue, recall, group), min(gap, delay), rate, noise_rate)
-    dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
-    pattern_key, cue_key, recall_key, noise_key = jr.split(key, 4)
+    arguments.sizes(batch=batch, cues=cues, cue=cue, recall=recall, group=group)
+    arguments.counts(gap=gap, delay=delay)
+    if cues % 2 == 0:
+        raise ValueError(f"cues must be an odd number, so that one side has more, but is {cues}.")
+    spikes = "spikes a step, from 0 to 1" if variant == "eprop" else "spikes a step, 0 to 100"
+    highest = 1 if variant == "eprop" else 100
+    within = arguments.FRACTION._replace(words=spikes, high=highest)
+    arguments.number("rate", rate, within)
+    arguments.number("noise_rate", noise_rate, within)
+    dtype = arguments.dtype("dtype", dtype)
+    pattern_key, cue_key, recall_key, noise_key = jr.split(arguments.key("key", key), 4)
     poisson = variant == "mdgl"
     right = (_patterns if poisson else _favoured)(pattern_key, batch, cues)
     steps = cues * (gap + cue) + delay + recall
@@ -132,26 +142,6 @@ def _poisson(rate: float) -> list[float]:
         below.append(total)
         term *= rate / len(below)
     return below
-
-
-def _check(
-    variant: str, cues: int, least: int, silence: int, rate: float, noise_rate: float
-) -> None:
-    if variant not in get_args(Variant):
-        raise ValueError(
-            f"evidence_accumulation is variant='mdgl' or variant='eprop', but got {variant!r}."
-        )
-    if cues < 1 or cues % 2 == 0 or least < 1 or silence < 0:
-        raise ValueError(
-            "evidence_accumulation needs an odd number of cues, cue, recall and group >= 1, and "
-            f"gap and delay >= 0, but got cues={cues}, a shortest of {least} and of {silence}."
-        )
-    highest = 1 if variant == "eprop" else 100
-    if not (0 <= rate <= highest and 0 <= noise_rate <= highest):
-        raise ValueError(
-            f"rates are in spikes a step, for variant={variant!r} from 0 to {highest}, but got "
-            f"rate={rate}, noise_rate={noise_rate}."
-        )
 
 
 def _evaluation(key: PRNGKeyArray, **options: Any) -> tuple[Array, Array]:

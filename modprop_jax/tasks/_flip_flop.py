@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .. import _arguments as arguments
 from ._task import Preset, squared_error, Task
 
 
@@ -47,13 +48,10 @@ def flip_flop(
     first step and the default sizes, the example program of Golub & Sussillo, Journal of Open
     Source Software 3 (2018).
     """
-    if bits < 1 or steps < 1 or not 0 <= rate <= 1:
-        raise ValueError(
-            "flip_flop needs bits >= 1, steps >= 1 and a rate in [0, 1], but got "
-            f"bits={bits}, steps={steps}, rate={rate}."
-        )
-    dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
-    pulse_key, sign_key = jr.split(key)
+    arguments.sizes(batch=batch, bits=bits, steps=steps)
+    arguments.amount("rate", rate, arguments.FRACTION)
+    dtype = arguments.dtype("dtype", dtype)
+    pulse_key, sign_key = jr.split(arguments.key("key", key))
     shape = (steps, batch, bits)
     pulses = jr.bernoulli(pulse_key, rate, shape).at[0].set(True)
     signs = jr.rademacher(sign_key, shape, dtype)

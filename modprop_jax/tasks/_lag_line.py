@@ -11,6 +11,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .. import _arguments as arguments
 from .._cell import GLECell
 from .._scan import scan
 from ._mimic import squared_error_of_a_step
@@ -54,18 +55,15 @@ def lag_line(
     Source: Ellenberger et al., "Backpropagation through space, time and the brain", Figure 5
     (arXiv 2403.16933), and their public program.
     """
-    half = round(half_period / dt)
-    if steps < 1 or half < 1:
-        raise ValueError(
-            "lag_line needs steps >= 1 and half_period >= dt, but got "
-            f"steps={steps}, half_period={half_period}, dt={dt}."
-        )
-    if not 0 < smoothing < np.inf:
-        raise ValueError(
-            f"lag_line needs a positive and finite smoothing, but got smoothing={smoothing}: a "
-            "hundredth of dt leaves the wave square."
-        )
-    dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
+    arguments.sizes(batch=batch, steps=steps)
+    dt = arguments.number("dt", dt, arguments.POSITIVE)
+    half = round(arguments.number("half_period", half_period, arguments.POSITIVE) / dt)
+    if half < 1:
+        raise ValueError(f"half_period must be at least dt={dt}, but is {half_period}.")
+    # a hundredth of dt leaves the wave square
+    smoothing = arguments.number("smoothing", smoothing, arguments.POSITIVE)
+    key = arguments.key("key", key)
+    dtype = arguments.dtype("dtype", dtype)
     wave = np.repeat([-1.0, 1.0], half)
     from scipy.ndimage import gaussian_filter1d  # here, as importing it takes a while
 
@@ -91,6 +89,13 @@ def lag_line_cell(
     It updates in the published order ("sync"). `options` are further arguments of `GLECell`, such
     as `gamma=1.0, learn_tau=True` for a student.
     """
+    for name, value in (("weights", weights), ("tau_m", tau_m)):
+        if not isinstance(value, list | tuple) or not value:
+            raise ValueError(
+                f"{name} must hold a number for each neuron, at least one, but is "
+                f"{arguments.shown(value)}."
+            )
+    weights = [arguments.amount("an entry of weights", weight) for weight in weights]
     cell = GLECell(
         [1] * (len(weights) + 1),
         tau_m=list(tau_m),

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .. import _arguments as arguments
 from .._cell import RateCell
 from .._readout import Readout
 from ._add import BRIEF, LONG, online_preset
@@ -64,12 +65,13 @@ def mimic(
 
     Source: Marschall, Cho & Savin, JMLR 2020 (arXiv 1907.02649), and their public program.
     """
-    if min(steps, repeat, in_size, size, out_size) < 1:
-        raise ValueError(
-            "mimic needs steps, repeat and all sizes >= 1, but got "
-            f"steps={steps}, repeat={repeat}, in_size={in_size}, size={size}, out_size={out_size}."
-        )
-    dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
+    arguments.sizes(batch=batch, steps=steps, repeat=repeat)
+    arguments.sizes(in_size=in_size, size=size, out_size=out_size)
+    arguments.amounts(recurrent_scale=recurrent_scale)
+    arguments.number("alpha", alpha, arguments.POSITIVE_FRACTION)
+    arguments.whole("teacher", teacher)
+    key = arguments.key("key", key)
+    dtype = arguments.dtype("dtype", dtype)
     # Drawn in float32 whatever the dtype: a teacher is the same in every precision.
     cell, readout = jax.tree.map(
         lambda leaf: leaf.astype(dtype) if eqx.is_array(leaf) else leaf,

@@ -11,6 +11,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from .. import _arguments as arguments
 from ._task import cross_entropy, Preset, Task
 
 
@@ -45,7 +46,7 @@ def mnist1d(
     (arXiv 2011.14439).
     """
     lines, labels = _arrays(split, steps)
-    picks = jr.randint(key, (batch,), 0, len(labels))
+    picks = jr.randint(arguments.key("key", key), (arguments.size("batch", batch),), 0, len(labels))
     return _sequences(jnp.asarray(lines)[picks], dtype), jnp.asarray(labels)[picks]
 
 
@@ -61,24 +62,22 @@ def summed_cross_entropy(
     logits: Float[Array, "T batch classes"], labels: Int[Array, " batch"]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Cross-entropy of every step, a mean; and accuracy of the logits summed over steps."""
+    logits = arguments.floats("logits", logits)
+    arguments.as_labels("labels", labels, logits.shape[1:-1])
     each = jnp.broadcast_to(labels, logits.shape[:-1])
     _, accuracy = cross_entropy(logits.sum(axis=0), labels)
     return cross_entropy(logits, each)[0], accuracy
 
 
 def _sequences(lines: Array, dtype: Any) -> Array:
-    dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
+    dtype = arguments.dtype("dtype", dtype)
     return lines.astype(dtype).T[..., None]
 
 
-@functools.cache
 def _arrays(split: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """Lines (N, steps) and labels (N,) of one split."""
-    if split not in ("train", "test"):
-        raise ValueError(f"split must be 'train' or 'test', but got {split!r}.")
-    if steps < 1:
-        raise ValueError(f"mnist1d needs steps >= 1, but got steps={steps}.")
-    made = _made(steps)
+    arguments.choice("split", split, ("train", "test"))
+    made = _made(arguments.size("steps", steps))
     suffix = "_test" if split == "test" else ""
     return made["x" + suffix], made["y" + suffix].astype(np.int32)
 

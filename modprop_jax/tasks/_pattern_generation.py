@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .. import _arguments as arguments
 from ._task import Preset, squared_error, Task
 
 
@@ -51,12 +52,21 @@ def pattern_generation(
 
     Source: Bellec et al., Nature Communications 11 (2020), and its public program.
     """
-    if steps < 3 or not periods or not 1 <= min(periods) <= steps:
+    arguments.sizes(batch=batch, in_size=in_size)
+    arguments.whole("steps", steps, 3)
+    arguments.whole("pattern", pattern)
+    arguments.number("rate", rate, arguments.FRACTION)
+    arguments.number("noise", noise, arguments.NOT_NEGATIVE)
+    key = arguments.key("key", key)
+    if not isinstance(periods, list | tuple) or not periods:
         raise ValueError(
-            "pattern_generation needs steps >= 3 and a shortest period of 1 ... steps, but got "
-            f"steps={steps}, periods={tuple(periods)}."
+            f"periods must be numbers of steps, at least one, but is {arguments.shown(periods)}."
         )
-    dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
+    if min(arguments.size("an entry of periods", period) for period in periods) > steps:
+        raise ValueError(
+            f"periods must hold one of at most steps={steps}, but is {arguments.shown(periods)}."
+        )
+    dtype = arguments.dtype("dtype", dtype)
     spike_key, amplitude_key, phase_key = jr.split(jr.key(pattern), 3)
     # Drawn in float32 whatever the dtype: a pattern is the same in every precision.
     chance = jnp.asarray(rate, jnp.float32)

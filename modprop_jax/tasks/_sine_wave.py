@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .. import _arguments as arguments
 from ._add import online_preset
 from ._mimic import squared_error_of_a_step
 from ._task import Preset, Task
@@ -58,16 +59,19 @@ def sine_wave(
     Source: the public program of Marschall, Cho & Savin, JMLR 2020 (arXiv 1907.02649), which names
     no numbers but the amplitude; the others here are ours.
     """
-    if steps < 1 or not 0 < p_transition <= 1 or not periods or min(periods) <= 0:
+    arguments.sizes(batch=batch, steps=steps)
+    arguments.number("p_transition", p_transition, arguments.POSITIVE_FRACTION)
+    arguments.choice("switching", switching, ("random", "regular"))
+    arguments.amounts(amplitude=amplitude)
+    if not isinstance(periods, list | tuple) or not periods:
         raise ValueError(
-            "sine_wave needs steps >= 1, p_transition in (0, 1] and periods > 0, but got "
-            f"steps={steps}, p_transition={p_transition}, periods={tuple(periods)}."
+            f"periods must be numbers of steps, at least one, but is {arguments.shown(periods)}."
         )
-    if switching not in ("random", "regular"):
-        raise ValueError(f'switching must be "random" or "regular", but is {switching!r}.')
-    dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
+    for period in periods:
+        arguments.number("an entry of periods", period, arguments.POSITIVE)
+    dtype = arguments.dtype("dtype", dtype)
     precise = jnp.result_type(float)  # a step count needs its digits
-    switch_key, period_key = jr.split(key)
+    switch_key, period_key = jr.split(arguments.key("key", key))
     time = jnp.broadcast_to(jnp.arange(steps, dtype=jnp.int32)[:, None], (steps, batch))
     if switching == "random":
         switched = jr.bernoulli(switch_key, p_transition, (steps, batch))

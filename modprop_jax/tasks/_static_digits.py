@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from .. import _arguments as arguments
 from ._digits import images_of
 from ._task import cross_entropy, Preset, Task
 
@@ -37,7 +38,7 @@ def digits(
     **Raises:** `ValueError` for any other `split`.
     """
     images, labels = images_of(split)
-    picks = jr.randint(key, (batch,), 0, len(labels))
+    picks = jr.randint(arguments.key("key", key), (arguments.size("batch", batch),), 0, len(labels))
     return _shown(jnp.asarray(images)[picks], paired, dtype), jnp.asarray(labels)[picks]
 
 
@@ -50,7 +51,8 @@ def digits_split(
 
 
 def _shown(images: Array, paired: bool, dtype: Any) -> Array:
-    dtype = jnp.result_type(float) if dtype is None else jnp.dtype(dtype)
+    dtype = arguments.dtype("dtype", dtype)
+    paired = arguments.boolean("paired", paired)
     pixels = images[None].astype(dtype) / 16
     return jnp.concatenate([pixels, pixels], axis=-1) if paired else pixels
 

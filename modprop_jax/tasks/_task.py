@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from .. import _arguments as arguments
 from .._readout import Feedback
 
 
@@ -125,6 +126,8 @@ def cross_entropy(
     logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Softmax cross-entropy, in nats, and accuracy: both means over all of `*batch`."""
+    logits = arguments.floats("logits", logits)
+    arguments.as_labels("labels", labels, logits.shape[:-1])
     log_p = jax.nn.log_softmax(logits)
     picked = jnp.take_along_axis(log_p, labels[..., None], axis=-1)
     correct = jnp.argmax(logits, axis=-1).astype(labels.dtype) == labels
@@ -139,6 +142,12 @@ def squared_error(
     R² = 1 − Σ (y − y*)² / Σ (y* − ȳ*)², both over all entries, with the mean ȳ* of each output
     over steps and batch: 1 is perfect, and the best constant has 0. Where y* is constant, R² is 0.
     """
+    outputs, ys = arguments.floats("outputs", outputs), arguments.floats("ys", ys)
+    if ys.shape != outputs.shape or ys.ndim != 3:
+        raise ValueError(
+            f"ys must have the shape (T, batch, out) of outputs, but they have {ys.shape} and "
+            f"{outputs.shape}."
+        )
     errors = jnp.sum((outputs - ys) ** 2)
     spread = jnp.var(ys, axis=(0, 1)).sum() * (ys.shape[0] * ys.shape[1])
     moves = spread > 0
