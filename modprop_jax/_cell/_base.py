@@ -60,7 +60,7 @@ class AbstractCell(eqx.Module):
                     )
 
     @abc.abstractmethod
-    def init(self, batch_shape: BatchShape = ()) -> PyTree:
+    def init(self, batch_shape: tuple[int, ...] = ()) -> PyTree:
         """The state before the first step.
 
         Usually zeros. It may read parameters: a learnt start. These then get the credit of every
