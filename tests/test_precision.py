@@ -315,7 +315,7 @@ def test_a_long_sequence_does_not_drift(credit):
     np.testing.assert_allclose(gradient, [[steps * float(np.float32(0.1))]], rtol=1e-6)
 
 
-@pytest.mark.parametrize("count", [1, 24, 25, 31, 97, 600])
+@pytest.mark.parametrize("count", [1, 64, 97, 600])
 def test_all_terms_of_a_fold(count):
     def step(index, carry):
         return carry + 1, (index.astype(float), jnp.ones(2, bf16))
