@@ -83,7 +83,7 @@ class Counting(mpj.SeparableCell):
 
     @property
     def unit_parameters(self):
-        return "weight", "rho"
+        return "weight", "rho", "slope"
 
     def init(self, batch_shape=()):
         return jnp.zeros((*batch_shape, N)), jnp.zeros((*batch_shape, N), jnp.int32)

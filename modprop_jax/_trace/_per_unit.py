@@ -7,6 +7,7 @@ from jaxtyping import Array, PyTree
 
 from .._cell import AbstractCell, Filtered, SeparableCell
 from .._cell._claims import check_apart, check_units
+from .._cell._inputs import is_none
 from .._credit import Credit, Record
 from .._precision import start_of, wide, widened
 from .._reverse import charge, inner_cell, respond
@@ -78,8 +79,9 @@ class PerUnit(AbstractTrace):
         """What each parameter does to its own unit's first state."""
         inner = _separable(cell)
         n = inner.hidden_size
-        emitted = [getattr(read_by_start(inner), name) for name in inner.emission_parameters]
-        if any(emitted) or start_mixes_units(inner, n):
+        reads, kept = read_by_start(inner), _kept(inner)
+        lost = jax.tree.map(lambda reads, p: reads and p is None, reads, kept, is_leaf=is_none)
+        if any(jax.tree.leaves(lost)) or start_mixes_units(inner, n):
             raise refusal(rule, cell)
         rows, _ = _units(boundary(rule, cell, start_of(inner), ()), (), n)
         each = jax.vmap(lambda credit: _kept(pull_start(inner, credit)))(rows.state)
