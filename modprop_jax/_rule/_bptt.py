@@ -43,7 +43,7 @@ class BPTT(AbstractRule):
         del prepared
         total = add(credit.state, direct)
         if not isinstance(cell, SeparableCell):
-            (before,) = pullback(lambda s: cell.step(s, point.inputs), point.before)(total)
+            (before,) = pullback(lambda s: cell.step(s, point.x), point.before)(total)
             return Back(total, Credit(before), None)
         before, drive = pullback(cell.integrate, point.before, point.drive)(total)
         like = cell.message(point.before)
