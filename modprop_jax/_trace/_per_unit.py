@@ -84,7 +84,7 @@ class PerUnit(AbstractTrace):
         if any(jax.tree.leaves(lost)) or start_mixes_units(inner, n):
             raise refusal(rule, cell)
         rows, _ = _units(boundary(rule, cell, start_of(inner), ()), (), n)
-        each = jax.vmap(lambda credit: _kept(pull_start(inner, credit)))(rows.state)
+        each = jax.vmap(lambda credit: _kept(inner, pull_start(inner, credit)))(rows.state)
         return jax.tree.map(lambda m: over_batch(m, batch), each)
 
     def contract(
@@ -121,7 +121,8 @@ class PerUnit(AbstractTrace):
             start, points, *credits = respond(rule, cell, prepared, record, credit)
 
             def example(points, states, total, message, ct_z):
-                return _kept(charge(charged, points, states, total, message, ct_z)[0])
+                gradient, _ = charge(charged, points, states, total, message, ct_z)
+                return _kept(inner, gradient)
 
             each = jax.vmap(example, in_axes=1)
             return start, each(*flat((points, record.states, *credits)))
@@ -140,15 +141,18 @@ class PerUnit(AbstractTrace):
         return jax.tree.map(one, _kept(inner), fresh, *(value for _, value in came))
 
 
-def _kept(cell: Any) -> PyTree:
-    """The parameters that belong to their units; None in place of the others."""
+def _kept(cell: Any, gradient: PyTree = None) -> PyTree:
+    """The parameters that belong to their units, those of a start that learns among them; None in
+    place of the others. `gradient`: the same of a gradient of the cell.
+    """
+    tree = inexact(cell) if gradient is None else gradient
     names = [name for name in cell.unit_parameters if getattr(cell, name) is not None]
-    empty = jax.tree.map(lambda _: None, inexact(cell))
+    kept = jax.tree.map(lambda reads, p: p if reads else None, read_by_start(cell), tree)
     if not names:
-        return empty
-    parts = [inexact(getattr(cell, name)) for name in names]
+        return kept
+    parts = [inexact(getattr(tree, name)) for name in names]
     each = lambda c: [getattr(c, name) for name in names]  # noqa: E731
-    return eqx.tree_at(each, empty, parts, is_leaf=lambda x: x is None)
+    return eqx.tree_at(each, kept, parts, is_leaf=lambda x: x is None)
 
 
 def _units(zero: Credit, batch: tuple[int, ...], n: int) -> tuple[Credit, list]:
