@@ -101,8 +101,8 @@ class AbstractCell(eqx.Module):
         return {}
 
 
-def of_package(cls: type) -> bool:
-    """Whether a class is one of this package's own."""
+def of_package(cls: Any) -> bool:
+    """Whether a class or function is one of this package's own."""
     return cls.__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
