@@ -154,15 +154,15 @@ def online_value_and_grad(
     def wrapped(model, carry, xs, ys):
         _check_rules(model)
         carry, (xs, ys) = as_arrays(carry), as_sequences("A sequence of xs or ys", (xs, ys))
-        size = segment
+        # else the next values would be summed over the devices of a shard_map
+        traces = vary(advanced(carry), varying((model, carry, xs, ys)))
+        carry, size = with_traces(carry, traces), segment
         if size == "auto":
             _check_free_of_segments(model)
             size = auto_segment(carry, (xs, ys), _length((xs, ys)), memory)
 
         def one(carry, seen):
-            # else the next values would be summed over the devices of a shard_map
-            traces = vary(advanced(carry), varying((model, carry, seen)))
-            (loss, after), (fresh, traces) = gradient((model, traces), carry, *seen)
+            (loss, after), (fresh, traces) = gradient((model, advanced(carry)), carry, *seen)
             return with_next(after, traces), (loss, fresh)
 
         loss, carry = _start(segment_loss, model, carry, xs, ys, size)

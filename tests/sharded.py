@@ -4,6 +4,7 @@ Run by `test_sharding.py`, in a process that has eight devices.
 """
 
 import re
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -12,6 +13,7 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
+from helpers import jit
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 import modprop_jax as mpj
@@ -162,6 +164,162 @@ def test_sharded_drive_and_states(rule, axis_type):
         have = gradient(arrays, carry, xs, ys)
     for a, b in zip(_leaves(have), _leaves(want), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-13)
+
+
+TINY: dict[str, Any] = {"key": jr.key(0)}
+GLE: dict[str, Any] = {
+    "tau_m": 4.0,
+    "tau_r": 2.0,
+    "dt": 0.5,
+    "activations": jnp.tanh,
+    "order": "sync",
+    "gamma": 0.2,
+}
+EQUILIBRIUM: dict[str, Any] = {
+    "inputs": np.arange(8) < 3,
+    "outputs": np.arange(8) >= 5,
+    "activation": jnp.tanh,
+    "gain": 0.5,
+    "rtol": 1e-13,
+    "atol": 1e-13,
+}
+
+
+def _step(params, state, x):
+    return jnp.tanh(state * params + x)
+
+
+# inside of a shard_map: rules of each kind of loop and trace
+MAPPED = [
+    (mpj.BPTT(), mpj.FunctionCell(_step, jnp.asarray(0.5), np.zeros(3))),
+    (mpj.ModProp("auto", TYPES), mpj.LeakyCell(3, 8, tau=jnp.asarray(5.0), **TINY)),
+    (mpj.MDGL(TYPES, online=True), mpj.Filtered(mpj.LIFCell(3, 8, tau=5.0, **TINY), (0.8, 1.0))),
+    (mpj.SnAp(2), mpj.RateCell(3, 8, alpha=0.5, **TINY)),
+    (mpj.EProp(), mpj.GRUCell(3, 8, **TINY)),
+    (mpj.QuasiStatic(), mpj.RateCell(3, 8, alpha=0.5, **TINY)),
+    (mpj.GLE(), mpj.GLECell([3, 4, 3], **GLE, **TINY)),
+    (mpj.EICredit(rtol=1e-13, atol=1e-13), mpj.EquilibriumCell(8, **EQUILIBRIUM, **TINY)),
+]
+
+
+def _mapped(rnn, key=None):
+    """`(arrays, xs, done, mask) -> (loss, gradients)` offline, streamed, and by checkpoints."""
+    _, static = eqx.partition(rnn, eqx.is_array)
+
+    def loss(rnn, carry, xs, flags):
+        done, mask = flags
+        carry, zs = rnn(xs, carry, done=done, mask=mask)
+        return jnp.sum(zs**2 + 0.1 * zs**3), carry
+
+    def offline(rnn, *seen):
+        state = rnn.cell.init(seen[0].shape[1:-1])
+        return mpj.value_and_grad(lambda rnn, *seen: loss(rnn, state, *seen)[0])(rnn, *seen)
+
+    def streamed(rnn, *seen):
+        carry = rnn.init(seen[0].shape[1:-1], key=key)
+        # of nudged neurons, each step's error moves the next
+        segment = 1 if isinstance(rnn.rule, mpj.GLE) else 2
+        take = mpj.online_value_and_grad(loss, segment=segment)
+        (value, _), gradients = take(rnn, carry, *seen)
+        return value, gradients
+
+    def checkpointed(rnn, *seen):
+        state = rnn.cell.init(seen[0].shape[1:-1])
+        take = mpj.checkpointed_value_and_grad(loss, segment=2)
+        (value, _), gradients = take(rnn, state, *seen)
+        return value, gradients
+
+    ways = [streamed]
+    if isinstance(rnn.rule, mpj.BPTT):
+        ways = [streamed, offline, checkpointed]
+
+    def run(arrays, xs, done, mask):
+        rnn = eqx.combine(arrays, static)
+        return [eqx.filter(way(rnn, xs, (done, mask)), eqx.is_array) for way in ways]
+
+    return run
+
+
+def _seen():
+    rng = np.random.default_rng(0)
+    xs = jnp.asarray(rng.normal(size=(5, BATCH, 3)))
+    return (
+        xs,
+        jnp.asarray(rng.random(xs.shape[:2]) < 0.3),
+        jnp.asarray(rng.random(xs.shape[:2]) < 0.8),
+    )
+
+
+def _in_shard_map(run):
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
+    split = P(None, "batch")
+    specs: Any = {"in_specs": (P(), split, split, split), "out_specs": P()}
+
+    def summed(*args):
+        return [(jax.lax.psum(value, "batch"), gradients) for value, gradients in run(*args)]
+
+    return jit(jax.shard_map(summed, mesh=mesh, **specs))
+
+
+@pytest.mark.parametrize("rule, cell", MAPPED)
+def test_inside_of_shard_map(rule, cell):
+    """Weights that all devices share get the gradient of the whole batch."""
+    rnn = mpj.RNN(cell, rule=rule)
+    run, arrays = _mapped(rnn), eqx.filter(rnn, eqx.is_array)
+    want = jit(run)(arrays, *_seen())
+    have = _in_shard_map(run)(arrays, *_seen())
+    for a, b in zip(_leaves(have), _leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize("rule", [mpj.RTRL(), mpj.DNI(learn=optax.sgd(0.1))])
+def test_each_device_for_itself(rule):
+    """Weights that differ in type have a gradient on each device, that of its own examples."""
+    rnn = mpj.RNN(mpj.RateCell(3, 8, alpha=0.5, key=jr.key(0)), rule=rule)
+    run, arrays = _mapped(rnn, jr.key(1)), eqx.filter(rnn, eqx.is_array)
+    seen = _seen()
+    parts = [jit(run)(arrays, *(a[:, i : i + 2] for a in seen)) for i in range(0, BATCH, 2)]
+
+    def own(arrays, *seen):
+        arrays = jax.tree.map(lambda a: jax.lax.pcast(a, "batch", to="varying"), arrays)
+        found = run(arrays, *seen)
+        return [(value, jax.lax.psum(gradients, "batch")) for value, gradients in found]
+
+    want = [sum(each) for each in zip(*map(_leaves, parts))]
+    for a, b in zip(_leaves(_in_shard_map(own)(arrays, *seen)), want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-13)
+
+
+def test_a_carry_of_random_numbers_inside_of_shard_map():
+    """Made outside, it has the draws of the whole batch."""
+    rnn = mpj.RNN(mpj.RateCell(3, 8, alpha=0.5, key=jr.key(0)), rule=mpj.UORO())
+    arrays, static = eqx.partition(rnn, eqx.is_array)
+    carry, rest = eqx.partition(rnn.init((BATCH,), key=jr.key(3)), eqx.is_array)
+
+    def stream(arrays, carry, xs):
+        online = mpj.online_value_and_grad(_squares, segment=2)
+        return online(eqx.combine(arrays, static), eqx.combine(carry, rest), xs, None)[1]
+
+    want = jax.jit(stream)(arrays, carry, _seen()[0])
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Auto,))
+    split = jax.tree.map(lambda a: P("batch") if a.shape[0] == BATCH else P(None, "batch"), carry)
+    specs: Any = {"in_specs": (P(), split, P(None, "batch")), "out_specs": P()}
+    have = jax.jit(jax.shard_map(stream, mesh=mesh, **specs))(arrays, carry, _seen()[0])
+    for a, b in zip(_leaves(have), _leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-13)
+
+
+def _squares(rnn, carry, xs, _):
+    carry, zs = rnn(xs, carry)
+    return jnp.sum(zs**2), carry
+
+
+@pytest.mark.parametrize("rule", [mpj.KeRNL(), mpj.DNI(learn=optax.sgd(0.1))])
+def test_what_examples_share_inside_of_shard_map(rule):
+    rnn = mpj.RNN(mpj.RateCell(3, 8, alpha=0.5, key=jr.key(0)), rule=rule)
+    run, arrays = _mapped(rnn, jr.key(1)), eqx.filter(rnn, eqx.is_array)
+    with pytest.raises(ValueError, match=f"{type(rule).__name__} learns from all examples.*Auto"):
+        _in_shard_map(run)(arrays, *_seen())
 
 
 def test_what_examples_share_needs_auto_axes():

@@ -8,8 +8,12 @@ import sys
 import pytest
 
 
+MAPPED = "shard_map or itself"
+
+
+@pytest.mark.parametrize("which, count", [(f"not ({MAPPED})", 18), (MAPPED, 13)])
 @pytest.mark.slow
-def test_sharded_over_eight_devices():
+def test_sharded_over_eight_devices(which, count):
     file = pathlib.Path(__file__).with_name("sharded.py")
     flags = "--xla_force_host_platform_device_count=8"
     ran = subprocess.run(
@@ -22,6 +26,8 @@ def test_sharded_over_eight_devices():
             "no:cacheprovider",
             "-p",
             "no:xdist",
+            "-k",
+            which,
             str(file),
         ],
         env=os.environ | {"XLA_FLAGS": flags, "PYTEST_ADDOPTS": ""},
@@ -29,4 +35,4 @@ def test_sharded_over_eight_devices():
         text=True,
         timeout=400,
     )
-    assert ran.returncode == 0 and "18 passed" in ran.stdout, ran.stdout + ran.stderr
+    assert ran.returncode == 0 and f"{count} passed" in ran.stdout, ran.stdout + ran.stderr

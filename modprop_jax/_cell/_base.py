@@ -101,9 +101,9 @@ class AbstractCell(eqx.Module):
         return {}
 
 
-def of_package(cls: Any) -> bool:
+def of_package(defined: Any) -> bool:
     """Whether a class or function is one of this package's own."""
-    return cls.__module__.partition(".")[0] == __name__.partition(".")[0]
+    return defined.__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
 def defined_in(cls: type, name: str) -> type:
