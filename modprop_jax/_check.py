@@ -45,8 +45,8 @@ def check_scan(
     rule.check(cell)
     state = carry.state if isinstance(carry, Carry) else carry
     xs = as_inputs(xs, _check_shapes(cell, state, xs))
+    check_claims(inner_cell(cell))
     _check_closure(computing(cell), widened(state), xs)
-    check_claims(inner_cell(computing(cell)))
     if isinstance(carry, Carry):
         check_carry(cell, carry, rule)
     elif rule.needs_key:

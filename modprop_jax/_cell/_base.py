@@ -103,7 +103,7 @@ class AbstractCell(eqx.Module):
 
 def of_package(defined: Any) -> bool:
     """Whether a class or function is one of this package's own."""
-    return defined.__module__.partition(".")[0] == __name__.partition(".")[0]
+    return str(getattr(defined, "__module__", "")).partition(".")[0] == __name__.partition(".")[0]
 
 
 def defined_in(cls: type, name: str) -> type:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ._base import AbstractCell, defined_in, of_package
+from ._base import defined_in, of_package
 from ._computing import computing
 from ._reach import ClosesOver, floating, METHODS, Reach, reach, shapes, Skeleton, skeleton
 from ._separable import SeparableCell
@@ -153,11 +153,12 @@ def _check_reads(cell: SeparableCell, method: str, found: Reach) -> None:
             f"{name} reads {field}, which is one of the emission_parameters: only emit may read "
             f"these. Do not name it, {_FUNCTION}"
         )
-    masked = defined_in(type(cell), "effective") is not AbstractCell
-    if masked and method != "drive" and method in found.masks:
+    if method == "drive" or cell.effective() is cell:
+        return
+    for field in sorted(found.values[method] & {"mask", "weight_rec", "weight_hh"}):
         raise ValueError(
-            f"{name} reads mask, which scan applies to the weights and takes away. Keep a copy in "
-            f"another field, {_FUNCTION}"
+            f"{name} reads {field}, but scan applies the mask to the weights and takes it away. "
+            f"Keep what {method} reads in another field, {_FUNCTION}"
         )
 
 
@@ -184,7 +185,7 @@ def _shared(cell: SeparableCell, names: Iterable[str], *, emits: bool, copies: b
 def _strange(cell: SeparableCell) -> tuple[str, ...]:
     """The methods that are a user's own, or call a function of theirs."""
     given = [value for value in vars(cell).values() if callable(value)]
-    calls = any(f not in _ELEMENTWISE and not of_package(f) for f in given)  # pyright: ignore
+    calls = any(f not in _ELEMENTWISE and not of_package(f) for f in given)
 
     def strange(method):
         return not of_package(defined_in(type(cell), method)) or (calls and method != "drive")

@@ -78,8 +78,8 @@ class At(NamedTuple):
 class Reach(NamedTuple):
     """Where credit goes, by structure.
 
-    `parameters`: for each method, the fields that get a derivative from it. `masks`: the methods
-    whose value reads a field `mask`. `passing`: for each float variable of the state, whether it
+    `parameters`: for each method, the fields that get a derivative from it. `values`: those
+    whose values it reads. `passing`: for each float variable of the state, whether it
     remembers nothing, as neither the state nor a parameter moves it. `linear`: whether `drive` is
     linear in the message, with the same matrix at all steps. `apart`: how far units and examples
     are seen to stay apart in each method, as in `Flow`. `by_unit`: the methods that return one
@@ -87,7 +87,7 @@ class Reach(NamedTuple):
     """
 
     parameters: dict[str, frozenset[str]]
-    masks: frozenset[str]
+    values: dict[str, frozenset[str]]
     passing: tuple[bool, ...]
     linear: bool
     apart: dict[str, int]
@@ -122,7 +122,7 @@ def reach(bones: Skeleton) -> Reach:
 
     return Reach(
         {method: credited(one.arrays) for method, one in found.items()},
-        frozenset(method for method, one in found.items() if "mask" in _labels(one.out)),
+        {method: _labels(one.out) for method, one in found.items()},
         tuple(f"@credit:{i}" not in moved for i in range(len(step.out))),
         linear=not {"@message", "@x"} & sent,
         apart={method: one.apart for method, one in found.items()},
@@ -169,6 +169,13 @@ def pulled(bones: Skeleton, method: str, own: tuple[int, ...] = ()) -> Pulled:
         return struct.shape == (2, n)
 
     credit = jax.eval_shape(run, arrays, at)
+    if not own:
+        one = jax.eval_shape(run, arrays, shapes(bones))
+        if any(a.shape != (2, *b.shape) for a, b in zip(*map(jax.tree.leaves, (credit, one)))):
+            raise ValueError(
+                f"{_name(bones, method)} must take arrays with any number of leading axes, also "
+                f"none, but returns {_sizes(one)} for one example, and for two {_sizes(credit)}."
+            )
     traced, shaped = jax.make_jaxpr(back, return_shape=True)(arrays, at, credit)
     if any(isinstance(const, Tracer) for const in traced.consts):
         raise ClosesOver
@@ -206,6 +213,15 @@ def call(cell: Any, method: str, at: At) -> PyTree:
 def floating(struct: Any) -> bool:
     """Whether an array of this dtype has a derivative."""
     return jnp.issubdtype(struct.dtype, jnp.inexact)
+
+
+def _name(bones: Skeleton, method: str) -> str:
+    cell = bones.cell(bones.arrays)
+    return f"{type(cell).__name__}.{'integrate' if method == 'step' else method}"
+
+
+def _sizes(tree: PyTree) -> str:
+    return ", ".join(str(struct.shape) for struct in jax.tree.leaves(tree))
 
 
 def _labels(tree: PyTree) -> frozenset[str]:

@@ -175,12 +175,11 @@ def _seeds(masks: np.ndarray, others: int = 0) -> np.ndarray:
 
 def _tried(trial: Callable, *inputs: np.ndarray) -> list:
     """A trial, compiled and run, also while something else is traced."""
-    with jax.ensure_compile_time_eval():
-        traced = jax.jit(trial).trace(inputs[0])
-        if any(isinstance(const, Tracer) for const in traced.jaxpr.consts):
-            raise ClosesOver
-        run = traced.lower().compile()
-        return [jax.tree.map(np.asarray, run(each)) for each in inputs]
+    traced = jax.jit(trial).trace(inputs[0])
+    if any(isinstance(const, Tracer) for const in traced.jaxpr.consts):
+        raise ClosesOver
+    run = traced.lower().compile()
+    return [jax.tree.map(np.asarray, run(each)) for each in inputs]
 
 
 def _masks(bones: Skeleton) -> np.ndarray:
