@@ -30,7 +30,8 @@ class Readout(eqx.Module):
       (Kolen & Pollack; the same random start, the same updates).
 
     The gradients of W and b are exact given `z`. Any leading axes. Composes with every rule,
-    offline and streamed. Time of a plain linear layer: ∇_B is ∇_W, computed once.
+    offline and streamed. Time of a plain linear layer: ∇_B is ∇_W, computed once. Parameters may
+    be narrow (`dtype=jnp.bfloat16`), as those of cells: outputs are float32 at least.
 
     Weight decay is the optimizer's. Put it after the moments (decoupled), so that both leaves
     take the same step but for the decay, and, here, keep it off the recurrent layer:

@@ -94,6 +94,12 @@ def scan(
     at fixed weights, for one recurrent layer. `jax.jvp` raises (the forward-mode form of the
     surrogate rules is `rule.step`); second derivatives in reverse mode work.
 
+    **Precision:** parameters may be bfloat16 or float16, and so are then the operands of matmuls
+    (in float16 not those that hold credit, which is out of its range). States, emissions, traces,
+    credit and sums are float32 at least, also of a start that came narrower; gradients come in the
+    parameters' dtype, and sums of any length lose no digits. Of cells whose matmuls are not the
+    package's (`FunctionCell`), of equilibria and of `GLECell` all is computed in float32.
+
     **Errors:** ValueError for shapes, dtypes, T = 0, a rule that can't serve the cell, a carry of
     another rule, and a cell that closes over traced arrays.
     """

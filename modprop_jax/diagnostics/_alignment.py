@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .. import _arguments as arguments
 from .._grad import value_and_grad
+from .._precision import widened
 from .._rule import AbstractRule, BPTT
 from .._rule._base import as_rule
 from ._pairs import cosine, named, norm_ratio, projection, Rules, sign_agreement
@@ -75,7 +76,7 @@ def alignment(
     _, target = value_and_grad(loss, reference)(model, *args)
 
     def flat(tree):
-        return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
+        return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(widened(tree))])
 
     return Alignment(
         *(measure(flat(gradient), flat(target)) for measure in _MEASURES),
@@ -105,7 +106,7 @@ def alignment_matrix(
     """
     arguments.function("loss", loss, "loss(model, *args) -> scalar")
     names, rules = named(rules)
-    gradients = [value_and_grad(loss, rule)(model, *args)[1] for rule in rules]
+    gradients = [widened(value_and_grad(loss, rule)(model, *args)[1]) for rule in rules]
     stacked = jax.tree.map(lambda *rows: jnp.stack([row.ravel() for row in rows]), *gradients)
     whole = jnp.concatenate(jax.tree.leaves(stacked), axis=1)
     return AlignmentMatrix(

@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from .. import _arguments as arguments
+from .._cell import computing
 from .._reverse import points_of
 from .._rnn import RNN
 from .._rule import Carry, DNI, LocalDNI
@@ -79,7 +80,8 @@ def compartments(
             f"is {type(rule).__name__}."
         )
     _, zs = rnn(xs, carry, context=context)  # what can be wrong is checked there
-    cell: Any = rnn.cell.effective()
+    cell: Any = computing(rnn.cell).effective()
+    xs = jnp.asarray(xs, zs.dtype)
     record = record_of(cell, carry.state, xs)
     (direct,) = pullback(cell.emit, record.states)(jax.grad(loss)(zs))
     labels = jnp.zeros((*xs.shape[:-1], 0), zs.dtype) if context is None else context

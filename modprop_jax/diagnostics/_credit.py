@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from .. import _arguments as arguments
 from .._cell import AbstractCell, NeuronCell
 from .._grad import with_rule
+from .._precision import wide
 from .._reverse import inner_cell
 from .._rnn import is_layer, layers, RNN
 from .._rule import AbstractRule, BPTT, Carry
@@ -69,7 +70,7 @@ def credit_profile(
 
     def credit(rule):
         ruled = with_rule(model, rule)
-        zeros = jnp.zeros(shape, _layer(ruled)[1].weight_in.dtype)
+        zeros = jnp.zeros(shape, wide(_layer(ruled)[1].weight_in.dtype))
         by_time = jax.grad(lambda probe: loss(_probed(ruled, probe), *args))(zeros)
         return by_time[::-1].reshape(shape[0], -1)
 

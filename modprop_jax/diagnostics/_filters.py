@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .. import _arguments as arguments
-from .._cell import AbstractCell
+from .._cell import AbstractCell, computing
 from .._cell._base import as_cell
+from .._precision import start_of
 from .._reverse import inner_cell
 from .._rule import AbstractRule, ModProp
 from .._rule._base import as_rule
@@ -78,9 +79,9 @@ def running_mu(
     rule = ModProp("auto", types)
     rule.check(as_cell("cell", cell))
     arguments.array("xs", xs, "the inputs (T, *batch, m)")
-    inner: Any = stop(inner_cell(cell).effective())
+    inner: Any = stop(computing(inner_cell(cell)).effective())
     batch = xs.shape[1:-1]
-    _, _, record = forward(inner, inner.init(batch), xs, None, 1)
+    _, _, record = forward(inner, start_of(inner, batch), xs, None, 1)
     means, (_, last) = rule.observe(inner, None, record, rule.unobserved(inner, batch))
     return jnp.concatenate([means[1:], last[None]])
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .. import _arguments as arguments
 from .._grad import with_rule
+from .._precision import widened
 from .._readout import Readout
 from .._rule import BPTT
 
@@ -85,7 +86,7 @@ def hessian_top(
         arguments.function("where", where, "where(model) -> parameters")
     key, iterations = arguments.key("key", key), arguments.size("iterations", iterations)
     tol = arguments.number("tol", tol, arguments.NOT_NEGATIVE)
-    model = _exact(model)
+    model = widened(_exact(model))
     selected = model if where is None else where(model)
     params, rest = eqx.partition(selected, eqx.is_inexact_array)
     if not jax.tree.leaves(params):

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .. import _arguments as arguments
 from .._grad import online_value_and_grad, with_rule
+from .._precision import widened
 from .._rnn import layers
 from .._rule import AbstractRule, BPTT, Carry, FutureBPTT
 from .._rule._base import as_rule
@@ -274,9 +275,8 @@ def make_study(
 
 def flat(grads: PyTree) -> Float[Array, " P"]:
     """The gradient of the recurrent layers; half precision is compared in float32."""
-    leaves = [leaf.ravel() for layer in layers(grads) for leaf in jax.tree.leaves(layer)]
-    together = jnp.concatenate(leaves)
-    return together.astype(jnp.float32) if together.dtype.itemsize < 4 else together
+    leaves = [leaf for layer in layers(grads) for leaf in jax.tree.leaves(layer)]
+    return jnp.concatenate([widened(leaf).ravel() for leaf in leaves])
 
 
 def _bare(carry: PyTree) -> PyTree:

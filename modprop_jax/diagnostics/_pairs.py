@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .. import _arguments as arguments
+from .._precision import wide, widened
 from .._rule import AbstractRule
 from .._rule._base import as_rule
 
@@ -52,7 +53,7 @@ def norm_ratio(g: Float[Array, "..."], r: Float[Array, "..."]) -> Float[Array, "
 
 def sign_agreement(g: Float[Array, "..."], r: Float[Array, "..."]) -> Float[Array, ""]:
     """The share of entries with the same sign."""
-    return jnp.mean((jnp.sign(g) == jnp.sign(r)).astype(g.dtype))
+    return jnp.mean((jnp.sign(g) == jnp.sign(r)).astype(wide(g.dtype)))
 
 
 def norm(g: Float[Array, "..."]) -> Float[Array, ""]:
@@ -62,6 +63,7 @@ def norm(g: Float[Array, "..."]) -> Float[Array, ""]:
 
 def _polar(g: Array) -> tuple[Array, Array]:
     """Norm and direction. Credit that has faded over many steps must not underflow if squared."""
+    g = widened(g)
     peak = jnp.max(jnp.abs(g), initial=0)
     scaled = g / jnp.where(peak == 0, 1, peak)
     length = jnp.sqrt(jnp.sum(scaled**2))

@@ -12,6 +12,7 @@ from .. import _arguments as arguments
 from .._cell import EquilibriumCell
 from .._cell._base import as_cell
 from .._cell._settle import with_gradient
+from .._precision import widened
 from .._rule import EICredit
 
 
@@ -71,7 +72,7 @@ def three_timescales(
     arguments.number("dt", dt, within)
     at_least = arguments.POSITIVE._replace(words=f"at least dt={dt}", low=dt, with_low=True)
     arguments.number("duration", duration, at_least)
-    cell, masked = cell.effective(), cell.mask
+    cell, masked = widened(cell.effective()), cell.mask
     steps = round(duration / dt)
     begin = min(round(plastic_from * steps), steps - 1)
     start = cell.init(x.shape[:-1]).rates
