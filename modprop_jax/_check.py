@@ -1,5 +1,6 @@
 """What can be seen at trace time and is wrong: one ValueError that says what came and the fix."""
 
+import contextlib
 from typing import Any
 
 import equinox as eqx
@@ -55,6 +56,21 @@ def check_scan(
             "state: start from rule.init(cell, state, key=key) or rnn.init(batch_shape, key=key)."
         )
     return xs
+
+
+def check_early(rule: AbstractRule, cell: Any) -> None:
+    """The rule's check of a cell that may not have its weights yet; `scan` repeats it.
+
+    None, booleans, shapes or shared nodes may stand for arrays until the loss puts these in: the
+    weights are no arrays then, or attributes are missing that are asked for.
+    """
+    if not isinstance(cell, AbstractCell):
+        return
+    inner: Any = inner_cell(cell)
+    names = inner.matmul_parameters if isinstance(inner, SeparableCell) else ()
+    if isinstance(inner, AbstractCell) and all(eqx.is_array(getattr(inner, n)) for n in names):
+        with contextlib.suppress(AttributeError, TypeError):
+            rule.check(cell)
 
 
 def check_drive(cell: AbstractCell, xs: Any, drive: PyTree) -> PyTree:

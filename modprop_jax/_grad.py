@@ -12,10 +12,11 @@ from . import _arguments as arguments
 from ._budget import auto_checkpoint, auto_segment
 from ._by_credit import with_next
 from ._cell import AbstractCell
+from ._check import check_early
 from ._fold import fold
 from ._precision import wide, widened
 from ._reverse import inner_cell
-from ._rnn import is_layer, layers, RNN
+from ._rnn import Imposed, imposing, is_layer, layers
 from ._rule import AbstractRule, BPTT, DiagonalRTRL, EICredit, RTRL
 from ._rule._base import as_rule
 from ._sharding import vary, varying
@@ -42,7 +43,10 @@ def with_rule(
     **Arguments:** `rule`: the new rule. `where`: selects one `RNN` or several, as in
     `eqx.tree_at`; every RNN layer by default.
 
-    **Errors:** ValueError if the model has no RNN layer, or `where` selects something else.
+    Nothing else changes: the leaves may be of any kind, None or booleans of a part of a model too.
+
+    **Errors:** ValueError if the model has no RNN layer, or `where` selects something else; or for
+    a cell that has its weights and that the rule can't serve (`scan` checks the others).
     """
     rule = as_rule("rule", rule)
     if where is not None:
@@ -58,10 +62,10 @@ def with_rule(
             "RNN layers with `where`."
         )
     for layer in selected:
-        rule.check(layer.cell)
+        check_early(rule, layer.cell)
 
     def swap(node):
-        return RNN(node.cell, rule=rule) if is_layer(node) else node
+        return node.under(rule) if is_layer(node) else node
 
     if where is None:
         return jax.tree.map(swap, model, is_leaf=is_layer)
@@ -80,7 +84,9 @@ def value_and_grad(
     **Arguments:**
 
     - `loss`: `loss(model, *args) -> scalar`, or `(scalar, aux)` with `has_aux`.
-    - `rule`: every RNN layer in the model runs under it; None: each layer's own rule.
+    - `rule`: every RNN layer that the loss calls runs under it, also in a part of the model that
+        the loss puts in (`eqx.combine`, `eqx.nn.Shared`), except for layers that the loss makes
+        or sets a rule on; None: each layer's own rule.
     - `check`: raise at run time if the loss or a gradient is NaN or infinite, or if a constant of
         a cell has been trained out of its range (a negative `tau`).
 
@@ -98,12 +104,16 @@ def value_and_grad(
 
     @eqx.filter_value_and_grad(has_aux=has_aux)
     def under_rule(model, args, kwargs):
-        if rule is not None:
-            model = with_rule(model, rule)
-        return loss(model, *args, **kwargs)
+        if rule is None:
+            return loss(model, *args, **kwargs)
+        with imposing(Imposed(rule)):
+            return loss(model, *args, **kwargs)
 
     def wrapped(model, *args, **kwargs):
-        _check_rules(model, rule)
+        if rule is None:
+            _check_rules(model)
+        else:
+            with_rule(model, rule)  # whether it can be set
         value, gradients = under_rule(model, args, kwargs)
         return _checked(model, value, gradients) if check else (value, gradients)
 
@@ -345,10 +355,10 @@ def in_range(model: PyTree) -> dict[str, Array]:
     return found
 
 
-def _check_rules(model: PyTree, rule: AbstractRule | None = None) -> None:
+def _check_rules(model: PyTree) -> None:
     """Each layer's rule and cell, while the weights are still concrete if they ever are."""
     for layer in layers(model):
-        (rule or layer.rule).check(layer.cell)
+        check_early(layer.rule, layer.cell)
 
 
 def _check_free_of_segments(model: PyTree) -> None:

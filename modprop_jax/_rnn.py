@@ -9,7 +9,31 @@ from ._cell._base import as_cell, batch_axes, BatchShape
 from ._rule import AbstractRule, BPTT
 from ._rule._base import as_rule
 from ._scan import Carry, scan
-from ._tree import as_array, as_arrays, Data
+from ._tree import as_array, as_arrays, Data, with_fields
+
+
+class Imposed:
+    """The rule that a gradient imposes on all layers while its loss runs.
+
+    A swap in the model would not reach a part of it that the loss puts in (`eqx.combine`), and
+    would keep the parts from fitting together. To compare and hash: a key of JAX's caches, so that
+    a function which was traced under one rule is traced anew under another.
+    """
+
+    def __init__(self, rule: AbstractRule):
+        self.rule = rule
+        self.leaves, self.structure = jax.tree.flatten(rule)
+
+    def __hash__(self) -> int:
+        return hash(type(self.rule))
+
+    def __eq__(self, other: Any) -> bool:
+        if not isinstance(other, Imposed) or self.structure != other.structure:
+            return False
+        return all(mine is theirs for mine, theirs in zip(self.leaves, other.leaves))
+
+
+imposing = jax.make_user_context(default_value=None)
 
 
 def layers(model: PyTree) -> list["RNN"]:
@@ -39,12 +63,29 @@ class RNN(eqx.Module):
     """
 
     cell: AbstractCell
-    rule: AbstractRule
+    own_rule: AbstractRule
+    made_under: Imposed | None = eqx.field(static=True, repr=False)
 
     def __init__(self, cell: AbstractCell, *, rule: AbstractRule = BPTT()):
         """**Arguments:** `cell`: the dynamics. `rule`: the credit rule."""
         self.cell = as_cell("cell", cell)
-        self.rule = as_rule("rule", rule)
+        self.own_rule = as_rule("rule", rule)
+        self.made_under = imposing.value
+
+    @property
+    def rule(self) -> AbstractRule:
+        """The credit rule: its own, unless it runs in a loss that `value_and_grad` got a rule for.
+
+        A layer that is made, or given a rule, inside of such a loss keeps its own.
+        """
+        imposed = imposing.value
+        if imposed is None or imposed is self.made_under:
+            return self.own_rule
+        return imposed.rule
+
+    def under(self, rule: AbstractRule) -> "RNN":
+        """The layer with another rule of its own, whatever stands for its weights."""
+        return with_fields(self, own_rule=rule, made_under=imposing.value)
 
     def init(self, batch_shape: BatchShape = (), *, key: PRNGKeyArray | None = None) -> Carry:
         """A carry with no past, for streaming."""

@@ -1,6 +1,7 @@
 """What a credit rule is: how credit goes one step back, and which trace carries the past."""
 
 import abc
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -166,7 +167,7 @@ class AbstractRule(eqx.Module):
         del cell, prepared, direct
         return None
 
-    def radius(self, cell: Any) -> Float[Array, ""] | None:
+    def radius(self, cell: Any) -> Float[Array, "*members"] | None:
         """Spectral radius of the transport, where the weights alone decide it; else None."""
         del cell
         return None
@@ -197,6 +198,21 @@ def as_rule(name: str, value: Any) -> AbstractRule:
     raise ValueError(
         f"{name} must be a credit rule such as EProp(), but is {arguments.shown(value)}{hint}."
     )
+
+
+def over_members(function: Callable[[Any], Any], cell: NeuronCell) -> Any:
+    """`function(cell)`; of an ensemble, whose arrays have leading axes, one for each member."""
+    lead = cell.weight_rec.shape[:-2]
+    if not lead:
+        return function(cell)
+
+    def axis(leaf):
+        return 0 if eqx.is_array(leaf) and leaf.shape[:1] == lead[:1] else None
+
+    each = eqx.filter_vmap(
+        lambda cell: over_members(function, cell), in_axes=(jax.tree.map(axis, cell),)
+    )
+    return each(cell)
 
 
 def require_neurons(rule: AbstractRule, cell: AbstractCell) -> NeuronCell:

@@ -1,13 +1,17 @@
 """ModProp's filter: how type-summed credit moves in a step, its taps, and whether it is stable."""
 
+import functools
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from .._cell._init import radius
+from .._cell._init import radius, radius_at_most
 from .._sharding import over_steps
+from .._tree import each
 from ._types import one_hot, Types
 
 
@@ -66,28 +70,42 @@ def powers(filters: Filter, lags: int) -> Power:
 
 
 @jax.jit
-def filter_radius(filters: Filter) -> Float[Array, ""]:
+def filter_radius(filters: Filter) -> Float[Array, "*members"]:
     """Spectral radius of Ĵ: of its type-summed part, and of what a type's sum does not see."""
-    decay = filters.leak - filters.self_kappa
-    shared = radius(jnp.diag(decay) + filters.kappa * filters.count[None, :])
-    alone = jnp.where(filters.count > 1, jnp.abs(decay), 0)
-    return jnp.maximum(shared, alone.max())
+
+    def one(filters):
+        shared, alone = _parts(filters)
+        return jnp.maximum(radius(shared), alone)
+
+    return each(one, filters.kappa.ndim - 2)(filters)
 
 
-def stable_share(filters: Filter) -> tuple[float, float]:
-    """The radius, and the largest share of κ (to 1 in 1,000) with which it is at most 1."""
+@functools.partial(jax.jit, static_argnames="limit")
+def is_stable(filters: Filter, share: Any = 1.0, *, limit: float = 1.0) -> Bool[Array, ""]:
+    """Whether this radius is at most `limit`, of all members, with this share of κ."""
 
-    def at(share):
+    def one(filters):
         kappa, own = share * filters.kappa, share * filters.self_kappa
-        return float(filter_radius(Filter(kappa, own, filters.leak, filters.count)))
+        shared, alone = _parts(Filter(kappa, own, filters.leak, filters.count))
+        return radius_at_most(shared, limit) & (alone <= limit)
 
-    found, low, high = at(1.0), 0.0, 1.0
-    if found <= 1:
-        return found, 1.0
+    return each(one, filters.kappa.ndim - 2)(filters).all()
+
+
+def stable_share(filters: Filter) -> float:
+    """The largest share of κ, to 1 in 1,000, with which all members are stable."""
+    low, high = 0.0, 1.0
     for _ in range(10):
         middle = (low + high) / 2
-        low, high = (middle, high) if at(middle) <= 1 else (low, middle)
-    return found, low
+        low, high = (middle, high) if is_stable(filters, middle) else (low, middle)
+    return low
+
+
+def _parts(filters: Filter) -> tuple[Float[Array, "C C"], Float[Array, ""]]:
+    """Ĵ of the types' sums, and the radius of what these do not see."""
+    decay = filters.leak - filters.self_kappa
+    alone = jnp.where(filters.count > 1, jnp.abs(decay), 0)
+    return jnp.diag(decay) + filters.kappa * filters.count[None, :], alone.max()
 
 
 def sum_by_type(credit: Float[Array, "*batch n"], types: Types) -> Float[Array, "*batch C"]:

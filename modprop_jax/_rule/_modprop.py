@@ -17,12 +17,13 @@ from .._reverse import inner_cell
 from .._static import Constant, constant, numeric
 from .._trace import AbstractTrace, PerSynapse, Presynaptic, Window
 from .._tree import add, pullback, stop
-from ._base import AbstractRule, require_neurons, require_types
+from ._base import AbstractRule, over_members, require_neurons, require_types
 from ._card import Card
 from ._filter import (
     counts,
     Filter,
     filter_radius,
+    is_stable,
     Power,
     powers,
     stable_share,
@@ -134,12 +135,15 @@ class ModProp(AbstractRule):
     def check_fits(self, cell: AbstractCell) -> None:
         """Needs a neuron cell with gain and membrane; one type a neuron; a mu that fits."""
         inner = require_neurons(self, cell)
-        n = inner.hidden_size
-        require_types(self, self.types, n)
-        _ = inner.gain
-        _check_membrane(inner)
+        require_types(self, self.types, inner.hidden_size)
+        over_members(self._check_member, inner)
+
+    def _check_member(self, cell: NeuronCell) -> None:
+        n = cell.hidden_size
+        _ = cell.gain
+        _check_membrane(cell)
         if isinstance(self.mu, RunningMean):
-            check_apart('ModProp(mu="auto")', inner, "message")
+            check_apart('ModProp(mu="auto")', cell, "message")
             return
         shape = np.shape(self.mu)
         if shape not in {(), (n,), counts(self.types, n).shape}:
@@ -147,10 +151,10 @@ class ModProp(AbstractRule):
                 f"mu must be a number, or have one value a type or one a neuron (n={n}), but has "
                 f"shape {shape}."
             )
-        if self.taps is not None and not (isinstance(inner, LeakyCell) and inner.uniform_leak):
+        if self.taps is not None and not (isinstance(cell, LeakyCell) and cell.uniform_leak):
             raise ValueError(
                 "ModProp(taps=...) needs a LeakyCell with one tau for all neurons, whose filters "
-                f"do not change in time, but the cell is a {type(inner).__name__}: leave taps at "
+                f"do not change in time, but the cell is a {type(cell).__name__}: leave taps at "
                 "None."
             )
 
@@ -174,11 +178,11 @@ class ModProp(AbstractRule):
         own = jnp.zeros_like(count) if autapses else jnp.diagonal(kappa)
         return Filter(kappa, own, leak @ one_hot(self.types, dtype) / count, count)
 
-    def radius(self, cell: NeuronCell) -> Float[Array, ""] | None:
+    def radius(self, cell: NeuronCell) -> Float[Array, "*members"] | None:
         """Of Ĵ; None where μ is measured or taps end the transport."""
         if isinstance(self.mu, RunningMean) or self.taps is not None:
             return None
-        return filter_radius(self.filter(cell))
+        return filter_radius(over_members(self.filter, cell))
 
     def prepare(self, cell: NeuronCell) -> tuple[Filter, Power | None]:
         """The filter, and with taps its S-th power."""
@@ -289,10 +293,11 @@ class ModProp(AbstractRule):
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((self, cell))):
             return
         with jax.ensure_compile_time_eval():
-            radius, share = stable_share(self.filter(cell))
-        # rounding of the radius is no instability
-        if radius <= 1 + 1e-5:
-            return
+            filters = over_members(self.filter, cell)
+            # rounding of the radius is no instability
+            if is_stable(filters, limit=1 + 1e-5):
+                return
+            radius, share = float(filter_radius(filters).max()), stable_share(filters)
         mu = np.asarray(self.mu)
         safe = f"mu={share * float(mu):.3g}" if mu.ndim == 0 else f"{share:.3g} times this mu"
         raise ValueError(

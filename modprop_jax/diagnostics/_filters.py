@@ -40,13 +40,13 @@ def filter_taps(
     return taps.modulated, taps.local
 
 
-def spectral_radius(rule: AbstractRule, cell: AbstractCell) -> Float[Array, ""]:
+def spectral_radius(rule: AbstractRule, cell: AbstractCell) -> Float[Array, "*members"]:
     r"""Spectral radius of ModProp's transport Ĵ: credit is stable at 1 or less.
 
     \[ \rho(\hat J) = \max(\rho(\bar D - \kappa_{self} + \kappa N),\; |\bar D_a - \kappa_{aa}|) \]
 
-    over the types a of more than one neuron. Runs under `jit` and `vmap`. Cost: O(C³), or O(n³) if
-    cell-specific.
+    over the types a of more than one neuron. Of an ensemble, a cell that `eqx.filter_vmap` made,
+    one radius a member. Runs under `jit` and `vmap`. Cost: O(C³), or O(n³) if cell-specific.
 
     **Errors:** ValueError for a rule whose transport is not a matrix of the weights alone: another
     rule than ModProp, a measured μ, or taps.
