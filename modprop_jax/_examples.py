@@ -44,10 +44,10 @@ def reset(layer: AbstractCell | RNN, carry: PyTree, ended: Data) -> PyTree:
     if not isinstance(carry, Carry):
         return state
     rule, trace, value = carry.rule, carry.rule.trace(cell), carry.trace
-    if isinstance(value, Advanced):
-        value = Advanced(begun(trace, rule, cell, ended, value.value))
-    elif trace is not None:
-        value = begun(trace, rule, cell, ended, value)
+    if trace is not None:
+        each = value.value if isinstance(value, Advanced) else value
+        each = begun(trace, rule, cell, ended, each)
+        value = Advanced(each) if isinstance(value, Advanced) else each
     return Carry(state, value, erase(ended, carry.observed), rule)
 
 
@@ -57,13 +57,18 @@ def take_examples(layer: AbstractCell | RNN, carry: PyTree, index: Data) -> PyTr
     **Arguments:** `layer`: the `RNN`, or the cell. `carry`: a `Carry` of it, or a bare state.
     `index`: integers (k,), the new examples' places on the first axis of the batch.
 
-    **Errors:** ValueError for another shape or dtype, a batch without axes, and a carry of another
-    layer.
+    **Errors:** ValueError for another shape or dtype, a batch without axes, a carry of another
+    layer, and a rule with a table of noise for each example.
     """
     cell, carry = as_arrays((_cell_of(layer, carry, "take_examples"), carry))
     index = as_array("index", index)
     state = carry.state if isinstance(carry, Carry) else carry
     check_index(cell, state, index)
+    if isinstance(carry, Carry) and carry.rule.by_place:
+        raise ValueError(
+            f"take_examples can't take the noise of {carry.made_by}, a table (T, *batch, k) with a "
+            "row for each place in the batch: pass (T, k), or let the rule draw it."
+        )
 
     def take(tree, axis=0):
         return jax.tree.map(lambda a: jnp.take(a, index, axis=axis), tree)

@@ -21,7 +21,7 @@ def as_flags(done: Any, mask: Any, like: Array) -> tuple[Flags | None, Array | N
     steps = like.shape[:-1]
     keep = jnp.ones(steps, bool) if mask is None else mask
     done = jnp.zeros(steps, bool) if done is None else done
-    return Flags(shifted(jnp.zeros(steps[1:], bool), done), keep), done[-1]
+    return Flags(shifted(jnp.zeros_like(done[0]), done), keep), done[-1]
 
 
 def select(flag: Bool[Array, "..."], yes: PyTree, no: PyTree) -> PyTree:

@@ -59,6 +59,24 @@ def _problem(rule, name):
     return mpj.RNN(cell, rule=rule), xs, ys
 
 
+def test_sequences_end_under_explicit_axes():
+    """Flags are sharded as their batch is; a learnt tau and the state after an end too."""
+    rnn, xs, ys = _problem(mpj.EProp(), "leaky")
+    done = jr.bernoulli(jr.key(3), 0.1, xs.shape[:2])
+
+    def loss(rnn, xs, ys, done):
+        carry, zs = rnn(xs, rnn.init((BATCH,)), done=done)
+        return jnp.mean((zs - ys) ** 2) + jnp.sum(mpj.reset(rnn, carry, done[0]).state ** 2)
+
+    expected = eqx.filter_jit(eqx.filter_grad(loss))(rnn, xs, ys, done)
+    mesh = jax.make_mesh((8,), ("batch",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        placed = jax.device_put((xs, ys, done), NamedSharding(mesh, P(None, "batch")))
+        found = eqx.filter_jit(eqx.filter_grad(loss))(rnn, *placed)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
 def _leaves(tree):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(jax.device_get(tree))]
 

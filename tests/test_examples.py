@@ -149,6 +149,9 @@ def test_errors():
         mpj.reset(mpj.RNN(rnn.cell, rule=mpj.RTRL()), carry, ENDED)
     with pytest.raises(ValueError, match="reset needs an RNN or a cell, but got EProp"):
         mpj.reset(mpj.EProp(), carry, ENDED)  # pyright: ignore
+    noise = mpj.RNN(rnn.cell, rule=mpj.KFRTRL(noise=np.ones((3, B, 2))))
+    with pytest.raises(ValueError, match="take_examples can't take the noise of KFRTRL"):
+        mpj.take_examples(noise, noise.init((B,), key=jr.key(0)), [0])
     with pytest.raises(ValueError, match="index must be integers of shape"):
         mpj.take_examples(rnn, carry, ENDED)
     with pytest.raises(ValueError, match=r"The carry is none of this LeakyCell"):
@@ -164,7 +167,7 @@ class Doubled(mpj.NeuronCell):
         mpj.NeuronCell.__init__(self, M, N, key=key)
         self.v0 = jnp.ones(N)
 
-    def init(self, batch_shape=()):
+    def init(self, batch_shape: Any = ()):
         v = jnp.broadcast_to(self.v0, (*batch_shape, N))
         return v, v
 
@@ -182,6 +185,7 @@ def assert_can_be_donated(given, *others):
     assert len(set(buffers)) == len(buffers)
 
 
+PRESETS: Any = "bellec_alif", "bellec_elig_alif", "mdgl"
 STARTS = {
     "alif": lambda k: mpj.ALIFCell(M, N, tau=9.0, tau_adaptation=90.0, beta=1.0, key=k),
     "lif": lambda k: mpj.LIFCell(M, N, tau=9.0, key=k),
@@ -200,7 +204,7 @@ STARTS = {
         name: lambda k, name=name: mpj.spiking_preset(
             name, M, N, tau=9.0, leak=0.5, tau_adaptation=90.0, beta=1.0, key=k
         )
-        for name in ("bellec_alif", "bellec_elig_alif", "mdgl")
+        for name in PRESETS
     },
 }
 
@@ -221,10 +225,10 @@ def test_carries_can_be_donated():
     learned = mpj.DNI(
         labels=2, jacobian="learned", learn=optax.adam(0.1), learn_jacobian=optax.sgd(0.1)
     )
-    rnns = [layer(name) for name in CASES]
-    rnns += [mpj.RNN(cell("leaky"), rule=rule) for rule in (learned, mpj.ModProp(0.5, taps=2))]
-    for rnn in rnns:
-        carry = rnn.init((B,), key=jr.key(4))
-        assert_can_be_donated(carry, rnn)
+    rnn = mpj.RNN(cell("leaky"), rule=mpj.ModProp(0.5, taps=2))
+    carry = rnn.init((B,))
+    assert_can_be_donated(carry, rnn)
+    for other in [*map(layer, CASES), mpj.RNN(cell("leaky"), rule=learned)]:
+        assert_can_be_donated(other.init((B,), key=jr.key(4)), other)
     assert_can_be_donated(mpj.take_examples(rnn, carry, range(B)), carry)
     jax.block_until_ready(jax.jit(lambda c: jax.tree.map(jnp.negative, c), donate_argnums=0)(carry))

@@ -11,7 +11,7 @@ import pytest
 MAPPED = "shard_map or itself"
 
 
-@pytest.mark.parametrize("which, count", [(f"not ({MAPPED})", 18), (MAPPED, 13)])
+@pytest.mark.parametrize("which, count", [(f"not ({MAPPED})", 19), (MAPPED, 13)])
 @pytest.mark.slow
 def test_sharded_over_eight_devices(which, count):
     file = pathlib.Path(__file__).with_name("sharded.py")

@@ -31,7 +31,7 @@ class Neurons(mpj.NeuronCell):
         mpj.NeuronCell.__init__(self, M, N, use_bias=True, key=key)
         self.v0 = jnp.linspace(-0.7, 0.9, N)
 
-    def init(self, batch_shape=()):
+    def init(self, batch_shape: Any = ()):
         return jnp.broadcast_to(jnp.sin(2 * self.v0), (*batch_shape, N))
 
     def integrate(self, state, drive):
@@ -54,10 +54,11 @@ class Adaptive(AdaptiveCell):
         AdaptiveCell.__init__(self, M, N, use_bias=True, key=key)
         self.a0 = jnp.asarray(0.6)
 
-    def init(self, batch_shape=()):
+    def init(self, batch_shape: Any = ()):
         assert self.bias is not None
         each = jnp.tanh(self.bias), self.a0 * self.rho
-        return tuple(jnp.broadcast_to(part, (*batch_shape, N)) for part in each)
+        v, a = (jnp.broadcast_to(part, (*batch_shape, N)) for part in each)
+        return v, a
 
 
 class Gated(mpj.GRUCell):
@@ -69,7 +70,7 @@ class Gated(mpj.GRUCell):
         mpj.GRUCell.__init__(self, M, N, key=key)
         self.h0 = jnp.linspace(-0.5, 0.5, N)
 
-    def init(self, batch_shape=()):
+    def init(self, batch_shape: Any = ()):
         return jnp.broadcast_to(self.h0, (*batch_shape, N))
 
 
@@ -82,9 +83,10 @@ class Linear(mpj.LRUCell):
         mpj.LRUCell.__init__(self, M, N, r_min=0.5, key=key)
         self.start = jnp.linspace(0.5, 1.0, 2 * N)
 
-    def init(self, batch_shape=()):
+    def init(self, batch_shape: Any = ()):
         parts = *jnp.split(self.start, 2), jnp.zeros(M)
-        return tuple(jnp.broadcast_to(part, (*batch_shape, *part.shape)) for part in parts)
+        re, im, x = (jnp.broadcast_to(part, (*batch_shape, *part.shape)) for part in parts)
+        return re, im, x
 
 
 class Mixed(mpj.AbstractCell):
@@ -97,7 +99,7 @@ class Mixed(mpj.AbstractCell):
         self.weight = jr.normal(key, (N, N + M)) / 2
         self.start = jnp.linspace(-1.0, 1.0, N)
 
-    def init(self, batch_shape=()):
+    def init(self, batch_shape: Any = ()):
         h = jnp.broadcast_to(jnp.tanh(self.weight[:, :N] @ self.start), (*batch_shape, N))
         return h, h[..., :2]
 
@@ -119,7 +121,7 @@ class Leaky(mpj.LeakyCell):
         mpj.LeakyCell.__init__(self, M, N, tau=4.0, activation=jnp.tanh, use_bias=True, key=key)
         self.v0 = jnp.linspace(-0.7, 0.9, N)
 
-    def init(self, batch_shape=()):
+    def init(self, batch_shape: Any = ()):
         return jnp.broadcast_to(self.v0, (*batch_shape, N))
 
 
@@ -320,7 +322,7 @@ def test_only_the_own_start_of_an_example_learns():
 
 
 def test_uoro_is_unbiased():
-    """Over 4,000 keys, for a start that is all that the gradient is of, twice."""
+    """Over 2,000 keys, for a start that is all that the gradient is of, twice."""
     c, (xs, _) = cell("neurons"), data((), steps=4)
     done = jnp.zeros(4, bool).at[1].set(True)
 
@@ -335,7 +337,7 @@ def test_uoro_is_unbiased():
 
         return eqx.filter_grad(loss)(c).v0
 
-    keys = jr.split(jr.key(0), 4000)
+    keys = jr.split(jr.key(0), 2000)
     exact = gradient(mpj.RTRL(), None)
     found = np.asarray(jit(jax.vmap(lambda key: gradient(mpj.UORO(), key)))(keys))
     spread = found.std(0) / np.sqrt(len(found))
@@ -347,14 +349,14 @@ def test_uoro_is_unbiased():
 class Crossed(Neurons):
     """Neurons whose start is made from other neurons' parameters."""
 
-    def init(self, batch_shape=()):
+    def init(self, batch_shape: Any = ()):
         return jnp.broadcast_to(self.v0 - self.v0.mean(), (*batch_shape, N))
 
 
 class FromWeights(mpj.LeakyCell):
     """A start that reads what only weights can hold."""
 
-    def init(self, batch_shape=()):
+    def init(self, batch_shape: Any = ()):
         assert self.bias is not None
         return jnp.broadcast_to(self.bias, (*batch_shape, N))
 
@@ -362,13 +364,15 @@ class FromWeights(mpj.LeakyCell):
 class Silenced(Neurons):
     """A start that reads a parameter, but does not learn."""
 
-    def init(self, batch_shape=()):
+    def init(self, batch_shape: Any = ()):
         return jnp.broadcast_to(jax.lax.stop_gradient(self.v0), (*batch_shape, N))
 
 
 def test_what_a_trace_cannot_hold_is_refused():
-    crossed, xs = Crossed(jr.key(1)), data()[0]
-    weights = FromWeights(M, N, tau=4.0, use_bias=True, key=jr.key(2))
+    # pyright takes a cell without a constructor of its own for a plain dataclass
+    crossed, silent = Crossed(jr.key(1)), Silenced(jr.key(1))  # pyright: ignore
+    weights: Any = FromWeights(M, N, tau=4.0, use_bias=True, key=jr.key(2))  # pyright: ignore
+    xs, _ = data()
     message = r"init reads {}, which trains, but what {} carries .* can't hold"
     for rule in (mpj.EProp(), mpj.MDGL(), mpj.SnAp(2)):
         with pytest.raises(ValueError, match=message.format("v0", type(rule).__name__)):
@@ -383,8 +387,7 @@ def test_what_a_trace_cannot_hold_is_refused():
             if rule.needs_key:
                 carry = rule.init(weights, carry, key=jr.key(0))
             mpj.scan(weights, carry, xs, rule=rule)
-    # all of it is fine offline, and what is stopped is a constant
-    silent = Silenced(jr.key(1))
+    # what is stopped is a constant
     assert not eqx.filter_grad(
         lambda c: jnp.sum(mpj.scan(c, mpj.EProp().init(c, c.init((2,))), xs, rule=mpj.EProp())[1])
     )(silent).v0.any()

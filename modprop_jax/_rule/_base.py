@@ -110,6 +110,11 @@ class AbstractRule(eqx.Module):
         return False
 
     @property
+    def by_place(self) -> bool:
+        """Whether it holds something for each place in the batch."""
+        return False
+
+    @property
     def cell_types(self) -> tuple[int, ...] | None:
         """The cell types, of a rule that has any."""
         return None

@@ -116,6 +116,11 @@ class KeRNL(AbstractForwardRule):
         """For the noise, unless it is given."""
         return isinstance(self.noise, Drawn)
 
+    @property
+    def by_place(self) -> bool:
+        """With a table of noise for each example."""
+        return self.noise.by_place
+
     def check(self, cell: AbstractCell) -> None:
         """Needs neurons of one state variable, of which weights and bias train, unfiltered."""
         inner = require_neurons(self, cell)

@@ -23,6 +23,11 @@ class Drawn(eqx.Module):
 
     law: str = eqx.field(static=True)
 
+    @property
+    def by_place(self) -> bool:
+        """False: it comes from keys, which go with the examples."""
+        return False
+
     def draw(self, keys: Array, step: Int[Array, "*lead"], size: int, dtype: Any) -> Array:
         """(*lead, size) numbers; the step does not matter."""
         one = functools.partial(LAWS[self.law], shape=(size,), dtype=dtype)
@@ -33,6 +38,11 @@ class Given(eqx.Module):
     """Row t of a table at an example's step t, (T, k) or (T, *batch, k); NaN past its end."""
 
     table: FrozenArray
+
+    @property
+    def by_place(self) -> bool:
+        """Whether a row is that of a place in the batch."""
+        return len(self.table.shape) > 2
 
     def draw(self, keys: Array, step: Int[Array, "*lead"], size: int, dtype: Any) -> Array:
         """(*lead, size) numbers; the keys do not matter."""

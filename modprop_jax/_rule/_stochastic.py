@@ -45,6 +45,11 @@ class AbstractStochasticRule(AbstractForwardRule):
         """Always."""
         return True
 
+    @property
+    def by_place(self) -> bool:
+        """With a table of noise for each example."""
+        return self.noise.by_place
+
     def check(self, cell: AbstractCell) -> None:
         """Rows of given noise must have the right size."""
         self._check_noise(cell, None)

@@ -83,7 +83,7 @@ class Tape(AbstractTrace):
         before = select(trace.keep, trace.before, start_of(cell, trace.keep.shape))
         drive = drive_of(cell, cell.message(before), trace.inputs)
         fresh = jnp.zeros_like(trace.keep)
-        if trace.fresh is not None:
+        if trace.fresh is not None and trace.begins is not None:
             # the state before the oldest step is out of reach
             fresh = trace.begins.at[0].set(False)
             credit = credit._replace(start=erase(~trace.fresh[0], credit.state))
@@ -95,7 +95,8 @@ class Tape(AbstractTrace):
         gradient, _ = charge(cell, points, before, total, message, None)
         if trace.fresh is None:
             return gradient
-        start = pullback(lambda cell: start_of(cell, trace.fresh.shape[1:]), cell)(credit.start)
+        batch = trace.fresh.shape[1:]
+        start = pullback(lambda cell: start_of(cell, batch), cell)(credit.start)
         return add(gradient, *start)
 
     def extend(
