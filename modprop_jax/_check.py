@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
@@ -224,6 +225,7 @@ def _means(came: Any, dtype: Any) -> bool:
 def _batch_of(cell: AbstractCell, state: PyTree) -> tuple[int, ...]:
     """The axes of the batch of a state of this cell; a ValueError if it is none."""
     want = jax.eval_shape(lambda: start_of(cell))
+    _check_arrays(state)
     leaves, given = jax.tree.flatten(state)
     needed, structure = jax.tree.flatten(want)
     if given == structure:
@@ -236,6 +238,12 @@ def _batch_of(cell: AbstractCell, state: PyTree) -> tuple[int, ...]:
         f"{[jnp.shape(a) for a in leaves]} in {given}, but cell.init(()) has "
         f"{[b.shape for b in needed]} in {structure}."
     )
+
+
+def _check_arrays(state: PyTree) -> None:
+    for leaf in jax.tree.leaves(state):
+        if not isinstance(leaf, int | float | complex | np.generic):
+            arguments.array("The state of a carry", leaf, "or hold arrays")
 
 
 def _check_shapes(cell: AbstractCell, state: PyTree, xs: Any) -> Any:
@@ -251,17 +259,18 @@ def _check_shapes(cell: AbstractCell, state: PyTree, xs: Any) -> Any:
     cell.check_input(xs.shape[-1])
     batch = xs.shape[1:-1]
     want = jax.eval_shape(lambda: start_of(cell, batch))
+    _check_arrays(state)
     if jax.tree.structure(want) != jax.tree.structure(state):
         raise ValueError(
-            f"The state does not fit {type(cell).__name__}: it has the structure "
+            f"The carry's state does not fit {type(cell).__name__}: it has the structure "
             f"{jax.tree.structure(state)}, but cell.init(batch_shape) gives "
             f"{jax.tree.structure(want)}."
         )
     for have, need in zip(jax.tree.leaves(state), jax.tree.leaves(want)):
         if jnp.shape(have) != need.shape:
             raise ValueError(
-                f"xs of shape {xs.shape} has the batch axes {batch}, so the state must have the "
-                f"shape {need.shape}, but has {jnp.shape(have)}: start from "
+                f"xs of shape {xs.shape} has the batch axes {batch}, so the carry's state must "
+                f"have the shape {need.shape}, but has {jnp.shape(have)}: start from "
                 f"cell.init({batch}) or rule.init(cell, cell.init({batch}))."
             )
     floats = {wide(leaf.dtype) for leaf in jax.tree.leaves(inexact((cell, state)))}

@@ -77,7 +77,7 @@ class Between(AbstractConstrained):
     low: float = eqx.field(static=True)
     high: float = eqx.field(static=True)
 
-    def __init__(self, value: Any, low: float, high: float):
+    def __init__(self, value: Any, low: float | int, high: float | int):
         """**Arguments:**
 
         - `value`: where it starts; a number, or one a neuron (n,).

@@ -92,7 +92,7 @@ def _cell_of(layer: Any, carry: PyTree, name: str) -> AbstractCell:
     """The cell, where the carry is one of its own."""
     cell = layer.cell if isinstance(layer, RNN) else layer
     if not isinstance(cell, AbstractCell):
-        raise ValueError(f"{name} needs an RNN or a cell, but got {shown(layer)}.")
+        raise ValueError(f"layer of {name} must be an RNN or a cell, but is {shown(layer)}.")
     if isinstance(carry, Carry):
         check_carry(cell, carry, layer.rule if isinstance(layer, RNN) else carry.rule)
     return cell

@@ -57,7 +57,7 @@ def with_rule(
         selected = list(filter(is_layer, selected))
     if not selected or not all(map(is_layer, selected)):
         raise ValueError(
-            f"with_rule needs RNN layers to set {type(rule).__name__} on, but found "
+            f"with_rule needs RNN layers of the model to set {type(rule).__name__} on, but found "
             f"{len(selected)} in {type(model).__name__}: wrap a cell as RNN(cell), or select "
             "RNN layers with `where`."
         )

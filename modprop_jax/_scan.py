@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from . import _arguments as arguments
 from ._budget import auto_chunk
 from ._by_credit import credited_segment
 from ._cell import AbstractCell, computing, Filtered, NeuronCell, SeparableCell
@@ -103,6 +104,7 @@ def scan(
     **Errors:** ValueError for shapes, dtypes, T = 0, a rule that can't serve the cell, a carry of
     another rule, and a cell that closes over traced arrays.
     """
+    states = arguments.boolean("states", states)
     cell, carry = as_arrays((cell, carry))
     xs, context, done, mask = _as_data(xs, context, done, mask)
     xs = check_scan(cell, carry, xs, rule, chunk, unroll)

@@ -14,12 +14,10 @@ from ._base import AbstractCell, batch_axes, BatchShape
 
 
 def _frozen(leaf: Any) -> FrozenArray:
-    try:
-        # NumPy alone: under jit, jnp.asarray would make a tracer of a constant
-        jax.dtypes.canonicalize_dtype(np.asarray(leaf).dtype)
-    except TypeError:
-        shown = arguments.shown(leaf)
-        raise ValueError(f"state must hold arrays of numbers, but holds {shown}.") from None
+    # NumPy alone: under jit, jnp.asarray would make a tracer of a constant
+    dtype = leaf.dtype if isinstance(leaf, jax.Array) else np.asarray(leaf).dtype
+    if not (jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_)):
+        raise ValueError(f"state must hold arrays of numbers, but holds {arguments.shown(leaf)}.")
     return FrozenArray(leaf)
 
 

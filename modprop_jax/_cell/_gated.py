@@ -128,15 +128,22 @@ class GatedCell(SeparableCell):
         return jnp.where(jnp.broadcast_to(mask, alike.shape), alike, 0).reshape(weight.shape)
 
 
-def made(namesake: Any, in_size: Any, hidden_size: Any, use_bias: Any, dtype: Any, key: Any) -> Any:
+def made(
+    namesake: Any,
+    gates: int,
+    in_size: Any,
+    hidden_size: Any,
+    use_bias: Any,
+    mask: Any,
+    dtype: Any,
+    key: Any,
+) -> Any:
     """A cell of `equinox.nn`, from checked arguments."""
-    return namesake(
-        arguments.size("in_size", in_size),
-        arguments.size("hidden_size", hidden_size),
-        arguments.boolean("use_bias", use_bias),
-        arguments.dtype("dtype", dtype),
-        key=arguments.key("key", key),
-    )
+    in_size, n = arguments.size("in_size", in_size), arguments.size("hidden_size", hidden_size)
+    use_bias = arguments.boolean("use_bias", use_bias)
+    connectivity(mask, n, gates)
+    dtype = arguments.dtype("dtype", dtype)
+    return namesake(in_size, n, use_bias, dtype, key=arguments.key("key", key))
 
 
 def taken(make: Callable[..., Cell], namesake: type, cell: Any, mask: Any) -> Cell:

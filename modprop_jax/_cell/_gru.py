@@ -61,7 +61,7 @@ class GRUCell(GatedCell):
         - `key`: for the initial parameters, uniform in ±1/√n: equinox's own for this key. With a
             mask, recurrent weights are uniform in ±1/√k, k those that a unit has in a gate.
         """
-        like = made(eqx.nn.GRUCell, in_size, hidden_size, use_bias, dtype, key)
+        like = made(eqx.nn.GRUCell, 3, in_size, hidden_size, use_bias, mask, dtype, key)
         GatedCell.__init__(self, like, mask)
         self.bias_n = like.bias_n
 

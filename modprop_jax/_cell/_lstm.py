@@ -48,7 +48,7 @@ class LSTMCell(GatedCell):
         key: PRNGKeyArray,
     ):
         """**Arguments:** those of `GRUCell`."""
-        like = made(eqx.nn.LSTMCell, in_size, hidden_size, use_bias, dtype, key)
+        like = made(eqx.nn.LSTMCell, 4, in_size, hidden_size, use_bias, mask, dtype, key)
         GatedCell.__init__(self, like, mask)
 
     @classmethod

@@ -1,5 +1,6 @@
 from typing import Any, Literal
 
+from .. import _arguments as arguments
 from ._filtered import Filtered
 from ._lif import ALIFCell, LIFCell
 
@@ -41,7 +42,10 @@ def spiking_preset(
     Sources: Bellec et al., Nature Communications 11 (2020); Liu et al., PNAS 118 (2021); and the
     programs that came with them.
     """
-    if name not in _CONVENTIONS:
-        raise ValueError(f"name must be one of {', '.join(_CONVENTIONS)}, but is {name!r}.")
-    cell, flags = _CONVENTIONS[name]
+    cell, flags = _CONVENTIONS[arguments.choice("name", name, tuple(_CONVENTIONS))]
+    for option in sorted(flags.keys() & options.keys()):
+        raise ValueError(
+            f"{option}={options[option]!r} came with name={name!r}, which sets it: leave it out, "
+            "or make the Filtered cell yourself."
+        )
     return Filtered(cell(in_size, hidden_size, **flags, **options), leak, scale=True)

@@ -14,31 +14,37 @@ from .._tree import traced
 
 def triangular(u: Float[Array, "..."]) -> Float[Array, "..."]:
     """ψ(u) = max(0, 1 - |u|): Esser et al., PNAS 113 (2016); e-prop's and MDGL's."""
+    u = arguments.floats("u", u)
     return jnp.maximum(1 - jnp.abs(u), 0)
 
 
 def fast_sigmoid(u: Float[Array, "..."]) -> Float[Array, "..."]:
     """ψ(u) = 1 / (1 + |u|)², of u / (1 + |u|): Zenke & Ganguli, Neural Computation 30 (2018)."""
+    u = arguments.floats("u", u)
     return 1 / (1 + jnp.abs(u)) ** 2
 
 
 def gaussian(u: Float[Array, "..."]) -> Float[Array, "..."]:
     """ψ(u) = exp(-u²/2): Wu, Deng, Li, Zhu & Shi, Frontiers in Neuroscience 12 (2018)."""
+    u = arguments.floats("u", u)
     return jnp.exp(-(u**2) / 2)
 
 
 def exponential(u: Float[Array, "..."]) -> Float[Array, "..."]:
     """ψ(u) = exp(-|u|): Shrestha & Orchard, NeurIPS 2018 (SLAYER)."""
+    u = arguments.floats("u", u)
     return jnp.exp(-jnp.abs(u))
 
 
 def arctan(u: Float[Array, "..."]) -> Float[Array, "..."]:
     """ψ(u) = 1 / (1 + (πu)²), of arctan(πu) / π: Fang et al., ICCV 2021."""
+    u = arguments.floats("u", u)
     return 1 / (1 + (jnp.pi * u) ** 2)
 
 
 def boxcar(u: Float[Array, "..."]) -> Float[Array, "..."]:
     """ψ(u) = 1 where |u| < 1/2, else 0: Wu, Deng, Li, Zhu & Shi, as `gaussian`."""
+    u = arguments.floats("u", u)
     return jnp.where(jnp.abs(u) < 0.5, jnp.ones_like(u), 0)
 
 

@@ -71,11 +71,11 @@ class MDGL(AbstractRule):
         - `online`: the causal variant; needs a `Filtered` cell.
         """
         self.types = as_types(types)
+        self.diffuse = arguments.boolean("diffuse", diffuse)
         if diffuse and types is None:
             raise ValueError(
                 "MDGL(diffuse=True) averages over cell types, but types=None came: pass types."
             )
-        self.diffuse = arguments.boolean("diffuse", diffuse)
         self.online = arguments.boolean("online", online)
 
     @property

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from .. import _arguments as arguments
@@ -78,7 +79,8 @@ def running_mu(
     """
     rule = ModProp("auto", types)
     rule.check(as_cell("cell", cell))
-    arguments.array("xs", xs, "the inputs (T, *batch, m)")
+    if np.ndim(arguments.array("xs", xs, "the inputs (T, *batch, m)")) < 2:
+        raise ValueError(f"xs must be (T, *batch, m), time first, but has the shape {xs.shape}.")
     inner: Any = stop(computing(inner_cell(cell)).effective())
     batch = xs.shape[1:-1]
     _, _, record = forward(inner, start_of(inner, batch), xs, None, 1)
@@ -95,13 +97,13 @@ def plot_filter_taps(
     that secretes it; each panel shows the modulatory tap `F[s, secreting, receiving]`, and on the
     diagonal also the local `D[s]`. `names`: of the types; by default their numbers.
     """
-    if names is not None and (isinstance(names, str) or not isinstance(names, Sequence)):
+    if names is not None and not isinstance(names, Sequence):
         raise ValueError(f"names must be a list of words, but is {arguments.shown(names)}.")
+    modulated, local = map(jax.device_get, filter_taps(rule, cell, n))
     # imported here: it takes a second, and only this function needs it
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    modulated, local = map(jax.device_get, filter_taps(rule, cell, n))
     count = local.shape[-1]
     given = [names] if isinstance(names, str) else names
     names = [f"type {a}" for a in range(count)] if given is None else list(given)

@@ -43,8 +43,10 @@ def sequential_digits(
 
     **Raises:** `ValueError` for any other `split` or `by`, and if `hold < 1`.
     """
+    key, batch = arguments.key("key", key), arguments.size("batch", batch)
+    dtype = arguments.dtype("dtype", dtype)
     images, labels = images_of(split)
-    picks = jr.randint(arguments.key("key", key), (arguments.size("batch", batch),), 0, len(labels))
+    picks = jr.randint(key, (batch,), 0, len(labels))
     return _sequences(jnp.asarray(images)[picks], by, hold, dtype), jnp.asarray(labels)[picks]
 
 
@@ -52,6 +54,7 @@ def sequential_digits_split(
     split: str = "test", *, by: str = "rows", hold: int = 1, dtype: Any = None
 ) -> tuple[Float[Array, "T images features"], Int[Array, " images"]]:
     """All images of one split, in a fixed order; see `sequential_digits`."""
+    dtype = arguments.dtype("dtype", dtype)
     images, labels = images_of(split)
     return _sequences(jnp.asarray(images), by, hold, dtype), jnp.asarray(labels)
 

@@ -64,6 +64,7 @@ def lag_line(
     smoothing = arguments.number("smoothing", smoothing, arguments.POSITIVE)
     key = arguments.key("key", key)
     dtype = arguments.dtype("dtype", dtype)
+    teacher = lag_line_cell(weights, tau_m, tau_r=tau_r, dt=dt, dtype=dtype)
     wave = np.repeat([-1.0, 1.0], half)
     from scipy.ndimage import gaussian_filter1d  # here, as importing it takes a while
 
@@ -71,7 +72,6 @@ def lag_line(
     begin = jr.randint(key, (1, batch), 0, half)
     phase = (jnp.arange(steps)[:, None].astype(begin.dtype) + begin) % (2 * half)
     xs = wave[phase][..., None]
-    teacher = lag_line_cell(weights, tau_m, tau_r=tau_r, dt=dt, dtype=dtype)
     return xs, scan(teacher, teacher.init((batch,)), xs)[1]
 
 

@@ -45,8 +45,10 @@ def mnist1d(
     Source: Greydanus & Kobak, "Scaling down deep learning with MNIST-1D", ICML 2024
     (arXiv 2011.14439).
     """
+    key, batch = arguments.key("key", key), arguments.size("batch", batch)
+    dtype = arguments.dtype("dtype", dtype)
     lines, labels = _arrays(split, steps)
-    picks = jr.randint(arguments.key("key", key), (arguments.size("batch", batch),), 0, len(labels))
+    picks = jr.randint(key, (batch,), 0, len(labels))
     return _sequences(jnp.asarray(lines)[picks], dtype), jnp.asarray(labels)[picks]
 
 
@@ -54,6 +56,7 @@ def mnist1d_split(
     split: str = "test", *, steps: int = 360, dtype: Any = None
 ) -> tuple[Float[Array, "T lines 1"], Int[Array, " lines"]]:
     """All lines of one split, in a fixed order; see `mnist1d`."""
+    dtype = arguments.dtype("dtype", dtype)
     lines, labels = _arrays(split, steps)
     return _sequences(jnp.asarray(lines), dtype), jnp.asarray(labels)
 

@@ -37,8 +37,11 @@ def digits(
 
     **Raises:** `ValueError` for any other `split`.
     """
+    paired = arguments.boolean("paired", paired)
+    key, batch = arguments.key("key", key), arguments.size("batch", batch)
+    dtype = arguments.dtype("dtype", dtype)
     images, labels = images_of(split)
-    picks = jr.randint(arguments.key("key", key), (arguments.size("batch", batch),), 0, len(labels))
+    picks = jr.randint(key, (batch,), 0, len(labels))
     return _shown(jnp.asarray(images)[picks], paired, dtype), jnp.asarray(labels)[picks]
 
 
@@ -46,6 +49,7 @@ def digits_split(
     split: str = "test", *, paired: bool = False, dtype: Any = None
 ) -> tuple[Float[Array, "1 images features"], Int[Array, " images"]]:
     """All images of one split, in a fixed order; see `digits`."""
+    paired, dtype = arguments.boolean("paired", paired), arguments.dtype("dtype", dtype)
     images, labels = images_of(split)
     return _shown(jnp.asarray(images), paired, dtype), jnp.asarray(labels)
 

@@ -1,0 +1,517 @@
+"""A walk over the signatures of everything public: a wrong value is a ValueError where it is given.
+
+A new public name, or a new argument, without a row here fails.
+"""
+
+import functools
+import inspect
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+import pytest
+
+import modprop_jax as mpj
+
+
+pytestmark = pytest.mark.usefixtures("without_type_checks")
+PACKAGE = Path(inspect.getfile(mpj)).parent
+N, M, T = 4, 3, 5
+KEY = jr.key(0)
+
+
+class Silent(mpj.NeuronCell):
+    """The least cell of one's own."""
+
+    def init(self, batch_shape=()):
+        return jnp.zeros((*batch_shape, self.hidden_size))
+
+    def integrate(self, state, drive):
+        return 0.5 * state + drive
+
+    def emit(self, state):
+        return state
+
+
+@functools.cache
+def leaky():
+    return mpj.LeakyCell(M, N, tau=4.0, key=KEY)
+
+
+@functools.cache
+def settling():
+    return mpj.EquilibriumCell.layered([2, 2], activation=jnp.tanh, key=KEY)
+
+
+@functools.cache
+def model():
+    return mpj.RNN(leaky())
+
+
+def loss(model, xs):
+    return jnp.sum(model(xs))
+
+
+def segment_loss(model, carry, xs, ys):
+    carry, zs = model(xs, carry)
+    return jnp.sum(zs), carry
+
+
+def scored(model, xs, ys):
+    return jnp.sum(model(xs)), jnp.ones(())
+
+
+GRU, LSTM = eqx.nn.GRUCell(M, N, key=KEY), eqx.nn.LSTMCell(M, N, key=KEY)
+XS = np.ones((T, 2, M))
+YS = np.ones((T, 2, N))
+LABELS = jnp.zeros(2, jnp.int32)
+SGD = optax.sgd(0.1)
+SIGNS = [1, -1, 1, -1]
+
+# --- what is wrong, by kind ---
+
+WORDS = [None, "1", {}, object()]
+WHOLE = [*WORDS, 1.5, True, math.nan, [1], jnp.asarray(2)]
+SIZE, COUNT = [*WHOLE, 0, -1], [*WHOLE, -1]
+NUMBER = [*WORDS, True, math.nan, math.inf, 1j, [1.0], np.ones(7)]
+STATIC = [*NUMBER, jnp.asarray(0.5)]
+NEGATIVE, ZERO = [-1, -0.5], [0, 0.0]
+TRAINABLE = [*NUMBER, jnp.asarray(1), np.array("1"), jnp.ones(7)]
+POSITIVE = [*STATIC, *NEGATIVE, *ZERO]
+CONSTANT = [
+    *TRAINABLE,
+    *NEGATIVE,
+    *ZERO,
+    jnp.asarray(-1.0),
+    np.full(N, -1.0),
+    mpj.Between(0, -1, 1),
+]
+FRACTION = [*STATIC, *NEGATIVE, 1.1]
+FLAG = [*WORDS, 0, 1, np.ones(2, bool), jnp.asarray(True)]
+KEYS = [*WORDS, 0, jr.split(KEY), jnp.zeros(2), np.zeros((3, 2), np.uint32)]
+DTYPE = ["none", 3, int, bool, {}, jnp.int32]
+REAL = [*DTYPE, complex, jnp.complex64]
+ELEMENTWISE = [
+    *WORDS,
+    *(jax.nn.softmax, jnp.sum, jnp.cumsum, jnp.flip, eqx.nn.PReLU(), eqx.nn.PReLU().__call__),
+    *(eqx.nn.PReLU, jnp.argmax, lambda v: v > 0, lambda v: 1.0, lambda a, b: a, jnp.ones(3)),
+    lambda v: v - v.mean(),
+]
+FUNCTION = [*WORDS, 3, mpj.EProp]
+MASK = ["all", 3, {}, np.ones((N, N)), np.ones((2, N), bool), np.ones((N, N), int)]
+GIVEN = [*WORDS, 3, True, [1.9, -1, 1, -1], [1, 0, 1, -1], [[1, -1]], [], [True] * N]
+CELL = [*WORDS, 3, mpj.LeakyCell, jnp.tanh, jnp.ones(3), GRU]
+RULE = [*WORDS, 3, "eprop", mpj.EProp, SGD]
+RULES = [None, 3, "eprop", mpj.EProp, [], {}, ["eprop"], {"eprop": mpj.EProp}, [None]]
+OPTAX = [*WORDS, 3, optax.sgd, 0.1, jnp.tanh]
+ARRAY = [*WORDS, "xs"]
+SEQUENCE = [*WORDS, "xs", 3, np.ones(())]
+FLOATS = [*WORDS, "u", 3, np.ones(2, int), jnp.ones(2, bool)]
+CHOICE = [*WORDS, "other", 3, jnp.ones(2)]
+TYPES = ["abc", 3, {}, [0, 2], [0.5, 1.5], [[0, 1]], [], jnp.ones(3)]
+NOISE = [*WORDS, "uniform", 3, np.ones(3), [["a", "b"]]]
+REALS = [*WORDS, 1j, [1j], np.array("1")]
+PERIODS = [*WORDS, 3, [], ["1"], [0], [-2], [None]]
+
+
+def without(kind: list, *right: Any) -> list:
+    """Where some of these are right after all."""
+    return [value for value in kind if not any(value is r for r in right)]
+
+
+def or_none(kind: list) -> list:
+    return without(kind, None)
+
+
+# by the argument's name, unless a row below says otherwise
+WRONG: dict[str, list] = {
+    **dict.fromkeys(["in_size", "hidden_size", "out_size", "size", "batch", "steps"], SIZE),
+    **dict.fromkeys(["n", "horizon", "refresh", "probes", "max_steps", "iterations"], SIZE),
+    **dict.fromkeys(["blocks", "repeat", "length", "cue", "recall", "group", "bits"], SIZE),
+    **dict.fromkeys(["stimulus", "hold", "unroll"], SIZE),
+    **dict.fromkeys(["inputs", "chunk"], or_none(SIZE)),
+    **dict.fromkeys(["symbols", "categories", "draws"], [*SIZE, 1]),
+    **dict.fromkeys(["labels", "refractory", "gap", "delay"], COUNT),
+    **dict.fromkeys(["teacher", "pattern", "seed"], WHOLE),
+    **dict.fromkeys(["taps", "sweeps"], or_none(COUNT)),
+    **dict.fromkeys(["tau", "dt", "threshold", "tau_adaptation"], CONSTANT),
+    "cues": [*SIZE, 2],
+    "beta": TRAINABLE,
+    "alpha": [*CONSTANT, 1.5, mpj.Positive(0.5)],
+    "value": [*REALS, math.nan, True, np.ones((2, 2))],
+    **dict.fromkeys(["low", "high"], without(STATIC, math.inf)),
+    **dict.fromkeys(["sigma", "max_phase", "revive", "half_period", "smoothing"], POSITIVE),
+    **dict.fromkeys(["duration", "tau_credit"], POSITIVE),
+    **dict.fromkeys(["dampening", "epsilon", "ridge", "rtol", "atol", "tol"], [*STATIC, *NEGATIVE]),
+    "gamma": [*STATIC, *NEGATIVE, 0.5],
+    "gain": STATIC,
+    "damping": [*or_none(FRACTION), 0],
+    **dict.fromkeys(["r_min", "r_max", "connectivity"], FRACTION),
+    "plastic_from": [*FRACTION, 1],
+    "p_transition": [*FRACTION, 0],
+    **dict.fromkeys(["rate", "noise_rate"], [*NUMBER, *NEGATIVE, 101]),
+    **dict.fromkeys(["amplitude", "baseline", "recurrent_scale", "target", "strength"], NUMBER),
+    "sd": [*NUMBER, *NEGATIVE],
+    "shrink": [*NUMBER, *NEGATIVE],
+    **dict.fromkeys(["use_bias", "autapses", "scale_input", "reset_gradient", "scale"], FLAG),
+    **dict.fromkeys(["scale_adaptation", "divide_by_adaptive", "check", "learn_tau"], FLAG),
+    **dict.fromkeys(["prospective_errors", "author_compat", "diffuse", "online", "driven"], FLAG),
+    **dict.fromkeys(["has_aux", "recurrent", "deterministic", "paired", "states"], FLAG),
+    "key": KEYS,
+    "dtype": REAL,
+    **dict.fromkeys(["activation", "activations", "surrogate", "squash"], ELEMENTWISE),
+    "balance": or_none(ELEMENTWISE),
+    **dict.fromkeys(["step", "emit", "loss", "segment_loss", "init"], FUNCTION),
+    "where": or_none(FUNCTION),
+    "mask": MASK,
+    "signs": or_none(GIVEN),
+    **dict.fromkeys(["cell", "layer"], CELL),
+    "like": or_none(CELL),
+    **dict.fromkeys(["rule", "reference"], RULE),
+    "rules": RULES,
+    **dict.fromkeys(["learn", "optimizer"], OPTAX),
+    "learn_jacobian": OPTAX,
+    **dict.fromkeys(["xs", "ys"], SEQUENCE),
+    **dict.fromkeys(["u", "x"], FLOATS),
+    "carry": [*WORDS, 3, jnp.ones(7)],
+    **dict.fromkeys(["jacobian", "output", "order", "feedback", "split", "by", "name"], CHOICE),
+    **dict.fromkeys(["switching", "variant"], CHOICE),
+    "types": TYPES,
+    "noise": NOISE,
+    "leak": [*NUMBER, *NEGATIVE, 1.1, (), (0.5, 2.0), jnp.asarray(0.5), mpj.Positive(0.5)],
+    "state": [lambda: 0, "rest", object()],
+    "model": [None, "model", 3, eqx.nn.Linear(2, 2, key=KEY)],
+    **dict.fromkeys(["rate_", "projection", "rates"], REALS),
+    "mu": [*WORDS, "large", 1j, math.nan, np.ones(3, bool), {}],
+    **dict.fromkeys(["train", "test"], [*WORDS, 3, (XS,), XS[0, 0, 0]]),
+    "bounds": ["0, 1", 3, (0,), (0, None), ("a", "b"), {}],
+    "names": ["ab", 3, {}],
+    "logits": FLOATS,
+    "outputs": FLOATS,
+    "lags": [*WORDS, 3, (1,), (2, 2), (1, -1), (1, 2.5), ("a", "b")],
+    "periods": PERIODS,
+    "weights": [*WORDS, 3, [], ["a"], [None], [math.nan]],
+    "sizes": [*WORDS, 3, [], [2], [2, 0], [2, "3"], [0, 2], [2, -1], [2, 1.5]],
+    "outputs_": [],
+}
+
+
+class Row(NamedTuple):
+    """A right call, and what is wrong in an argument where `WRONG` does not say it."""
+
+    right: Callable[[], dict[str, Any]] = dict
+    wrong: dict[str, list] = {}
+    args: tuple = ()
+    # whose further arguments `**options` takes
+    options: tuple[Any, ...] = ()
+    # without a meaning that could be wrong
+    free: tuple[str, ...] = ()
+    call: Any = None
+
+
+def of_cell(**more):
+    return lambda: dict(in_size=M, hidden_size=N, key=KEY) | more
+
+
+def keyed(**more):
+    return lambda: dict(key=KEY) | more
+
+
+LIF = mpj._cell._lif.AbstractLIF  # pyright: ignore
+COMPLEX = {"dtype": DTYPE}
+# a list has an entry a layer
+BY_LAYER = without(CONSTANT, NUMBER[8])
+UNITS = {
+    name: [*WORDS, "ab", 3, [True], np.ones(N), jnp.ones(N), [[True]]]
+    for name in ("inputs", "outputs")
+}
+PREDICTING = mpj.RNN(mpj.RateCell(M, N, key=KEY), rule=mpj.LocalDNI(learn=SGD, learn_jacobian=SGD))
+STREAM = dict(model=model(), xs=XS, ys=YS, init=lambda m, key: m.init((2,), key=key), key=KEY)
+EI = {"rule": [*RULE, mpj.EProp()], "cell": [*CELL, leaky()], "dt": [*POSITIVE, 2.0]}
+CROSS = {"labels": [*ARRAY, 3, jnp.ones(2), jnp.zeros(3, jnp.int32)]}
+
+ROWS: dict[str, Row] = {
+    "NeuronCell": Row(of_cell(), COMPLEX, call=Silent),
+    "LeakyCell": Row(of_cell(tau=4.0), COMPLEX),
+    "RateCell": Row(of_cell(), COMPLEX),
+    "LIFCell": Row(of_cell(tau=4.0), COMPLEX, options=(LIF, mpj.NeuronCell)),
+    "ALIFCell": Row(
+        of_cell(tau=4.0, tau_adaptation=9.0, beta=1.0), COMPLEX, options=(LIF, mpj.NeuronCell)
+    ),
+    "GRUCell": Row(of_cell()),
+    "LSTMCell": Row(of_cell()),
+    "GRUCell.from_equinox": Row(lambda: dict(cell=GRU), {"cell": [*CELL[:-1], leaky()]}),
+    "LSTMCell.from_equinox": Row(lambda: dict(cell=LSTM)),
+    "LRUCell": Row(of_cell()),
+    "FunctionCell": Row(
+        lambda: dict(step=lambda p, s, x: s, params=None, state=np.zeros(2)), free=("params",)
+    ),
+    "GLECell": Row(
+        keyed(sizes=[M, N], tau_m=4.0, tau_r=2.0, dt=1.0, activations=jnp.tanh),
+        {name: [*BY_LAYER, 0.5] for name in ("tau_m", "tau_r")}
+        | {"dt": without(CONSTANT, CONSTANT[-2])},
+    ),
+    "EquilibriumCell": Row(
+        keyed(size=N, inputs=np.arange(N) < 1, outputs=np.arange(N) > 2, activation=jnp.tanh),
+        UNITS | {"solver": ["newton", 3, jnp.tanh, optax.sgd]},
+    ),
+    "EquilibriumCell.layered": Row(
+        keyed(sizes=[2, 2], activation=jnp.tanh),
+        {"sizes": [*WORDS, 3, [], [2], [2, 0], [2, "3"], [2, -1], [2, 1.5]]},
+    ),
+    "Filtered": Row(
+        lambda: dict(cell=leaky(), leak=0.5), {"cell": [*CELL, mpj.Filtered(leaky(), 0.5)]}
+    ),
+    "spiking_preset": Row(
+        of_cell(name="bellec_lif", leak=0.5, tau=4.0), COMPLEX, options=(LIF, mpj.NeuronCell)
+    ),
+    "spike": Row(lambda: dict(u=jnp.ones(2))),
+    "balanced_dale": Row(keyed(signs=SIGNS), {"signs": [*GIVEN, [1] * N]} | COMPLEX),
+    "Positive": Row(lambda: dict(value=1.0), {"value": [*WRONG["value"], *NEGATIVE, *ZERO]}),
+    "Between": Row(
+        lambda: dict(value=1.0, low=0.0, high=2.0), {"value": [*WRONG["value"], *NEGATIVE, 0, 2]}
+    ),
+    "Readout": Row(keyed(in_size=M, out_size=2), COMPLEX),
+    "ForceReadout": Row(keyed(in_size=M, out_size=2), COMPLEX | {"alpha": POSITIVE}),
+    "RNN": Row(lambda: dict(cell=leaky())),
+    "scan": Row(
+        lambda: dict(cell=leaky(), carry=leaky().init((2,)), xs=XS),
+        {
+            "mask": ["all", 3, {}, np.ones((T, 2)), np.ones(T, bool), np.ones((T, 3), bool)],
+            "done": ["all", 3, {}, np.ones((T, 2)), np.ones(T, bool), np.ones((T, 3), bool)],
+            "drive": ["all", object(), np.ones((T, 2, N + 1)), np.ones(N)],
+            "context": ["all", object()],
+        },
+    ),
+    "reset": Row(
+        lambda: dict(layer=model(), carry=model().init((2,)), ended=np.zeros(2, bool)),
+        {"ended": [*WORDS, "all", np.zeros(3, bool), np.zeros(2)]},
+    ),
+    "take_examples": Row(
+        lambda: dict(layer=model(), carry=model().init((2,)), index=np.zeros(2, int)),
+        {"index": [*WORDS, "all", np.zeros(2)]},
+    ),
+    "with_rule": Row(lambda: dict(model=model(), rule=mpj.EProp())),
+    "value_and_grad": Row(lambda: dict(loss=loss), {"rule": or_none(RULE)}),
+    "online_value_and_grad": Row(
+        lambda: dict(segment_loss=segment_loss),
+        {"segment": [*SIZE, "all"], "memory": [0, -1, "1", 1.5]},
+    ),
+    "checkpointed_value_and_grad": Row(
+        lambda: dict(segment_loss=segment_loss), {"segment": [*SIZE, "all"]}
+    ),
+    "rate_cost": Row(
+        lambda: dict(counts=jnp.ones((2, N)), steps=3, target=0.1),
+        {"counts": [*WORDS, "ab", 3, 1j], "steps": without(SIZE, SIZE[8])},
+    ),
+    **{
+        name: Row()
+        for name in ("BPTT", "RTRL", "EProp", "RFLO", "ThreeFactor", "DiagonalRTRL", "ReadoutOnly")
+    },
+    **{name: Row() for name in ("cards", "taxonomy")},
+    "DNI": Row(lambda: dict(learn=SGD), {"learn_jacobian": or_none(OPTAX)}),
+    "LocalDNI": Row(lambda: dict(learn=SGD, learn_jacobian=SGD)),
+    "EICredit": Row(),
+    "FutureBPTT": Row(lambda: dict(horizon=2)),
+    "GLE": Row(),
+    "KeRNL": Row(wrong={"alpha": or_none([*FRACTION, 0])}),
+    **{name: Row() for name in ("UORO", "KFRTRL", "RKFRTRL")},
+    "MDGL": Row(),
+    "ModProp": Row(lambda: dict(mu=0.5)),
+    "QuasiStatic": Row(),
+    "SnAp": Row(lambda: dict(n=1)),
+    "alignment": Row(lambda: dict(loss=loss, model=model(), rule=mpj.EProp()), args=(XS,)),
+    "alignment_matrix": Row(
+        lambda: dict(loss=loss, model=model(), rules=[mpj.EProp()]), args=(XS,)
+    ),
+    "compartments": Row(
+        lambda: dict(rnn=PREDICTING, carry=PREDICTING.init((2,), key=KEY), xs=XS, loss=jnp.sum),
+        {
+            "rnn": [*WORDS, 3, leaky(), model()],
+            "context": [],
+            "xs": [],
+            "carry": [*WORDS, 3, leaky().init((2,))],
+        },
+        free=("context", "xs"),
+    ),
+    "credit_profile": Row(lambda: dict(loss=loss, model=model(), rules=[mpj.EProp()]), args=(XS,)),
+    "curvature_bound": Row(lambda: dict(rate=0.1), {"rate": REALS}),
+    "matched_rates": Row(lambda: dict(rates=0.1, projection=0.5)),
+    "ei_balance": Row(
+        lambda: dict(cell=settling(), state=settling().init()),
+        {"cell": [*CELL, leaky()], "state": [*WORDS, 3, jnp.ones(4)]},
+    ),
+    "filter_taps": Row(
+        lambda: dict(rule=mpj.ModProp(0.1), cell=leaky(), n=3), {"rule": [*RULE, mpj.EProp()]}
+    ),
+    "plot_filter_taps": Row(
+        lambda: dict(rule=mpj.ModProp(0.1, [0, 0, 1, 1]), cell=leaky(), n=3),
+        {"rule": [*RULE, mpj.EProp()]},
+    ),
+    "spectral_radius": Row(
+        lambda: dict(rule=mpj.ModProp(0.1), cell=leaky()), {"rule": [*RULE, mpj.EProp()]}
+    ),
+    "running_mu": Row(lambda: dict(cell=leaky(), xs=jnp.asarray(XS))),
+    "generalisation_gap": Row(
+        keyed(loss=scored, model=model(), train=(XS, YS), test=(jnp.asarray(XS), YS)),
+        free=("model",),
+    ),
+    "input_noise": Row(keyed(xs=jnp.asarray(XS)), {"xs": without(FLOATS, 3)}),
+    "gradient_spread": Row(
+        lambda: STREAM | dict(segment_loss=segment_loss, rule=mpj.EProp(), draws=2)
+    ),
+    "hessian_top": Row(keyed(loss=loss, model=model()), args=(XS,)),
+    "online_alignment": Row(
+        lambda: (
+            STREAM
+            | dict(segment_loss=segment_loss, rules=[mpj.EProp()], learner="EProp", optimizer=SGD)
+        ),
+        {"learner": RULE},
+    ),
+    "three_timescales": Row(
+        lambda: dict(cell=settling(), x=jnp.ones(2), loss=jnp.sum, duration=1.0), EI
+    ),
+    "optim.dale": Row(lambda: dict(signs=SIGNS), {"signs": GIVEN}),
+    "optim.rewire": Row(lambda: dict(signs=SIGNS), {"signs": GIVEN}),
+    **{
+        f"surrogate.{name}": Row(lambda: dict(u=jnp.ones(2)))
+        for name in ("triangular", "fast_sigmoid", "gaussian", "exponential", "arctan", "boxcar")
+    },
+    **{
+        f"tasks.{name}": Row(keyed(batch=2), {"noise": [*NUMBER]})
+        for name in ("delayed_xor", "delayed_match", "copy_memory", "flip_flop", "add", "digits")
+    },
+    **{f"tasks.{name}": Row(keyed(batch=2)) for name in ("sequential_digits", "mnist1d")},
+    **{f"tasks.{name}_split": Row() for name in ("sequential_digits", "mnist1d", "digits")},
+    "tasks.sine_wave": Row(keyed(steps=5)),
+    "tasks.mimic": Row(keyed(steps=5), {"alpha": [*FRACTION, 0]}),
+    "tasks.pattern_generation": Row(
+        keyed(steps=5, periods=(5, 3)),
+        {"noise": [*STATIC, *NEGATIVE], "steps": [*SIZE, 2], "periods": [*PERIODS, [9]]},
+    ),
+    "tasks.evidence_accumulation": Row(
+        keyed(batch=2, cues=1, cue=2, gap=1, recall=2), {"delay": or_none(COUNT)}
+    ),
+    "tasks.lag_line": Row(
+        keyed(steps=5, batch=2),
+        {
+            "dt": POSITIVE,
+            "tau_m": [*WORDS, 3, [], ["a", "b"], [0, 1]],
+            "tau_r": [*without(CONSTANT, None), 1e-3],
+        },
+    ),
+    "tasks.lag_line_cell": Row(
+        wrong={
+            "tau_m": [*WORDS, 3, [], ["a", "b"], [0, 1]],
+            "tau_r": [*without(CONSTANT, None), 1e-3],
+            "dt": without(CONSTANT, CONSTANT[-2]),
+        },
+    ),
+    "tasks.cross_entropy": Row(lambda: dict(logits=jnp.ones((2, 3)), labels=LABELS), CROSS),
+    "tasks.summed_cross_entropy": Row(
+        lambda: dict(logits=jnp.ones((T, 2, 3)), labels=LABELS), CROSS
+    ),
+    "tasks.squared_error": Row(
+        lambda: dict(outputs=jnp.ones((T, 2, 3)), ys=jnp.ones((T, 2, 3))),
+        {"ys": [*FLOATS, jnp.ones((T, 2, 4))], "outputs": [*FLOATS, jnp.ones((T, 2, 4))]},
+    ),
+}
+
+# what calls return, records of plain values, and bases without a constructor of their own
+RETURNED = """Alignment AlignmentMatrix Carry Compartments CreditProfile EIBalance GeneralisationGap
+GradientSpread HessianTop OnlineAlignment ThreeTimescales optim.RewireState""".split()
+RECORDS = ["Card", "tasks.Preset", "tasks.Task"]
+BASES = ["AbstractCell", "AbstractRule", "SeparableCell"]
+CLASSMETHODS = ["GRUCell.from_equinox", "LSTMCell.from_equinox", "EquilibriumCell.layered"]
+
+
+# a figure, and data that take seconds to make, which other tests do
+SLOW = {"plot_filter_taps", "tasks.mnist1d", "tasks.mnist1d_split"}
+
+
+def public() -> list[str]:
+    found = []
+    for prefix, module in {"": mpj, "optim.": mpj.optim, "surrogate.": mpj.surrogate}.items() | {
+        ("tasks.", mpj.tasks)
+    }:
+        for name, value in vars(module).items():
+            ours = getattr(value, "__module__", "").startswith("modprop_jax")
+            if callable(value) and ours and not name.startswith("_"):
+                found.append(prefix + name)
+    return sorted([*found, *CLASSMETHODS])
+
+
+def named(name: str) -> Any:
+    value: Any = mpj
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def arguments_of(function: Any, options: tuple[Any, ...] = ()) -> list[str]:
+    """Names of the arguments, with those that `**options` hands on."""
+    kinds = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    found = [
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind not in kinds
+    ]
+    return list(dict.fromkeys([*found, *(n for o in options for n in arguments_of(o))]))
+
+
+def test_every_public_name_is_walked():
+    rest = {*RETURNED, *RECORDS, *BASES, "triangular"}
+    assert set(public()) - rest == set(ROWS)
+
+
+@pytest.mark.parametrize("name", sorted(ROWS))
+def test_wrong_arguments(name):
+    row, call = ROWS[name], ROWS[name].call or named(name)
+    faults = []
+    for argument in arguments_of(named(name), row.options):
+        if argument in row.free:
+            continue
+        assert argument in row.wrong or argument in WRONG, f"no wrong values for {argument}"
+        for wrong in row.wrong.get(argument, WRONG.get(argument, [])):
+            fault = complaint(call, row, argument, wrong)
+            if fault:
+                faults.append(f"{name}({argument}={wrong!r}) {fault}")
+    assert not faults, "\n".join(faults)
+
+
+def complaint(call: Callable, row: Row, argument: str, wrong: Any) -> str | None:
+    """What is wrong with the answer: it should be a ValueError of ours that names the argument."""
+    given = row.right() | {argument: wrong}
+    first = [given.pop(n) for n in ("loss", "model") if row.args]
+    try:
+        call(*first, *row.args, **given)
+    except ValueError as error:
+        frame: Any = error.__traceback__
+        while frame.tb_next is not None:
+            frame = frame.tb_next
+        if not Path(frame.tb_frame.f_code.co_filename).is_relative_to(PACKAGE):
+            return f"raised in {frame.tb_frame.f_code.co_filename}: {error}"
+        return None if argument in str(error) else f"raised without the name: {error}"
+    except Exception as error:  # what a user should not see
+        return f"raised {type(error).__name__}: {error}"
+    return "was accepted"
+
+
+@pytest.mark.parametrize("name", sorted(set(ROWS) - SLOW))
+def test_right_arguments(name):
+    """The call in which one argument is wrong is right without it."""
+    row, call = ROWS[name], ROWS[name].call or named(name)
+
+    def run():
+        given = row.right()
+        first = [given.pop(n) for n in ("loss", "model") if row.args]
+        return eqx.filter(call(*first, *row.args, **given), eqx.is_array)
+
+    eqx.filter_eval_shape(run)
