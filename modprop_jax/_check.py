@@ -18,7 +18,7 @@ from ._cell._inputs import is_none
 from ._precision import start_of, wide, widened
 from ._reverse import inner_cell
 from ._rule import AbstractCreditRule, AbstractForwardRule, AbstractRule, Carry
-from ._rule._base import as_rule
+from ._rule._base import as_rule, require_real
 from ._sharding import varying
 from ._start import names_read, start_learns
 from ._trace._advanced import Advanced, Pending
@@ -28,10 +28,10 @@ from ._tree import inexact
 def as_inputs(xs: Array, dtype: Any) -> Array:
     """Inputs in the dtype that the cell computes in, or a ValueError."""
     if not _means(xs.dtype, dtype):
-        raise ValueError(
-            f"xs is {xs.dtype}, but the cell computes in {dtype}: cast the inputs with "
-            f"xs.astype({dtype})."
-        )
+        fix = f"cast the inputs with xs.astype({dtype})"
+        if jnp.iscomplexobj(xs):
+            fix = "give their real and imaginary parts as features side by side"
+        raise ValueError(f"xs is {xs.dtype}, but the cell computes in {dtype}: {fix}.")
     return xs.astype(dtype)
 
 
@@ -44,8 +44,9 @@ def check_scan(
     if chunk is not None:
         arguments.size("chunk", chunk)
     arguments.size("unroll", unroll)
-    rule.check(cell)
     state = carry.state if isinstance(carry, Carry) else carry
+    require_real(rule, cell, state)
+    rule.check(cell)
     xs = as_inputs(xs, _check_shapes(cell, state, xs))
     check_claims(inner_cell(cell))
     _check_closure(computing(cell), widened(state), xs)
@@ -273,14 +274,20 @@ def _check_shapes(cell: AbstractCell, state: PyTree, xs: Any) -> Any:
                 f"have the shape {need.shape}, but has {jnp.shape(have)}: start from "
                 f"cell.init({batch}) or rule.init(cell, cell.init({batch}))."
             )
+        if jnp.iscomplexobj(have) != jnp.iscomplexobj(need):
+            raise ValueError(
+                f"The state is {have.dtype}, but {type(cell).__name__}.init makes it {need.dtype}: "
+                "a real and a complex state are not of one kind."
+            )
     floats = {wide(leaf.dtype) for leaf in jax.tree.leaves(inexact((cell, state)))}
-    if len(floats) > 1:
+    # complex numbers of two such floats
+    if len({jnp.finfo(dtype).dtype for dtype in floats}) > 1:
         found = {str(leaf.dtype) for leaf in jax.tree.leaves(inexact((cell, state)))}
         raise ValueError(
             "The cell's parameters and state must have one dtype, but have "
             f"{sorted(found)}: cast them, or make the cell with dtype=."
         )
-    return floats.pop() if floats else jnp.dtype(jnp.result_type(float))
+    return max(floats, key=lambda d: d.itemsize, default=jnp.dtype(jnp.result_type(float)))
 
 
 def check_carry(cell: AbstractCell, carry: Carry, rule: AbstractRule) -> None:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .. import _arguments as arguments
@@ -68,7 +69,8 @@ class AbstractRule(eqx.Module):
 
         **Arguments:** `key`: for rules that draw noise or initial values, which need one.
         """
-        self.check(as_cell("cell", cell))
+        require_real(self, as_cell("cell", cell), state)
+        self.check(cell)
         if key is not None:
             arguments.key("key", key)
         if self.needs_key and key is None:
@@ -103,6 +105,11 @@ class AbstractRule(eqx.Module):
         """The value of the trace before the first step."""
         del key
         return trace.init(self, cell, state)
+
+    @property
+    def complex_credit(self) -> bool:
+        """Whether it serves complex numbers, on which credit is linear over the reals alone."""
+        return False
 
     @property
     def needs_key(self) -> bool:
@@ -256,6 +263,22 @@ def _apart(rule: AbstractRule, inner: Any) -> Any:
         check_neurons(name, inner)
     check_apart(name, inner, "integrate")
     return inner
+
+
+def require_real(rule: AbstractRule, cell: AbstractCell, *seen: PyTree) -> None:
+    """Raise a ValueError if the cell, or what it sees, is complex, and the rule does not serve it.
+
+    A step need not be holomorphic: traces would have to keep two numbers for one.
+    """
+    found = {
+        leaf.dtype for leaf in jax.tree.leaves(inexact((cell, seen))) if jnp.iscomplexobj(leaf)
+    }
+    if found and not rule.complex_credit:
+        raise ValueError(
+            f"{type(rule).__name__} keeps credit in real numbers, but {found.pop()} is among the "
+            f"parameters, the state or the inputs of this {type(cell).__name__}: use BPTT from a "
+            "bare state, or keep real and imaginary parts as arrays of their own, as LRUCell does."
+        )
 
 
 def require_types(rule: AbstractRule, types: tuple[int, ...] | None, n: int) -> None:

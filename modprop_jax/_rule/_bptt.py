@@ -22,6 +22,9 @@ class BPTT(AbstractRule):
     past at each segment's start. Time 1 (the unit of the other rules), memory O(T·n) an example.
     Locality: none, a synapse must know the future of the whole network.
 
+    Complex parameters, states and inputs are served by this rule alone. Their gradient is JAX's,
+    whose conjugate is the direction of steepest ascent.
+
     Source: Werbos, Proc. IEEE 78 (1990).
     """
 
@@ -35,6 +38,11 @@ class BPTT(AbstractRule):
         synapse="the future of the whole network",
         source="Werbos 1990",
     )
+
+    @property
+    def complex_credit(self) -> bool:
+        """Yes: nothing is carried between segments."""
+        return True
 
     def back(
         self, cell: AbstractCell, prepared: PyTree, point: Point, credit: Credit, direct: PyTree
