@@ -92,8 +92,10 @@ def scan(
 
     **Cost:** memory O(T · state) an example in the reverse pass; with a `Carry`, the trace on top
     (dead code if unused). Chained segments with a `Carry` give exactly the offline gradient
-    at fixed weights, for one recurrent layer. `jax.jvp` raises (the forward-mode form of the
-    surrogate rules is `rule.step`); second derivatives in reverse mode work.
+    at fixed weights, for one recurrent layer. The derivative is one in reverse mode: `jax.jvp` and
+    `jax.jacfwd` raise (their form is `jax.lax.scan` of `rule.step`, where a rule has one), under
+    `jax.jit` and in what `jax.linearize` returns with JAX's message. Second derivatives work,
+    also forward over reverse: `jax.hessian`, `jax.jvp` of `jax.grad`.
 
     **Precision:** parameters may be bfloat16 or float16, and so are then the operands of matmuls
     (in float16 not those that hold credit, which is out of its range). States, emissions, traces,

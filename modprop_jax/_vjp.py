@@ -46,7 +46,17 @@ def with_derivative(
             return (vary(found, axes),)
 
         primal.defvjp(forward, reverse, symbolic_zeros=True)
-        return primal(arrays)
+        try:
+            return primal(arrays)
+        except TypeError as error:
+            if "forward-mode" not in str(error):
+                raise
+            raise ValueError(
+                "What has a credit rule for its derivative has it in reverse mode alone, but "
+                "jax.jvp or jax.jacfwd came: take jax.grad, jax.vjp or jax.jacrev; for forward "
+                "mode jax.lax.scan of rule.step; and for second derivatives jax.hessian, jax.jvp "
+                "of jax.grad, or hessian_top."
+            ) from error
 
     return call
 
