@@ -181,7 +181,7 @@ def test_a_compiled_loss_knows_the_rule_that_is_imposed():
     """A trace that JAX keeps of one rule is none of another."""
     model, (xs, ys) = net("bptt", "leaky"), data()
     traces: list[int] = []
-    compiled = eqx.filter_jit(lambda *seen: (traces.append(1), offline_loss(*seen))[1])
+    compiled = eqx.filter_jit(lambda m, xs, ys: (traces.append(1), offline_loss(m, xs, ys))[1])
     found = [
         mpj.value_and_grad(compiled, rule())(model, xs, ys)[1] for rule in (mpj.BPTT, mpj.EProp) * 2
     ]

@@ -127,6 +127,32 @@ def test_density_of_figures(name, cases):
         np.testing.assert_allclose(len(kept) / (6 * parameters), density, rtol=1e-12)
 
 
+def test_each_gate_may_have_a_mask_of_its_own():
+    """Two steps of a GRUCell are those of its equations, read off a step function."""
+    like = eqx.nn.GRUCell(3, 6, key=jr.key(0))
+    arrays = tuple(figures(f"gru/{key}") for key in ("Wi", "Wh", "b", "bn"))
+    like = eqx.tree_at(lambda c: (c.weight_ih, c.weight_hh, c.bias, c.bias_n), like, arrays)
+    cell = mpj.GRUCell.from_equinox(like, mask=FIGURES["gru/mask_h"] != 0)
+    near, far = (len(pairs(pattern_of(cell, 3, n))[0]) for n in (1, 2))
+    parameters = (
+        sum(leaf.size for leaf in jax.tree.leaves(cell)) - (FIGURES["gru/mask_h"] == 0).sum()
+    )
+    density = FIGURES["gru/snap1/influence_density"]
+    np.testing.assert_allclose(near / (6 * parameters), density, rtol=1e-12)
+    assert near < far
+    xs = jnp.swapaxes(figures("gru/x"), 0, 1)
+
+    @eqx.filter_value_and_grad
+    def loss(cell, xs):
+        return jnp.sum(jnp.sin(3.0 * mpj.scan(cell, cell.init((2,)), xs, rule=mpj.SnAp(2))[1]))
+
+    run = jit(lambda cells, xs: [loss(cell, xs) for cell in cells])
+    (value, found), (expected, step) = run((cell, gru_cell()), xs)
+    assert_close(value, expected, 1e-12)
+    found = found.weight_ih, found.weight_hh, found.bias, found.bias_n
+    assert_close(found, tuple(step.params[key] for key in ("Wi", "Wh", "b", "bn")), 1e-11)
+
+
 # --- a dense oracle ---
 
 
