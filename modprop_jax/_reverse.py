@@ -86,10 +86,10 @@ def charge(
         (gradient,) = pullback(lambda c: c.emit(states), cell)(ct_z)
         return gradient, jax.tree.map(jnp.zeros_like, points.inputs)
     if not isinstance(cell, SeparableCell):
-
+        # step by step, as it ran: what it makes of a leading axis of time is not known
         def run(cell, x):
-            after = cell.step(points.before, x)
-            return after, None if ct_z is None else cell.emit(states)
+            after = jax.vmap(cell.step)(points.before, x)
+            return after, None if ct_z is None else jax.vmap(cell.emit)(states)
 
         return pullback(run, cell, points.inputs)((total, ct_z))
     own, rest = cell.split()

@@ -102,7 +102,10 @@ class Neuron(mpj.NeuronCell):
     one: jax.Array
 
     def __init__(self, autapses=False):
-        mpj.NeuronCell.__init__(self, M, N, use_bias=True, autapses=autapses, key=jr.key(0))
+        options = {} if autapses else {"mask": np.tri(N, dtype=bool)}
+        mpj.NeuronCell.__init__(
+            self, M, N, use_bias=True, autapses=autapses, key=jr.key(0), **options
+        )
         self.own = jnp.linspace(0.5, 1.2, N)
         self.one = jnp.asarray(0.8)
 
@@ -398,13 +401,13 @@ class SendsBias(Neuron):
 
 
 class ReadsMask(Neuron):
-    def __init__(self):
-        Neuron.__init__(self)
-        self.mask = jnp.tri(N, dtype=bool)
-
     def integrate(self, state, drive):
-        assert self.mask is not None
-        return 0.7 * state + drive / like(drive, jnp.sum(self.mask, axis=1, dtype=drive.dtype))
+        return 0.7 * state + (drive if self.mask is None else jnp.tanh(drive))
+
+
+class ReadsAutapses(Neuron):
+    def emit(self, state):
+        return jnp.tanh(state) if self.autapses else jnp.sin(state)
 
 
 class ReadsNorm(Neuron):
@@ -430,8 +433,9 @@ READS = {
     ReadsWeights: "ReadsWeights.integrate reads weight_in, which is one of the drive_parameters",
     ShowsWeights: "ShowsWeights.message reads weight_rec, which is one of the drive_parameters",
     SendsBias: "SendsBias.message reads bias, which is one of the drive_parameters",
-    ReadsMask: "ReadsMask.integrate reads mask",
-    ReadsNorm: "ReadsNorm.integrate reads weight_rec, but scan applies the mask",
+    ReadsMask: "ReadsMask.integrate reads what connects the units",
+    ReadsAutapses: "ReadsAutapses.message reads what connects the units",
+    ReadsNorm: "ReadsNorm.integrate reads what connects the units",
     Unnamed: "Unnamed.drive reads into, which drive_parameters does not name",
     Shared: "Shared.drive reads own, which drive_parameters does not name",
     Emission: "Emission.integrate reads own, which is one of the emission_parameters",
@@ -500,14 +504,6 @@ def test_units_that_meet_outside_of_the_drive_have_exact_credit_alone():
     assert all("Lateral.integrate mixes them" in lateral[name] for name in LOCAL)
 
 
-def softmax_rate():
-    return mpj.RateCell(M, N, activation=jax.nn.softmax, key=jr.key(1))
-
-
-def rolled(v):
-    return v + 0.1 * jnp.roll(v, 1, axis=-1)
-
-
 class Competing(Neuron):
     def message(self, state):
         return jax.nn.softmax(state)
@@ -539,7 +535,6 @@ class Pooled(Units):
 
 
 APART: dict[str, Any] = {
-    "activation": (softmax_rate, mpj.EProp(), "RateCell.integrate mixes"),
     "message": (Competing, mpj.QuasiStatic(), "Competing.message mixes"),
     "message, auto": (Competing, mpj.ModProp("auto", TYPES), "Competing.message mixes"),
     "state": (Compartments, mpj.EProp(), r"one of shape \(\*batch, 2, 4\)"),
@@ -653,8 +648,12 @@ def test_a_membrane_is_selected():
         mpj.ModProp(0.1).init(cell, cell.init((B,)))
 
 
-def softmax_leaky():
-    return mpj.LeakyCell(M, N, tau=3.0, activation=jax.nn.softmax, key=jr.key(1))
+class Softmax(mpj.LeakyCell):
+    def __init__(self):
+        mpj.LeakyCell.__init__(self, M, N, tau=3.0, key=jr.key(1))
+
+    def emit(self, state):
+        return jax.nn.softmax(state)
 
 
 class Many(Units):
@@ -665,7 +664,7 @@ class Many(Units):
         return state
 
 
-@pytest.mark.parametrize("make", [softmax_leaky, Many])
+@pytest.mark.parametrize("make", [Softmax, Many])
 def test_a_filtered_emission_that_mixes_units_streams_under_exact_rules(make):
     refused = verify(mpj.Filtered(make(), 0.7), ("rtrl", "eprop"))
     assert set(refused) == {"eprop/1", "eprop/3"}

@@ -4,31 +4,14 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax import lax
 
 from ._base import defined_in, of_package
 from ._computing import computing
-from ._reach import ClosesOver, floating, METHODS, Reach, reach, shapes, Skeleton, skeleton
+from ._reach import by_mask, ClosesOver, floating, METHODS, Reach, reach, shapes, Skeleton, skeleton
 from ._separable import SeparableCell
 from ._trial import crossing, leaky, meeting, shared
 
 
-# what is elementwise without a trial
-_ELEMENTWISE = (
-    jnp.tanh,
-    jnp.sin,
-    lax.tanh,
-    lax.logistic,
-    jax.nn.relu,
-    jax.nn.sigmoid,
-    jax.nn.softplus,
-    jax.nn.gelu,
-    jax.nn.elu,
-    jax.nn.silu,
-    jax.nn.leaky_relu,
-    jax.nn.identity,
-)
 _FUNCTION = "or write the cell as a FunctionCell (BPTT, RTRL, SnAp)."
 
 
@@ -153,12 +136,11 @@ def _check_reads(cell: SeparableCell, method: str, found: Reach) -> None:
             f"{name} reads {field}, which is one of the emission_parameters: only emit may read "
             f"these. Do not name it, {_FUNCTION}"
         )
-    if method == "drive" or cell.effective() is cell:
-        return
-    for field in sorted(found.values[method] & {"mask", "weight_rec", "weight_hh"}):
+    if method in by_mask(_bones(cell)):
         raise ValueError(
-            f"{name} reads {field}, but scan applies the mask to the weights and takes it away. "
-            f"Keep what {method} reads in another field, {_FUNCTION}"
+            f"{name} reads what connects the units (mask, autapses, or weights where they are "
+            "masked), but scan applies that to the weights and takes it away. Keep what "
+            f"{method} reads in a field of its own, {_FUNCTION}"
         )
 
 
@@ -183,14 +165,8 @@ def _shared(cell: SeparableCell, names: Iterable[str], *, emits: bool, copies: b
 
 
 def _strange(cell: SeparableCell) -> tuple[str, ...]:
-    """The methods that are a user's own, or call a function of theirs."""
-    given = [value for value in vars(cell).values() if callable(value)]
-    calls = any(f not in _ELEMENTWISE and not of_package(f) for f in given)
-
-    def strange(method):
-        return not of_package(defined_in(type(cell), method)) or (calls and method != "drive")
-
-    return tuple(filter(strange, METHODS))
+    """The methods that are a user's own."""
+    return tuple(m for m in METHODS if not of_package(defined_in(type(cell), m)))
 
 
 def _or_none(find: Any, *key: Any) -> Any:

@@ -1,12 +1,14 @@
 """What credit can reach in a cell's methods, read off their traced pullbacks."""
 
 import functools
+import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.core import Tracer
 from jaxtyping import PyTree
@@ -128,6 +130,30 @@ def reach(bones: Skeleton) -> Reach:
         apart={method: one.apart for method, one in found.items()},
         by_unit=frozenset(method for method, one in found.items() if one.by_unit),
     )
+
+
+@functools.lru_cache(maxsize=256)
+def by_mask(bones: Skeleton) -> list[str]:
+    """Methods other than the drive that are others in the cell whose mask has been applied."""
+
+    def program(bones, method):
+        traced = jax.make_jaxpr(lambda arrays, at: call(bones.cell(arrays), method, at))
+        closed = traced(bones.arrays, shapes(bones))
+        consts = [np.asarray(const).tolist() for const in closed.consts]
+        return re.sub("0x[0-9a-f]+", "", str(closed.jaxpr)), consts
+
+    def differs(method):
+        if reach(bones).values[method] & {"connectivity", "weight_rec", "weight_hh"}:
+            return True
+        try:
+            return program(bones, method) != program(applied, method)
+        except ValueError:
+            return True
+
+    cell = bones.cell(bones.arrays)
+    applied = skeleton(eqx.filter_eval_shape(lambda cell: cell.effective(), cell))
+    same = applied.structure == bones.structure
+    return [] if same else list(filter(differs, METHODS[1:]))
 
 
 class Pulled(NamedTuple):
