@@ -295,7 +295,7 @@ def test_a_long_stream_of_a_narrow_model(take):
 
     xs, ys = jnp.ones(5000, bf16), jnp.full(5000, -0.5, bf16)
     (value, _), gradient = jit(take(loss, segment=1))(jnp.ones((), bf16), (), xs, ys)
-    assert value == 2500 and value.dtype == f32
+    assert value.dtype == f32 and value == 2500
     assert gradient == jnp.asarray(5000, bf16) and gradient.dtype == bf16
 
 
