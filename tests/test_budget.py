@@ -64,10 +64,10 @@ def test_a_chunk_is_at_most_half_a_megabyte_within_its_bounds():
 
 @pytest.mark.usefixtures("without_type_checks")
 def test_memory_is_for_automatic_segments():
-    for segment, memory in ((32, 1000), ("auto", 0), ("all", None)):
-        online = mpj.online_value_and_grad(segment_loss, segment=segment, memory=memory)  # pyright: ignore
-        with pytest.raises(ValueError, match='"auto"'):
-            online(net("eprop", "leaky"), net("eprop", "leaky").rnn.init(BATCH), *data())
+    wrong = ((32, 1000, '"auto"'), ("auto", 0, "memory must be"), ("all", None, '"auto"'))
+    for segment, memory, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            mpj.online_value_and_grad(segment_loss, segment=segment, memory=memory)  # pyright: ignore
 
 
 @pytest.mark.parametrize("layers", ["bptt", "two"])
