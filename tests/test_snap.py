@@ -649,3 +649,33 @@ def test_a_step_that_cannot_be_read():
     cell, (xs, _) = mpj.FunctionCell(step, jnp.ones(()), np.zeros(N)), data()
     with pytest.raises(ValueError, match="can't be detected .* primitive 'fft'.: use RTRL"):
         run(cell, mpj.SnAp(1), xs)
+
+
+def showing(params, state, x, show):
+    """What is shown stands in the step, in a branch and in a function of its own."""
+    if show:
+        jax.debug.print("sum {}", state.sum())
+
+    def halved(state):
+        if show:
+            jax.debug.callback(lambda _: None, state)
+        return 0.5 * state
+
+    state = jax.lax.cond(params["a"][0] > 0, halved, lambda state: state, state)
+    state = jax.jit(halved)(state) * jnp.broadcast_to(params["a"], state.shape)
+    return jnp.tanh(state + x @ params["into"].T)
+
+
+def test_what_is_only_shown(capfd):
+    """It is no part of the pattern, and is still shown when the step runs."""
+    params = {"a": jnp.linspace(0.5, 1.5, N), "into": jr.normal(jr.key(0), (N, M))}
+
+    def take(show):
+        step = functools.partial(showing, show=show)
+        rnn = mpj.RNN(mpj.FunctionCell(step, params, np.zeros(N)), rule=mpj.SnAp(1, inputs=M))
+        loss = lambda rnn: jnp.sum(rnn(data()[0]) ** 2)  # noqa: E731
+        return jit(mpj.value_and_grad(loss))(rnn)
+
+    assert_close(take(True)[1].cell.params, take(False)[1].cell.params)
+    jax.effects_barrier()
+    assert "sum " in capfd.readouterr().out

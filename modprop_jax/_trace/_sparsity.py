@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 from jaxtyping import Array, Float, PyTree
 
 from .._sharding import vary, varying
@@ -65,7 +66,7 @@ def detect(functions: Sequence[Callable[..., Array]], at: np.ndarray, *rest: Any
 
     For any values of `at` and `rest`. Arrays that a function closes over count as known, and their
     zeros as structure. What is looked at is the pullback: a derivative of its own (a surrogate)
-    counts, and what is stopped does not.
+    counts, and what is stopped or only shown (`jax.debug.print`) does not.
     """
     asdex = _asdex()
 
@@ -76,7 +77,7 @@ def detect(functions: Sequence[Callable[..., Array]], at: np.ndarray, *rest: Any
         out = jax.eval_shape(function, at, *rest)
         # inlined: asdex forgets at the end of a jitted function which values are known
         with jax.disable_jit(), np.errstate(all="ignore"):
-            return asdex.jacobian_sparsity(back, np.zeros(out.shape, out.dtype), at, *rest)
+            return asdex.jacobian_sparsity(_silent(back), np.zeros(out.shape, out.dtype), at, *rest)
 
     try:
         patterns = [found(function) for function in functions]
@@ -89,6 +90,35 @@ def detect(functions: Sequence[Callable[..., Array]], at: np.ndarray, *rest: Any
     width, height = patterns[0].shape
     flat = [pattern.cols.astype(int) * width + pattern.rows for pattern in patterns]
     return Sparse(*np.divmod(np.unique(np.concatenate(flat)), width), (height, width))
+
+
+def _silent(function: Callable) -> Callable:
+    """The function without what it only shows (`jax.debug.print`), which nothing depends on."""
+
+    def run(*args):
+        traced, out = jax.make_jaxpr(function, return_shape=True)(*args)
+        if not traced.effects:
+            return function(*args)
+        values = jaxpr_as_fun(_without_effects(traced))(*jax.tree.leaves(args))
+        return jax.tree.unflatten(jax.tree.structure(out), values)
+
+    return run
+
+
+def _without_effects(value: Any) -> Any:
+    """A jaxpr, or a parameter of an equation that may hold some, without what has no output."""
+    if isinstance(value, ClosedJaxpr):
+        return ClosedJaxpr(_without_effects(value.jaxpr), value.consts)
+    if type(value) is tuple:
+        return tuple(map(_without_effects, value))
+    if not isinstance(value, Jaxpr):
+        return value
+    equations = [
+        equation.replace(params={k: _without_effects(v) for k, v in equation.params.items()})
+        for equation in value.eqns
+        if equation.outvars
+    ]
+    return value.replace(eqns=equations, effects=frozenset())
 
 
 def _asdex() -> Any:
