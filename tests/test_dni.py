@@ -347,7 +347,7 @@ def test_refusals():
         LOCAL.init(cell("function"), cell("function").init(BATCH), key=jr.key(0))
     with pytest.raises(ValueError, match='"learned" needs an optax transformation'):
         mpj.DNI(learn=sgd, jacobian="learned")
-    with pytest.raises(ValueError, match="labels >= 0 and refresh >= 1"):
+    with pytest.raises(ValueError, match="refresh must be a whole number of at least 1"):
         mpj.LocalDNI(learn=sgd, learn_jacobian=sgd, refresh=0)
     with pytest.raises(ValueError, match="compartments needs a layer under LocalDNI"):
         mpj.compartments(mpj.RNN(dynamics, rule=EXACT), carry, xs, jnp.sum, context=ys)

@@ -28,22 +28,26 @@ def _identity(state: Any) -> Any:
 class FunctionCell(AbstractCell):
     r"""Any pure function as a cell: \( s_t = \mathrm{step}(\theta, s_{t-1}, x_t) \).
 
-    `step(params, state, x)` and `emit(state)` treat each example on its own, with any leading
-    batch axes. What they need to learn goes into `params`: a value that they close over has no
-    gradient, and a traced one raises. Serves the rules that need no neuron structure (BPTT, RTRL).
+    `step(params, state, x)` and `emit(state)`, or `emit(params, state)` if `emit_params`, treat
+    each example on its own, with any leading batch axes. What they need to learn goes into
+    `params`: a value that they close over has no gradient, and a traced one raises. Serves the
+    rules that need no neuron structure (BPTT, RTRL, SnAp).
     """
 
     params: PyTree
     state: PyTree
     function: Callable = eqx.field(static=True)
     emission: Callable = eqx.field(static=True)
+    emit_params: bool = eqx.field(static=True)
 
     def __init__(
         self,
         step: Callable[[Any, Any, Array], Any],
         params: PyTree,
         state: PyTree,
-        emit: Callable[[Any], Array] = _identity,
+        emit: Callable[..., Array] = _identity,
+        *,
+        emit_params: bool = False,
     ):
         """**Arguments:**
 
@@ -51,9 +55,12 @@ class FunctionCell(AbstractCell):
         - `params`: pytree of parameters.
         - `state`: initial state of one example (shapes without batch axes), a constant.
         - `emit`: pure function `state -> z`; the state itself by default.
+        - `emit_params`: `emit` is `(params, state) -> z`.
         """
         arguments.function("step", step, "step(params, state, x) -> state")
-        arguments.function("emit", emit, "emit(state) -> z")
+        self.emit_params = arguments.boolean("emit_params", emit_params)
+        takes = "emit(params, state)" if emit_params else "emit(state)"
+        arguments.function("emit", emit, f"{takes} -> z")
         self.params = params
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(state)):
             raise ValueError(
@@ -79,4 +86,4 @@ class FunctionCell(AbstractCell):
 
     def emit(self, state: PyTree) -> Array:
         """What the loss sees."""
-        return self.emission(state)
+        return self.emission(self.params, state) if self.emit_params else self.emission(state)

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .. import _arguments as arguments
+from .._precision import wide
 from .._sharding import alike
 from ._constants import as_mask, connectivity
 
@@ -89,6 +90,9 @@ def balanced_dale(
     radius 0 whatever their weights: these get the size of random weights of radius 1, where the
     squares of a neuron's incoming weights sum to 1 on average.
 
+    Cost: O(n³), of the radius, 32 products of two (n, n) matrices in float32 and 50 in float64: on
+    two CPU cores DALESECONDS.
+
     **Arguments:** `signs`: ±1 for each presynaptic neuron, both present. `key`: PRNG key. `mask`:
     boolean (n, n), the synapses that exist; all, autapses among them, if None.
 
@@ -104,7 +108,8 @@ def balanced_dale(
             f"{signs.size} entries of signs have the same sign; mix +1 and -1 or pass signs=None."
         )
     n = signs.size
-    magnitude = jnp.abs(jr.normal(arguments.key("key", key), (n, n), dtype))
+    draw = jr.normal(arguments.key("key", key), (n, n), dtype)
+    magnitude = jnp.abs(draw.astype(wide(dtype)))
     sign = jnp.asarray(signs, magnitude.dtype)[None]
     exists = as_mask(connectivity(mask, n))
     if exists is not None:
@@ -118,7 +123,8 @@ def balanced_dale(
     magnitude = magnitude + jnp.where(lifted, lift, jnp.where(sunk, sink, 0))
     weights = magnitude * sign
     cyclic, acyclic = radius(weights), jnp.linalg.norm(weights) / math.sqrt(n)
-    return weights / jnp.where(cyclic > 0, cyclic, jnp.where(acyclic > 0, acyclic, 1))
+    scale = jnp.where(cyclic > 0, cyclic, jnp.where(acyclic > 0, acyclic, 1))
+    return (weights / scale).astype(dtype)
 
 
 def scaled_normal(
