@@ -241,16 +241,6 @@ def signs(name: str, value: Any, n: int | None = None) -> tuple[int, ...]:
     return tuple(map(int, found))
 
 
-def batch_shape(name: str, value: Any) -> tuple[int, ...]:
-    """The lengths of the batch axes, none or several."""
-    if not isinstance(value, tuple | list):
-        raise ValueError(
-            f"{name} must be a tuple of the lengths of the batch axes, such as () or (32,), but is "
-            f"{shown(value)}."
-        )
-    return tuple(count(f"an entry of {name}", length) for length in value)
-
-
 def elementwise(name: str, value: Any, n: int | None = None) -> Callable:
     """A function that acts on each entry alone: one of arrays that it holds would never learn.
 

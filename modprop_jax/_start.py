@@ -36,24 +36,23 @@ def _bones(cell: Any) -> _Bones:
 
 
 def _generic(bones: _Bones) -> Any:
-    """The cell with numbers of no particular value in place of its parameters, all of them known.
+    """The cell with numbers of no particular value in place of its parameters."""
+    return jax.tree.unflatten(bones.structure, map(_value, bones.leaves))
 
-    Within (0, 1), where functions that stand for a constraint have finite derivatives.
-    """
-    draw = np.random.default_rng(0)
 
-    def one(leaf):
-        if isinstance(leaf, FrozenArray):
-            return jnp.asarray(leaf.numpy())
-        if not isinstance(leaf, jax.ShapeDtypeStruct):
-            return leaf
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.split(jax.random.key(0), leaf.shape)
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            return jnp.ones(leaf.shape, leaf.dtype)
-        return jnp.asarray(draw.uniform(0.25, 0.75, leaf.shape), leaf.dtype)
-
-    return jax.tree.unflatten(bones.structure, map(one, bones.leaves))
+def _value(leaf: Any) -> Any:
+    """Of an array that is not known: within (0, 1), where functions that stand for a constraint
+    have finite derivatives."""
+    if isinstance(leaf, FrozenArray):
+        return jnp.asarray(leaf.numpy())
+    if not isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.split(jax.random.key(0), leaf.shape)
+    if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+        return jnp.ones(leaf.shape, leaf.dtype)
+    values = np.random.default_rng(leaf.shape).uniform(0.25, 0.75, leaf.shape)
+    return jnp.asarray(values, leaf.dtype)
 
 
 def read_by_start(cell: Any) -> PyTree:
@@ -67,22 +66,29 @@ def read_by_start(cell: Any) -> PyTree:
 
 @functools.lru_cache(maxsize=64)
 def _read(bones: _Bones) -> list[bool]:
+    given = [leaf for leaf in bones.leaves if _trains(leaf)]
     with jax.ensure_compile_time_eval():
-        parameters, rest = eqx.partition(_generic(bones), eqx.is_inexact_array)
+        known = [None if _trains(leaf) else _value(leaf) for leaf in bones.leaves]
 
     def start(parameters):
-        return inexact(eqx.combine(parameters, rest).init(()))
+        rest = iter(parameters)
+        leaves = [next(rest) if _trains(a) else b for a, b in zip(bones.leaves, known)]
+        return inexact(jax.tree.unflatten(bones.structure, leaves).init(()))
 
     def back(credit, parameters):
         return jax.vjp(start, parameters)[1](credit)[0]
 
-    credit = jax.eval_shape(start, parameters)
-    jaxpr = jax.make_jaxpr(back)(credit, parameters).jaxpr
+    credit = jax.eval_shape(start, given)
+    jaxpr = jax.make_jaxpr(back)(credit, given).jaxpr
     reached = set(jaxpr.invars[: len(jax.tree.leaves(credit))])
     for equation in jaxpr.eqns:
         if any(isinstance(v, Var) and v in reached for v in equation.invars):
             reached.update(equation.outvars)
     return [isinstance(v, Var) and v in reached for v in jaxpr.outvars]
+
+
+def _trains(leaf: Any) -> bool:
+    return isinstance(leaf, jax.ShapeDtypeStruct) and jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
 def start_learns(cell: Any) -> bool:
