@@ -20,9 +20,18 @@ from modprop_jax.experiments._storage import RunFolder
 from modprop_jax.experiments._summary import SECONDS
 
 
+# Ctrl-C counts, also where these tests run in the background of a shell, which has it ignored
+COMMAND = """
+import runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 def started(*arguments):
     return subprocess.Popen(
-        [sys.executable, modprop_jax_command.__file__, *map(str, arguments)],
+        [sys.executable, "-c", COMMAND, modprop_jax_command.__file__, *map(str, arguments)],
         env=os.environ | {"JAX_ENABLE_X64": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -108,5 +117,7 @@ def test_a_string_is_one_name(tmp_path):
 def test_one_rule_is_a_sequence_of_one():
     assert named(mpj.EProp()) == named([mpj.EProp()]) == (("EProp",), (mpj.EProp(),))
     for wrong in ("eprop", ["eprop"], {"eprop": "eprop"}, [mpj.EProp]):
-        with pytest.raises(ValueError, match="must hold credit rules.*prop"):
+        with pytest.raises(
+            ValueError, match="rules.* must be a (sequence of rules|credit rule).*[eE][pP]rop"
+        ):
             named(wrong)  # pyright: ignore[reportArgumentType]
