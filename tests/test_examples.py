@@ -147,7 +147,7 @@ def test_errors():
         mpj.reset(rnn, carry, jnp.ones((1, B), bool))
     with pytest.raises(ValueError, match="does not fit rule=RTRL"):
         mpj.reset(mpj.RNN(rnn.cell, rule=mpj.RTRL()), carry, ENDED)
-    with pytest.raises(ValueError, match="reset needs an RNN or a cell, but got EProp"):
+    with pytest.raises(ValueError, match="layer of reset must be an RNN or a cell, but is EProp"):
         mpj.reset(mpj.EProp(), carry, ENDED)  # pyright: ignore
     noise = mpj.RNN(rnn.cell, rule=mpj.KFRTRL(noise=np.ones((3, B, 2))))
     with pytest.raises(ValueError, match="take_examples can't take the noise of KFRTRL"):
