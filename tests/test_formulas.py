@@ -110,7 +110,7 @@ def test_eprop_on_rate_neurons_is_rflo():
         return (outputs - ys[t] + 0.3 * outputs**2) / BATCH[0] @ np.array(readout.weight)
 
     W, W_in, b = (np.array(a) for a in (c.weight_rec, c.weight_in, c.bias))
-    _, expected = oracles.rflo(W, W_in, b, c.alpha, xs, signal)
+    _, expected = oracles.rflo(W, W_in, b, float(c.alpha), xs, signal)
     assert_gradients(offline("eprop", "rate")[1], expected)
 
 

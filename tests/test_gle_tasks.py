@@ -90,7 +90,7 @@ def test_lag_line_cell():
     assert [layer.weight.item() for layer in cell.layers] == [0.3, 0.4, 0.5]
     assert [jnp.asarray(layer.tau_m).item() for layer in cell.layers] == [1.0, 2.0, 3.0]
     assert len(jax.tree.leaves(cell)) == 6  # no biases
-    assert (cell.order, cell.gamma, cell.dt) == ("sync", 0.5, 0.01)
+    assert (cell.order, cell.gamma, float(cell.dt)) == ("sync", 0.5, 0.01)
 
 
 def test_lag_line_in_single_precision():

@@ -148,10 +148,10 @@ def test_measured_mu_in_parts(cell_name):
 def test_measured_mu_on_rate_neurons_is_the_slope_at_the_drive():
     c, xs = cell("rate"), np.array(data()[0])
     W, W_in, b = (np.array(a) for a in (c.weight_rec, c.weight_in, c.bias))
-    a, slopes = np.zeros((*BATCH, N)), []
+    a, slopes, alpha = np.zeros((*BATCH, N)), [], float(c.alpha)
     for x in xs:
         drive = a @ W.T + x @ W_in.T + b
-        a = (1 - c.alpha) * a + c.alpha * np.tanh(drive)
+        a = (1 - alpha) * a + alpha * np.tanh(drive)
         slopes.append(1 - np.tanh(drive) ** 2)
     expected = np.cumsum(slopes, axis=0) / np.arange(1, T + 1)[:, None, None]
     np.testing.assert_allclose(mpj.running_mu(c, data()[0]), expected, rtol=1e-12)

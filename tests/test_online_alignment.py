@@ -427,11 +427,12 @@ def test_the_rule_that_broke_is_named(where, message):
     (name, index), block = where, _block(2, len(LABELS))
     broken = np.array(getattr(block, name))
     broken[index] = np.nan
-    _check(_config(), block, np.array([True, True]), 8)
+    sound = np.array([0, 0])
+    _check(_config(), block, sound, None, 8)
     with pytest.raises(TrainingDiverged, match=message):
-        _check(_config(), block._replace(**{name: broken}), np.array([True, True]), 8)
+        _check(_config(), block._replace(**{name: broken}), sound, None, 8)
     with pytest.raises(TrainingDiverged, match="rule rtrl, seed 1"):
-        _check(_config(), block, np.array([True, False]), 8)
+        _check(_config(), block, np.array([0, 1]), None, 8)
 
 
 def test_tables_leave_out_the_first_sixth():

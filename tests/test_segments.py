@@ -191,7 +191,7 @@ def test_closed_loop(rule, cell_name):
         return (outputs - np.array(ys)[t] + 0.3 * outputs**2) / BATCH[0] @ V
 
     if cell_name == "rate":
-        zs, expected = oracles.rflo(W, W_in, b, c.alpha, np.array(xs), signal)
+        zs, expected = oracles.rflo(W, W_in, b, float(c.alpha), np.array(xs), signal)
     else:
         W = W * (1 - np.eye(N))
         run = oracles.run_leaky(W, W_in, b, float(np.exp(-1 / 4)), np.array(xs))
