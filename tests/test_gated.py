@@ -516,5 +516,5 @@ def test_a_cell_that_does_not_fit():
     with pytest.raises(ValueError, match=r"Odd does not say .* define received_own"):
         jit(mpj.value_and_grad(offline_loss, OwnUnit()))(of(odd), *data())
     odd = eqx.tree_at(lambda c: c.rho, odd, jnp.ones(N - 1))
-    with pytest.raises(ValueError, match=r"first axis .* \(n=6\), but Odd.rho has shape \(5,\)"):
+    with pytest.raises(ValueError, match="Odd.integrate must take arrays with any number of"):
         mpj.EProp().init(odd, odd.init(BATCH))
