@@ -349,5 +349,7 @@ def test_refusals():
         mpj.DNI(learn=sgd, jacobian="learned")
     with pytest.raises(ValueError, match="refresh must be a whole number of at least 1"):
         mpj.LocalDNI(learn=sgd, learn_jacobian=sgd, refresh=0)
-    with pytest.raises(ValueError, match="compartments needs a layer under LocalDNI"):
+    with pytest.raises(
+        ValueError, match="compartments needs an rnn under LocalDNI, .* rule is DNI"
+    ):
         mpj.compartments(mpj.RNN(dynamics, rule=EXACT), carry, xs, jnp.sum, context=ys)

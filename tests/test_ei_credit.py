@@ -436,9 +436,10 @@ def test_layers_one_after_the_other():
     full = np.asarray(mpj.EquilibriumCell.layered([3, 2, 4], recurrent=True, **options).mask)
     assert np.array_equal(full[3:, 3:], np.ones((6, 6))) and not np.any(full[:3])
     assert np.array_equal(full[3:, :3], layers((3, 2, 4))[3:, :3])
-    for sizes in ([3], [3, 0, 2]):
-        with pytest.raises(ValueError, match="sizes holds the units of the input layer"):
-            mpj.EquilibriumCell.layered(sizes, **options)
+    with pytest.raises(ValueError, match=r"sizes holds the units of the input layer.*is \[3\]"):
+        mpj.EquilibriumCell.layered([3], **options)
+    with pytest.raises(ValueError, match="entry of sizes must be a whole .* at least 1, but is 0"):
+        mpj.EquilibriumCell.layered([3, 0, 2], **options)
 
 
 def test_no_batch_of_solves_on_cpus():
@@ -780,7 +781,7 @@ def test_three_timescales():
     # the last step is plastic however late plasticity starts
     last = mpj.three_timescales(cell, xs[0], loss, duration=1.0, dt=1.0, plastic_from=0.96)
     assert np.isfinite(last.gradient.weight).all()
-    with pytest.raises(ValueError, match="plastic_from in .*got plastic_from=1.0"):
+    with pytest.raises(ValueError, match=r"plastic_from must be in \[0, 1\), but is 1\.0"):
         mpj.three_timescales(cell, xs[0], loss, plastic_from=1.0)
 
 
@@ -793,8 +794,8 @@ def test_three_timescales():
         ({"inputs": np.ones(3)}, r"inputs must be boolean of shape \(9,\).*float64"),
         ({"outputs": np.ones(3, bool)}, r"outputs must be boolean of shape \(9,\).*\(3,\)"),
         ({"outputs": np.arange(9) < 4}, "both clamped input and output.*share 2 units"),
-        ({"damping": 0.0}, "damping in .0, 1. or None.*damping=0.0"),
-        ({"max_steps": 0}, "max_steps >= 1.*max_steps=0"),
+        ({"damping": 0.0}, r"damping must be in \(0, 1\], but is 0\.0"),
+        ({"max_steps": 0}, "max_steps must be a whole number of at least 1, but is 0"),
         ({"damping": 0.5, "solver": optimistix.Newton(1e-6, 1e-6)}, "solver=Newton"),
         ({"signs": (1, -1)}, r"signs must hold .* 9 neurons, but has 2"),
         ({"mask": np.ones((2, 2), bool)}, r"mask must be boolean of shape \(9, 9\)"),
@@ -810,8 +811,8 @@ def test_cells_that_can_not_be(options, message):
     "options, message",
     [
         ({"output": "hold"}, "output must be .source. or .clamp., but is 'hold'"),
-        ({"sweeps": -1}, "sweeps must be 0, 1, ... or None"),
-        ({"rtol": -1.0}, "EICredit needs rtol >= 0"),
+        ({"sweeps": -1}, "sweeps must be a whole number of at least 0, but is -1"),
+        ({"rtol": -1.0}, r"rtol must be 0 or more, and finite, but is -1\.0"),
     ],
 )
 def test_rules_that_can_not_be(options, message):

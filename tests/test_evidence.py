@@ -137,12 +137,12 @@ def test_the_key_decides_and_precision_does_not():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"variant": "snap"}, "variant='mdgl' or variant='eprop', but got 'snap'"),
-        ({"cues": 4}, "odd number of cues"),
-        ({"recall": 0}, "recall and group >= 1"),
-        ({"delay": -1}, "gap and delay >= 0"),
-        ({"rate": -0.1}, "from 0 to 100, but got rate=-0.1"),
-        ({"variant": "eprop", "noise_rate": 1.5}, "from 0 to 1, but got .*noise_rate=1.5"),
+        ({"variant": "snap"}, 'variant must be "mdgl" or "eprop", but is .snap.'),
+        ({"cues": 4}, "cues must be an odd number.* but is 4"),
+        ({"recall": 0}, "recall must be a whole number of at least 1, but is 0"),
+        ({"delay": -1}, "delay must be a whole number of at least 0, but is -1"),
+        ({"rate": -0.1}, r"^rate must be .*0 to 100, but is -0\.1"),
+        ({"variant": "eprop", "noise_rate": 1.5}, r"noise_rate must be .*from 0 to 1, but is 1\.5"),
     ],
 )
 def test_errors(options, message, without_type_checks):

@@ -164,7 +164,7 @@ def test_dtypes(dtype):
 
 
 def test_errors(without_type_checks):
-    with pytest.raises(ValueError, match="alpha > 0, since P = I / alpha, but got 0"):
+    with pytest.raises(ValueError, match="alpha must be positive and finite, but is 0"):
         make(alpha=0)
     readout, (zs, _) = make(), draws()
     with pytest.raises(ValueError, match="made for in_size=5, but its input has 4 features"):
@@ -287,7 +287,7 @@ def test_any_neuron_cell_hears_its_outputs():
     "arguments, message",
     [
         ("add --rules force", "rule 'force' learns on a stream only: give segment=1"),
-        ("add --preset brief --rules force:alpha=0", "ForceReadout needs alpha > 0"),
+        ("add --preset brief --rules force:alpha=0", r"alpha must be positive .* is 0\.0"),
         ("add --preset brief --rules force:beta=1", "unknown force option 'beta'; .*alpha, gain"),
         ("add --preset brief --rules force --cell gru", "through weight_in.* not GRUCell"),
     ],

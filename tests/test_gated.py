@@ -487,7 +487,7 @@ def test_wrong_mask(kind, mask):
 
 
 def test_wrong_arguments(without_type_checks):
-    with pytest.raises(ValueError, match="takes an equinox.nn.LSTMCell here, but a GRUCell"):
+    with pytest.raises(ValueError, match="cell to be an equinox.nn.LSTMCell, but it is GRUCell"):
         gru: Any = eqx.nn.GRUCell(M, N, key=jr.key(0))
         mpj.LSTMCell.from_equinox(gru)
     xs, _ = data()

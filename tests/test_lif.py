@@ -314,20 +314,20 @@ def test_types_of_another_length(rule):
 
 @pytest.mark.usefixtures("without_type_checks")
 def test_options_of_a_wrong_type():
-    with pytest.raises(ValueError, match="surrogate must be a function of u.*is 'triangular'"):
+    with pytest.raises(ValueError, match="surrogate must be an elementwise .*is 'triangular'"):
         mpj.LIFCell(3, 6, tau=5.0, surrogate="triangular", key=jr.key(0))
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"threshold": 0.0}, "threshold > 0 and refractory >= 0, but got threshold=0.0"),
-        ({"refractory": -1}, "refractory=-1"),
+        ({"threshold": 0.0}, r"threshold must be positive and finite, but is 0\.0"),
+        ({"refractory": -1}, "refractory must be a whole number of at least 0, but is -1"),
         ({"tau": -1.0}, "tau must be positive"),
         ({"tau": np.ones(3)}, "tau must be one value or one for each of the 6 neurons"),
         ({"beta": np.ones((6, 1))}, r"beta must be one value .* has shape \(6, 1\)"),
         ({"tau_adaptation": 0.0}, "tau_adaptation must be positive"),
-        ({"beta": -0.1, "divide_by_adaptive": True}, "needs beta >= 0.*holds -0.1"),
+        ({"beta": -0.1, "divide_by_adaptive": True}, r"beta must be 0 or more, .* is -0\.1"),
         ({"mask": np.ones((6, 5), bool)}, r"mask must be boolean of shape \(6, 6\)"),
     ],
 )

@@ -369,10 +369,10 @@ def test_initial_values():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"r_min": 0.9, "r_max": 0.5}, "r_min and r_max must satisfy .* but are 0.9 and 0.5"),
-        ({"r_max": 1.1}, "r_min and r_max must satisfy"),
-        ({"max_phase": 0.0}, "max_phase must be positive, but is 0.0"),
-        ({"dtype": jnp.complex64}, "dtype must be a real float, but is complex64"),
+        ({"r_min": 0.9, "r_max": 0.5}, r"r_min must be at most r_max=0\.5, but is 0\.9"),
+        ({"r_max": 1.1}, r"r_max must be in \[0, 1\], but is 1\.1"),
+        ({"max_phase": 0.0}, r"max_phase must be positive and finite, but is 0\.0"),
+        ({"dtype": jnp.complex64}, "dtype must be a real float .* but is .*complex64"),
     ],
 )
 def test_errors_of_the_cell(options, message):

@@ -272,7 +272,7 @@ def test_plot_of_the_taps_shows_each_pair_of_types():
 WRONG = [
     (lambda: mpj.ModProp("automatic"), "or \"auto\", but is 'automatic'"),
     (lambda: mpj.ModProp("auto", taps=3), "taps must be a number of steps"),
-    (lambda: mpj.ModProp(0.5, taps=-1), "taps=-1 came"),
+    (lambda: mpj.ModProp(0.5, taps=-1), "taps must be a whole number of at least 0, but is -1"),
     (lambda: mpj.ModProp(0.5, taps=3).check(inner("rate")), "needs a LeakyCell with one tau"),
     (lambda: mpj.ModProp(0.5, taps=3).check(inner("leaky_taus")), "needs a LeakyCell with one tau"),
     (

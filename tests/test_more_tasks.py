@@ -145,23 +145,23 @@ def test_dtype_leaves_the_trials_alone(task, fine):
 
 
 @pytest.mark.parametrize(
-    "task, options",
+    "task, options, bound",
     [
-        (delayed_match, {"categories": 1}),
-        (delayed_match, {"stimulus": 0}),
-        (delayed_match, {"delay": -1}),
-        (copy_memory, {"length": 0}),
-        (copy_memory, {"symbols": 1}),
-        (copy_memory, {"delay": 0}),
-        (flip_flop, {"bits": 0}),
-        (flip_flop, {"steps": 0}),
-        (flip_flop, {"rate": 1.5}),
-        (flip_flop, {"rate": float("nan")}),
+        (delayed_match, {"categories": 1}, "a whole number of at least 2"),
+        (delayed_match, {"stimulus": 0}, "a whole number of at least 1"),
+        (delayed_match, {"delay": -1}, "a whole number of at least 0"),
+        (copy_memory, {"length": 0}, "a whole number of at least 1"),
+        (copy_memory, {"symbols": 1}, "a whole number of at least 2"),
+        (copy_memory, {"delay": 0}, "a whole number of at least 1"),
+        (flip_flop, {"bits": 0}, "a whole number of at least 1"),
+        (flip_flop, {"steps": 0}, "a whole number of at least 1"),
+        (flip_flop, {"rate": 1.5}, r"in \[0, 1\]"),
+        (flip_flop, {"rate": float("nan")}, r"in \[0, 1\]"),
     ],
 )
-def test_impossible_options(task, options):
+def test_impossible_options(task, options, bound):
     ((name, value),) = options.items()
-    with pytest.raises(ValueError, match=f"{task.__name__} needs .* but got .*{name}={value}"):
+    with pytest.raises(ValueError, match=f"^{name} must be {bound}, but is {value}"):
         task(jr.key(0), 2, **options)
 
 

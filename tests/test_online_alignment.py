@@ -208,7 +208,7 @@ def test_networks_side_by_side_are_each_as_alone():
         ({"rules": ()}, "rules is empty"),
         ({"learner": "rtl"}, "learner 'rtl' is none of the rules \\(rtrl, ahead\\)"),
         ({"blocks": 37}, "40 steps, too few for 37 blocks after a lag of 4 steps"),
-        ({"blocks": 0}, "too few for 0 blocks"),
+        ({"blocks": 0}, "blocks must be a whole number of at least 1, but is 0"),
         (
             {"rules": (("rtrl", mpj.RTRL()), ("ahead", mpj.FutureBPTT(50)))},
             "too few for 2 blocks after a lag of 49 steps",
@@ -296,7 +296,7 @@ def test_four_probes_have_a_quarter_of_the_variance():
 
 
 def test_one_draw_has_no_spread():
-    with pytest.raises(ValueError, match="2 draws or more, but draws is 1"):
+    with pytest.raises(ValueError, match="draws must be a whole number of at least 2, but is 1"):
         spread(mpj.UORO(), jr.key(0), 1)
 
 

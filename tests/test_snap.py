@@ -589,7 +589,7 @@ def weigh_all(z):
 @pytest.mark.parametrize("n", [0, -1, 1.5, True, "2"])
 def test_steps_are_a_number(n, without_type_checks):
     del without_type_checks
-    with pytest.raises(ValueError, match="SnAp.n. needs n = 1, 2, ... steps, but n is"):
+    with pytest.raises(ValueError, match=f"^n must be a whole number of at least 1, but is {n!r}"):
         mpj.SnAp(n)
 
 
@@ -618,7 +618,7 @@ def test_a_mask_is_known_unless_it_is_traced():
 def test_like_is_a_cell_with_these_arrays(without_type_checks):
     del without_type_checks
     xs, _ = data()
-    with pytest.raises(ValueError, match="like must be a cell, but is a list"):
+    with pytest.raises(ValueError, match=r"like must be a cell .* but is \[1\]"):
         mpj.SnAp(2, like=[1])  # pyright: ignore[reportArgumentType]
     made, other = (eqx.filter_jit(ring)(jnp.asarray(mask)) for mask in (RING, SPARSE))
     for like in (other, ring()):

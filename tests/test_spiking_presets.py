@@ -144,7 +144,7 @@ def test_the_rate_cost_streams_under_mdgl():
 
 @pytest.mark.usefixtures("without_type_checks")
 def test_an_unknown_preset():
-    with pytest.raises(ValueError, match="name must be one of bellec_lif.* but is 'lsnn'"):
+    with pytest.raises(ValueError, match='name must be "bellec_lif", .* but is .lsnn.'):
         mpj.spiking_preset("lsnn", 3, 6, tau=5.0, leak=0.5, key=jr.key(0))  # pyright: ignore
 
 
