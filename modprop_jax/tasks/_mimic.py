@@ -84,7 +84,8 @@ def mimic(
         rates = cell.step(rates, x)
         return rates, readout(rates)
 
-    return xs, jax.lax.scan(step, cell.init((batch,)), xs)[1]
+    # narrow networks answer in float32
+    return xs, jax.lax.scan(step, cell.init((batch,)), xs)[1].astype(dtype)
 
 
 def _teacher(
