@@ -165,10 +165,10 @@ def dtype(name: str, value: Any, *, real: bool = True) -> Any:
         found = None
     if found is None or not jnp.issubdtype(found, jnp.floating if real else jnp.inexact):
         kind = "a real float" if real else "a dtype of floats"
-        hint = ": complex numbers are kept as pairs" if real and found == jnp.complex64 else ""
-        raise ValueError(
-            f"{name} must be {kind} such as jnp.float32, or None, but is {shown(value)}{hint}."
-        )
+        came = shown(value) if found is None else found.name
+        if came.startswith("complex"):
+            came += ": complex numbers are kept as pairs"
+        raise ValueError(f"{name} must be {kind} such as jnp.float32, or None, but is {came}.")
     return found
 
 

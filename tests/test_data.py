@@ -1,5 +1,7 @@
 """Data as they come: NumPy arrays, lists, spikes and counts mean the same eagerly and under jit."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -169,7 +171,8 @@ def test_a_stream_of_a_number():
 def test_a_numpy_array_under_vmap_within_jit(name):
     """It is still NumPy's when it meets a derivative of its own, which JAX refuses."""
     fits = [c for c in (*NEURONS, "filtered_adaptive") if serves(name, c)]
-    xs, zs = np.asarray(data()[0]), np.ones((2, N))
+    xs: Any = np.asarray(data()[0])
+    zs: Any = np.ones((2, N))
     random = mpj.Readout(N, 2, feedback="random", key=jr.key(0))
     models = [net(name, cell_name) for cell_name in fits]
 
@@ -185,7 +188,8 @@ def test_a_numpy_array_under_vmap_within_jit(name):
 
 
 def test_a_numpy_array_under_vmap_within_jit_by_other_rules():
-    xs, key = np.asarray(data()[0]), jr.key(0)
+    xs: Any = np.asarray(data()[0])
+    key = jr.key(0)
     rules = [mpj.UORO(), mpj.KeRNL(), mpj.DNI(learn=optax.sgd(0.1)), mpj.QuasiStatic()]
     models = [mpj.RNN(cell("rate"), rule=rule) for rule in rules]
 

@@ -27,7 +27,7 @@ from modprop_jax.tasks import (
     squared_error,
     TASKS,
 )
-from modprop_jax.tasks._digits import images_of as _arrays
+from modprop_jax.tasks._digits import _images_of as _arrays
 from modprop_jax.tasks._pattern_generation import _waveform
 
 

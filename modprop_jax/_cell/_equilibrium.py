@@ -239,7 +239,7 @@ class EquilibriumCell(AbstractCell):
     ) -> Equilibrium:
         """`step`, whose derivative is the credit that `find(cell, rates, direct)` finds."""
         # a fixed point of matmuls with narrow operands could be out of the tolerance's reach
-        return settle(widened(self.effective()), *widened((state, x)), find)
+        return settle(widened(self.effective()), widened(state), widened(x), find)
 
     def emit(self, state: Equilibrium) -> Float[Array, "*batch n"]:
         """The rates of all units; with `check`, an error where they have not settled."""

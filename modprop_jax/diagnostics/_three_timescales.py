@@ -72,7 +72,7 @@ def three_timescales(
     arguments.number("dt", dt, within)
     at_least = arguments.POSITIVE._replace(words=f"at least dt={dt}", low=dt, with_low=True)
     arguments.number("duration", duration, at_least)
-    cell, masked = widened(cell.effective()), cell.mask
+    whole, cell, masked = cell, widened(cell.effective()), cell.mask
     steps = round(duration / dt)
     begin = min(round(plastic_from * steps), steps - 1)
     start = cell.init(x.shape[:-1]).rates
@@ -95,4 +95,4 @@ def three_timescales(
     weight = weight if masked is None else jnp.where(masked, weight, 0)
     bias = None if cell.bias is None else bias / count
     time = dt * jnp.arange(1, steps + 1, dtype=rates.dtype)
-    return ThreeTimescales(time, rates, credit, with_gradient(cell, weight / count, bias))
+    return ThreeTimescales(time, rates, credit, with_gradient(whole, weight / count, bias))
