@@ -265,6 +265,7 @@ class ShownGRU(mpj.GRUCell):
     ],
     ids=["leaky", "rate", "lif", "gru"],
 )
+@pytest.mark.slow
 def test_an_own_start_message_and_emission_are_right(make):
     cell = make()
     neurons = isinstance(cell, mpj.NeuronCell)
@@ -315,6 +316,7 @@ class Positive(Units):
         return 0.3 * drive + jnp.sin(jnp.sum(message, axis=-1, keepdims=True)) + 0 * drive
 
 
+@pytest.mark.slow
 def test_weights_through_a_function_have_a_place():
     assert set(verify(Positive(), ("bptt", "rtrl", "eprop"))) == set()
 
@@ -369,6 +371,7 @@ class Bilinear(Units):
         return heard * (x @ self.into.T) + message
 
 
+@pytest.mark.slow
 def test_a_drive_that_is_not_linear_has_exact_credit():
     cell = Bilinear()
     assert set(verify(cell, ("bptt", "rtrl", "eprop"))) == set()
@@ -577,6 +580,7 @@ class Remembering(Units):
         return jnp.tanh(state[0])
 
 
+@pytest.mark.slow
 def test_variables_that_are_no_units():
     assert set(verify(Remembering(0.0), ("rtrl", "eprop"))) == set()
     cell = Remembering(0.5)
@@ -757,6 +761,7 @@ class Wide(mpj.NeuronCell):
         return jnp.tanh(state)
 
 
+@pytest.mark.slow
 def test_weights_are_not_touched():
     """Those of a hundred thousand neurons, which no memory holds."""
     wide = eqx.filter_eval_shape(lambda: Wide(M, 10**5, key=jr.key(0)))  # pyright: ignore

@@ -91,7 +91,8 @@ def test_constants_train(cell_name):
     found = gradient(net(cell_name, mpj.BPTT()), *data())[1]
     exact = plain(net(cell_name, mpj.BPTT()), *data())
     assert_close(found, exact, 1e-9)
-    assert all(np.all(leaf != 0) for leaf in jax.tree.leaves(constants(found)))
+    # a neuron that stays silent has none
+    assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(constants(found)))
     rtrl = streamed_gradient(3)(net(cell_name, mpj.RTRL()), *data())[1]
     assert_close(constants(rtrl), constants(exact), 1e-9)
 
@@ -101,6 +102,7 @@ def test_constants_train(cell_name):
     [(mpj.EProp(), name) for name in CELLS]
     + [(mpj.SnAp(1), "leaky"), (mpj.SnAp(1), "alif"), (mpj.ModProp(0.5), "rate_between")],
 )
+@pytest.mark.slow
 def test_constants_stream(rule, cell_name):
     model = net(cell_name, rule)
     offline = gradient(model, *data())[1]

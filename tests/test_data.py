@@ -89,6 +89,7 @@ def test_flags_context_and_types_as_lists():
     )
 
 
+@pytest.mark.slow
 def test_numpy_streams():
     model, (xs, ys) = net("eprop", "leaky"), data()
     stream = mpj.online_value_and_grad(segment_loss, segment=4)

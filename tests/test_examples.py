@@ -91,6 +91,7 @@ def test_reset_is_done_at_the_step_before(name):
 
 
 @pytest.mark.parametrize("name", ["eprop, per synapse", "rtrl", "snap", "uoro", "kernl", "dni"])
+@pytest.mark.slow
 def test_taken_examples_go_on_as_they_would(name):
     """A carry of some examples is what these examples make on their own, or share."""
     rnn, xs, index = layer(name), inputs(), [4, 0, 4]

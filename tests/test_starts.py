@@ -259,6 +259,7 @@ def read_state(state):
 @pytest.mark.parametrize(
     "rule, cell_name", [("eprop", "neurons"), ("future_bptt", "adaptive"), ("rtrl", "mixed")]
 )
+@pytest.mark.slow
 def test_a_chain_whose_loss_reads_states_is_offline(rule, cell_name):
     """One gradient over single steps and segments; nothing counts twice, sequences end between."""
     model, (xs, _) = net(rule, cell_name), data()
@@ -321,6 +322,7 @@ def test_only_the_own_start_of_an_example_learns():
     assert_close(*jit(lambda c: (eqx.filter_grad(streamed)(c), eqx.filter_grad(offline)(c)))(c))
 
 
+@pytest.mark.slow
 def test_uoro_is_unbiased():
     """Over 2,000 keys, for a start that is all that the gradient is of, twice."""
     c, (xs, _) = cell("neurons"), data((), steps=4)
