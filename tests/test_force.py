@@ -151,10 +151,12 @@ def test_forward_mode_and_vmap():
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_dtypes(dtype):
-    """P is float32 at least."""
+    """P and the outputs are float32 at least."""
     exact, zs, ys = make(), *draws(BATCH)
     readout = jax.tree.map(lambda leaf: leaf.astype(dtype), exact)
-    learnt, P = learn()(readout, readout.init(), jnp.asarray(zs, dtype), jnp.asarray(ys, dtype))
+    learnt, P = learn()(
+        readout, readout.init(), jnp.asarray(zs, dtype), jnp.asarray(ys, jnp.float32)
+    )
     assert P.dtype == jnp.float32
     chex.assert_trees_all_equal_shapes_and_dtypes(learnt, readout)
     exact, _ = learn()(exact, exact.init(), zs, ys)
