@@ -72,7 +72,7 @@ def lag_line(
     begin = jr.randint(key, (1, batch), 0, half)
     phase = (jnp.arange(steps)[:, None].astype(begin.dtype) + begin) % (2 * half)
     xs = wave[phase][..., None]
-    return xs, scan(teacher, teacher.init((batch,)), xs)[1]
+    return xs, scan(teacher, teacher.init((batch,)), xs)[1].astype(xs.dtype)
 
 
 def lag_line_cell(
