@@ -6,7 +6,25 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from helpers import BATCH, cell, data, inner, jit, M, MASK, N, plain_scan, T
+from helpers import (
+    assert_close,
+    BATCH,
+    cell,
+    data,
+    inner,
+    jit,
+    M,
+    MASK,
+    N,
+    Net,
+    offline_loss,
+    OUT,
+    plain_loss,
+    plain_scan,
+    segment_loss,
+    T,
+    weights,
+)
 
 import modprop_jax as mpj
 
@@ -116,3 +134,37 @@ def test_a_function_cell_starts_from_its_state():
     assert not jax.tree.leaves(c), "the initial state is a constant"
     _, zs = mpj.scan(c, state, jnp.ones((T, 4, 1)))
     assert zs.shape == (T, 4, 2)
+
+
+@pytest.mark.parametrize("leak", [None, 0.6])
+def test_a_function_cell_may_emit_with_its_parameters(leak):
+    """JAX's own gradient under BPTT, and the same streamed under RTRL and SnAp."""
+    rng = np.random.default_rng(0)
+    sizes = {"w": 2, "u": M, "o": 2}
+    params = {name: jnp.asarray(rng.normal(size=(2, k))) for name, k in sizes.items()}
+
+    def step(params, state, x):
+        return jnp.tanh(state @ params["w"].T + x @ params["u"].T)
+
+    def emit(params, state):
+        return jnp.sin(state @ params["o"].T)
+
+    c = mpj.FunctionCell(step, params, np.zeros(2), emit, emit_params=True)
+    c = c if leak is None else mpj.Filtered(c, leak)
+    model, (xs, ys) = Net(mpj.RNN(c), mpj.Readout(2, OUT, key=jr.key(7))), data(steps=6)
+
+    def streamed(model, rule, xs, ys):
+        model = mpj.with_rule(model, rule)
+        stream = mpj.online_value_and_grad(segment_loss, segment=4)
+        return stream(model, model.rnn.init(BATCH), xs, ys)[1]
+
+    @jit
+    def run(model, xs, ys):
+        rules = mpj.RTRL(), mpj.SnAp(3, inputs=M)
+        expected = eqx.filter_grad(plain_loss)(model, xs, ys)
+        found = [mpj.value_and_grad(offline_loss)(model, xs, ys)[1]]
+        return expected, found + [streamed(model, rule, xs, ys) for rule in rules]
+
+    expected, found = run(model, xs, ys)
+    for each in found:
+        assert_close(weights(each), weights(expected), 1e-10)
