@@ -11,9 +11,10 @@ from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from . import _arguments as arguments
-from ._cell import AbstractCell, computing, Filtered, SeparableCell
+from ._cell import AbstractCell, computing, Filtered, NeuronCell, SeparableCell
 from ._cell._base import as_cell
 from ._cell._claims import check_claims
+from ._cell._gated import GatedCell
 from ._cell._inputs import is_none
 from ._precision import start_of, wide, widened
 from ._reverse import inner_cell
@@ -46,6 +47,7 @@ def check_scan(
     arguments.size("unroll", unroll)
     state = carry.state if isinstance(carry, Carry) else carry
     require_real(rule, cell, state)
+    _check_single(inner_cell(cell))
     rule.check(cell)
     xs = as_inputs(xs, _check_shapes(cell, state, xs))
     check_claims(inner_cell(cell))
@@ -58,6 +60,17 @@ def check_scan(
             "state: start from rule.init(cell, state, key=key) or rnn.init(batch_shape, key=key)."
         )
     return xs
+
+
+def _check_single(cell: AbstractCell) -> None:
+    weights = {NeuronCell: "weight_rec", GatedCell: "weight_hh"}
+    for kind, name in weights.items():
+        if isinstance(cell, kind) and getattr(cell, name).ndim != 2:
+            raise ValueError(
+                f"scan runs one {type(cell).__name__}, but {name} has the shape "
+                f"{getattr(cell, name).shape}, of an ensemble or of a stack of layers: call it as "
+                "eqx.filter_vmap(lambda rnn: rnn(xs))(rnns), or in a lax.scan over the layers."
+            )
 
 
 def check_early(rule: AbstractRule, cell: Any) -> None:

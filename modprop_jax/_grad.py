@@ -17,7 +17,7 @@ from ._fold import fold
 from ._precision import wide, widened
 from ._reverse import inner_cell
 from ._rnn import Imposed, imposing, is_layer, layers
-from ._rule import AbstractRule, BPTT, DiagonalRTRL, EICredit, RTRL
+from ._rule import AbstractRule, BPTT, Carry, DiagonalRTRL, EICredit, RTRL
 from ._rule._base import as_rule
 from ._sharding import vary, varying
 from ._trace._advanced import advanced, tokens, with_traces
@@ -169,7 +169,7 @@ def online_value_and_grad(
         traces = vary(advanced(carry), varying((model, carry, xs, ys)))
         carry, size = with_traces(carry, traces), segment
         if size == "auto":
-            _check_free_of_segments(model)
+            _check_free_of_segments(model, carry)
             size = auto_segment(carry, (xs, ys), _length((xs, ys)), memory)
 
         def one(carry, seen):
@@ -361,9 +361,14 @@ def _check_rules(model: PyTree) -> None:
         check_early(layer.rule, layer.cell)
 
 
-def _check_free_of_segments(model: PyTree) -> None:
+def _check_free_of_segments(model: PyTree, carry: PyTree) -> None:
+    def is_carry(node):
+        return isinstance(node, Carry)
+
+    # not from the cells: their weights may come in the loss
+    carried = list(filter(is_carry, jax.tree.leaves(carry, is_leaf=is_carry)))
     found = layers(model)
-    if len(found) != 1 or found[0].rule.trace(found[0].cell) is None:
+    if not len(found) == len(carried) == 1 or carried[0].trace is None:
         rules = ", ".join(type(layer.rule).__name__ for layer in found) or "no recurrent layer"
         raise ValueError(
             'segment="auto" needs one recurrent layer under a rule with a trace, whose gradient '

@@ -86,7 +86,8 @@ def test_frozen_parts_are_streamed():
         def loss(free, carry, xs, ys):
             return segment_loss(eqx.combine(free, frozen), carry, xs, ys)
 
-        stream = mpj.online_value_and_grad(loss, segment=4)
+        segment = "auto" if isinstance(rule, mpj.EProp) else 4
+        stream = mpj.online_value_and_grad(loss, segment=segment)
         streamed = stream(free, under.rnn.init(BATCH), xs, ys)[1]
         return of_parts(streamed), of_parts(mpj.value_and_grad(offline_loss)(under, xs, ys)[1])
 
@@ -264,6 +265,8 @@ def test_the_stability_of_an_ensemble_is_that_of_each_member(rule):
     for i in range(MEMBERS):
         expected = mpj.spectral_radius(rule, one_of(rnns.cell, i))
         np.testing.assert_allclose(found[i], expected, rtol=1e-12)
+        taps = mpj.filter_taps(rule, rnns.cell, 4)
+        assert_close(one_of(taps, i), mpj.filter_taps(rule, one_of(rnns.cell, i), 4), 1e-12)
     assert found.shape == (MEMBERS,) and float(found.max()) < 1
     rule.check(rnns.cell)
     # one member alone
@@ -278,6 +281,15 @@ def test_the_stability_of_an_ensemble_is_that_of_each_member(rule):
             call()
     safe = float(str(raised.value).split("mu=")[1].split(" ")[0])
     assert 0.99 < mpj.spectral_radius(mpj.ModProp(safe, rule.types), wild.cell).max() <= 1
+
+
+def test_an_ensemble_is_no_cell():
+    rnns, (xs, _) = ensemble(), data()
+    with pytest.raises(ValueError, match=r"one LeakyCell, but weight_rec has the shape .3, 6, 6."):
+        rnns(xs)
+    gated = eqx.filter_vmap(lambda key: mpj.GRUCell(M, N, key=key))(jr.split(jr.key(0), MEMBERS))
+    with pytest.raises(ValueError, match="one GRUCell, but weight_hh has the shape"):
+        mpj.RNN(gated)(xs)
 
 
 def test_layers_that_are_scanned_over():

@@ -14,7 +14,7 @@ from .._cell._base import as_cell
 from .._precision import start_of
 from .._reverse import inner_cell
 from .._rule import AbstractRule, ModProp
-from .._rule._base import as_rule
+from .._rule._base import as_rule, over_members
 from .._rule._filter import powers
 from .._rule._running_mean import RunningMean
 from .._segment import forward
@@ -23,7 +23,7 @@ from .._tree import stop
 
 def filter_taps(
     rule: ModProp, cell: AbstractCell, n: int
-) -> tuple[Float[Array, "n C C"], Float[Array, "n C"]]:
+) -> tuple[Float[Array, "*members n C C"], Float[Array, "*members n C"]]:
     r"""ModProp's filter taps at the lags 0 ... n-1: `(F, D)`.
 
     \[ \hat J^s = \mathrm{diag}(D^s) + U F_s U^T, \qquad F_0 = 0,\; D^0 = 1 \]
@@ -31,13 +31,14 @@ def filter_taps(
     `F[s, a, b]` is the modulatory tap from neurons of type b to those of type a, s steps later, and
     `D[s, a]` what stays in a neuron of type a; the direct credit at lag s reaches a synapse onto
     type b through `F[s, :, b]`. C = n neurons if cell-specific. On cells whose own leak is not
-    one number, D̄ is the nominal leak. Cost: O(n C³).
+    one number, D̄ is the nominal leak. Of an ensemble, those of each member. Cost: O(n C³).
 
     **Errors:** ValueError for another rule, or a μ that is measured and changes along a run.
     """
     n = arguments.size("n", n)
     inner: Any = inner_cell(as_cell("cell", cell))
-    taps = powers(_given(rule, cell).filter(inner), n - 1)
+    given = _given(rule, cell)
+    taps = over_members(lambda cell: powers(given.filter(cell), n - 1), inner)
     return taps.modulated, taps.local
 
 
