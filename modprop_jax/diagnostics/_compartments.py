@@ -76,8 +76,8 @@ def compartments(
     rule: Any = rnn.rule
     if not isinstance(rule, DNI | LocalDNI) or rule.learn_jacobian is None:
         raise ValueError(
-            "compartments needs an rnn under LocalDNI, or DNI(jacobian='learned'), but its rule "
-            f"is {type(rule).__name__}."
+            "compartments needs a layer under LocalDNI, or DNI(jacobian='learned'), but the rule "
+            f"of rnn is {type(rule).__name__}."
         )
     _, zs = rnn(xs, carry, context=context)  # what can be wrong is checked there
     cell: Any = computing(rnn.cell).effective()
