@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .. import _arguments as arguments
+from .._constrained import AbstractConstrained
 from .._precision import wide, widened
 from .._static import Constant, numeric, Trainable
 from ._base import AbstractCell, batch_axes, BatchShape, Final
@@ -221,7 +222,10 @@ class GLECell(AbstractCell):
 
 def _by_layer(name: str, value: Any, count: int) -> list[Any]:
     """One entry a layer."""
-    if callable(value) or (not isinstance(value, list | tuple) and np.ndim(value) == 0):
+    listed = isinstance(value, list | tuple)
+    # NumPy would look into the traced array of a constrained constant
+    one: Any = callable(value) or isinstance(value, AbstractConstrained)
+    if one or (not listed and np.ndim(value) == 0):
         return [value] * count
     if not isinstance(value, list | tuple | np.ndarray | jax.Array):
         raise ValueError(f"{name} must have one entry a layer, but is {arguments.shown(value)}.")
