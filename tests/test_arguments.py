@@ -163,7 +163,9 @@ WRONG: dict[str, list] = {
     **dict.fromkeys(["use_bias", "autapses", "scale_input", "reset_gradient", "scale"], FLAG),
     **dict.fromkeys(["scale_adaptation", "divide_by_adaptive", "check", "learn_tau"], FLAG),
     **dict.fromkeys(["prospective_errors", "author_compat", "diffuse", "online", "driven"], FLAG),
-    **dict.fromkeys(["has_aux", "recurrent", "deterministic", "paired", "states"], FLAG),
+    **dict.fromkeys(
+        ["has_aux", "recurrent", "deterministic", "paired", "states", "emit_params"], FLAG
+    ),
     "key": KEYS,
     "dtype": REAL,
     **dict.fromkeys(["activation", "activations", "surrogate", "squash"], ELEMENTWISE),

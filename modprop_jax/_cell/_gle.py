@@ -222,10 +222,10 @@ class GLECell(AbstractCell):
 
 def _by_layer(name: str, value: Any, count: int) -> list[Any]:
     """One entry a layer."""
-    listed = isinstance(value, list | tuple)
     # NumPy would look into the traced array of a constrained constant
-    one: Any = callable(value) or isinstance(value, AbstractConstrained)
-    if one or (not listed and np.ndim(value) == 0):
+    if callable(value) or isinstance(value, AbstractConstrained):
+        return [value] * count
+    if not isinstance(value, list | tuple) and np.ndim(value) == 0:
         return [value] * count
     if not isinstance(value, list | tuple | np.ndarray | jax.Array):
         raise ValueError(f"{name} must have one entry a layer, but is {arguments.shown(value)}.")
