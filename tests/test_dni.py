@@ -350,6 +350,6 @@ def test_refusals():
     with pytest.raises(ValueError, match="refresh must be a whole number of at least 1"):
         mpj.LocalDNI(learn=sgd, learn_jacobian=sgd, refresh=0)
     with pytest.raises(
-        ValueError, match="compartments needs an rnn under LocalDNI, .* rule is DNI"
+        ValueError, match="compartments needs a layer under LocalDNI, .* rule of rnn is DNI"
     ):
         mpj.compartments(mpj.RNN(dynamics, rule=EXACT), carry, xs, jnp.sum, context=ys)
