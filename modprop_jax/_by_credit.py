@@ -9,7 +9,7 @@ from jaxtyping import Array, PyTree
 from ._cell import AbstractCell
 from ._credit import Record
 from ._flags import erase
-from ._reverse import on_states, points_of
+from ._reverse import emitted, on_states, points_of
 from ._rule import Carry
 from ._segment import record_of
 from ._sharding import over_steps
@@ -32,7 +32,7 @@ def credited_segment(pack: tuple, unroll: int) -> tuple[PyTree, Array, PyTree, P
         cell, _, before, xs, _, flags, _, trace, _ = pack
         record = record_of(cell, before, xs, flags, unroll)
         last = jax.tree.map(lambda s: s[-1], record.states)
-        zs = cell.emit(record.states)
+        zs = emitted(cell, record.states)
         pending = Pending(jnp.zeros((), zs.dtype), trace.settle(cell))
         return (last, zs, record.states, pending), record
 
@@ -41,10 +41,10 @@ def credited_segment(pack: tuple, unroll: int) -> tuple[PyTree, Array, PyTree, P
         ct_last, ct_zs, ct_states, _ = cotangents
         trace.check_states(cell, ct_states)
         if ct_zs is None:
-            zs = jax.eval_shape(cell.emit, record.states)
+            zs = jax.eval_shape(lambda: emitted(cell, record.states))
             ct_zs = jnp.zeros(zs.shape, zs.dtype)
         ct_last = materialise(ct_last, before)
-        gradient, direct = pullback(lambda c, s: c.emit(s), cell, record.states)(ct_zs)
+        gradient, direct = pullback(emitted, cell, record.states)(ct_zs)
         direct = jax.tree.map(lambda d, last: d.at[-1].add(last), direct, ct_last)
         direct = add(direct, on_states(ct_states, record.states))
         credit, after = credits_of(rule, trace, cell, record, direct, context, value.value)

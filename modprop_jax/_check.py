@@ -13,12 +13,12 @@ from jaxtyping import Array, PyTree
 from . import _arguments as arguments
 from ._cell import AbstractCell, computing, Filtered, NeuronCell, SeparableCell
 from ._cell._base import as_cell
-from ._cell._claims import check_claims
+from ._cell._claims import check_claims, check_examples
 from ._cell._gated import GatedCell
-from ._cell._inputs import is_none
+from ._cell._inputs import features, is_none
 from ._precision import start_of, wide, widened
 from ._reverse import inner_cell
-from ._rule import AbstractCreditRule, AbstractForwardRule, AbstractRule, Carry
+from ._rule import AbstractCreditRule, AbstractForwardRule, AbstractRule, BPTT, Carry
 from ._rule._base import as_rule, require_real
 from ._sharding import varying
 from ._start import names_read, start_learns
@@ -51,6 +51,8 @@ def check_scan(
     rule.check(cell)
     xs = as_inputs(xs, _check_shapes(cell, state, xs))
     check_claims(inner_cell(cell))
+    if not isinstance(rule, BPTT) and features(xs).ndim > 2:
+        check_examples(inner_cell(cell), features(xs).shape[-1])
     _check_closure(computing(cell), widened(state), xs)
     if isinstance(carry, Carry):
         check_carry(cell, carry, rule)

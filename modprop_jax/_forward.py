@@ -10,7 +10,7 @@ from ._cell import AbstractCell
 from ._credit import Credit, Record
 from ._fold import fold
 from ._precision import widened
-from ._reverse import inner_cell, instantaneous, on_states, points_of
+from ._reverse import emitted, inner_cell, instantaneous, on_states, points_of
 from ._rule._forward import AbstractForwardRule
 from ._segment import record_of
 from ._sharding import batch_groups
@@ -39,7 +39,7 @@ def forward_segment(pack: tuple, unroll: int) -> tuple[PyTree, Array, Record, Py
         if value is not None:
             value = influence.extend(rule, whole, prepared, record, value)
         landed = value if len(record.xs) == 1 else None
-        return (last, cell.emit(record.states), record, value), (record, landed)
+        return (last, emitted(cell, record.states), record, value), (record, landed)
 
     def backward(pack, residuals, cotangents):
         cell, before, xs, begin, flags, rest = pack
@@ -48,10 +48,10 @@ def forward_segment(pack: tuple, unroll: int) -> tuple[PyTree, Array, Record, Py
         ct_last, ct_zs, ct_record, _ = cotangents
         ct_states = on_states(ct_record.states, record.states)
         if ct_zs is None:
-            zs = jax.eval_shape(cell.emit, record.states)
+            zs = jax.eval_shape(lambda: emitted(cell, record.states))
             ct_zs = jnp.zeros(zs.shape, zs.dtype)
         ct_last = materialise(ct_last, before)
-        gradient, direct = pullback(lambda c, s: c.emit(s), cell, record.states)(ct_zs)
+        gradient, direct = pullback(emitted, cell, record.states)(ct_zs)
         direct = jax.tree.map(lambda d, last: d.at[-1].add(last), direct, ct_last)
         direct = add(direct, ct_states)
         ct_xs = instantaneous(cell, record, ct_zs, ct_states, ct_last)

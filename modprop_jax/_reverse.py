@@ -83,13 +83,13 @@ def charge(
 ) -> tuple[PyTree, PyTree]:
     """Gradient of all of the cell's parameters, summed over all leading axes, and of the inputs."""
     if total is None:  # of a rule without credit, only what the emission reads learns
-        (gradient,) = pullback(lambda c: c.emit(states), cell)(ct_z)
+        (gradient,) = pullback(lambda c: emitted(c, states), cell)(ct_z)
         return gradient, jax.tree.map(jnp.zeros_like, points.inputs)
     if not isinstance(cell, SeparableCell):
-        # step by step, as it ran: what it makes of a leading axis of time is not known
+
         def run(cell, x):
-            after = jax.vmap(cell.step)(points.before, x)
-            return after, None if ct_z is None else jax.vmap(cell.emit)(states)
+            after = stepped(cell, points.before, x)
+            return after, None if ct_z is None else emitted(cell, states)
 
         return pullback(run, cell, points.inputs)((total, ct_z))
     own, rest = cell.split()
@@ -198,7 +198,7 @@ def respond(
     memory, ct_z = over_steps(
         filter_back, credit.filter, record.flags, len(record.xs), reverse=True
     )
-    (direct,) = pullback(cell.cell.emit, record.states)(ct_z)
+    (direct,) = pullback(lambda s: emitted(cell.cell, s), record.states)(ct_z)
     inner = credit._replace(filter=())
     inner, total, message = transport(rule, cell.cell, prepared, points, direct, inner)
     return inner._replace(filter=memory), points, total, message, ct_z
@@ -222,9 +222,21 @@ def instantaneous(
     def run(xs):
         after = settled(record.flags, jax.vmap(cell.step)(points.before, xs), points.before)
         last = None if direct_last is None else jax.tree.map(lambda a: a[-1], after)
-        return cell.emit(after), None if ct_states is None else after, last
+        return emitted(cell, after), None if ct_states is None else after, last
 
     return pullback(run, record.inputs)((ct_zs, ct_states, direct_last))[0]
+
+
+def stepped(cell: AbstractCell, before: PyTree, inputs: PyTree) -> PyTree:
+    """The states after steps. Of a cell that is not made of units, step by step, as it ran: what
+    it makes of a leading axis of time is not known."""
+    step = cell.step if isinstance(cell, SeparableCell) else jax.vmap(cell.step)
+    return step(before, inputs)
+
+
+def emitted(cell: AbstractCell, states: PyTree) -> Array:
+    """The emissions of steps, as `stepped`."""
+    return cell.emit(states) if isinstance(cell, SeparableCell) else jax.vmap(cell.emit)(states)
 
 
 def on_states(cotangent: PyTree, states: PyTree) -> PyTree | None:

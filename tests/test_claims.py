@@ -481,6 +481,13 @@ class Centred(Units):
         return Units.drive(self, message, x - jnp.mean(x, axis=0, keepdims=True))
 
 
+class Frozen(Neuron):
+    """Noise that is drawn once, but by the shape: another for other steps."""
+
+    def integrate(self, state, drive):
+        return 0.7 * state + drive * jr.normal(jr.key(0), drive.shape)
+
+
 class OneExample(Neuron):
     def emit(self, state):
         return state if state.ndim == 1 else state.T
@@ -488,12 +495,53 @@ class OneExample(Neuron):
 
 @pytest.mark.parametrize(
     ("make", "method"),
-    [(Whole, "integrate"), (Normalised, "emit"), (Centred, "drive"), (OneExample, "message")],
+    [
+        (Whole, "integrate"),
+        (Normalised, "emit"),
+        (Centred, "drive"),
+        (Frozen, "integrate"),
+        (OneExample, "message"),
+    ],
 )
 def test_an_example_hears_of_no_other(make, method):
     cell = make()
     with pytest.raises(ValueError, match=rf"{make.__name__}\.{method} (mixes the examples|must)"):
         mpj.scan(cell, cell.init((B,)), jnp.ones((STEPS, B, M)))
+
+
+def one_vector(params, state, x):
+    """As one writes a step for a single example."""
+    return jnp.tanh(params["rec"] @ state + params["into"] @ x - jnp.mean(state))
+
+
+def test_a_step_of_a_single_example_has_exact_credit():
+    """Of as many steps as units, where an axis of time passes for one of units."""
+    weights = {"rec": jr.normal(jr.key(1), (N, N)), "into": jr.normal(jr.key(2), (N, M))}
+    cell = mpj.FunctionCell(one_vector, weights, np.zeros(N), lambda s: s[:2])
+    xs = jr.normal(jr.key(3), (N, M))
+
+    def by_rule(cell, rule):
+        state, zs = mpj.scan(cell, rule.init(cell, cell.init()), xs, rule=rule)
+        return jnp.sum(zs**2)
+
+    def exact(cell):
+        return jnp.sum(plain_scan(cell, cell.init(), xs)[1] ** 2)
+
+    expected = jit(eqx.filter_grad(exact))(cell)
+    for rule in (mpj.RTRL(), mpj.SnAp(N, inputs=M)):
+        assert_close(jit(eqx.filter_grad(by_rule))(cell, rule), expected)
+
+
+def test_a_function_that_mixes_examples_has_exact_credit_alone():
+    def step(params, state, x):
+        return jnp.tanh(like(state, params) * state + x - jnp.mean(state))
+
+    cell = mpj.FunctionCell(step, jnp.ones(M), np.zeros(M))
+    xs = jnp.ones((STEPS, B, M))
+    mpj.scan(cell, cell.init((B,)), xs)
+    for rule in (mpj.RTRL(), mpj.SnAp(1, inputs=M)):
+        with pytest.raises(ValueError, match="FunctionCell.step mixes the examples"):
+            mpj.scan(cell, cell.init((B,)), xs, rule=rule)
 
 
 class Lateral(Neuron):

@@ -7,7 +7,19 @@ import jax
 
 from ._base import defined_in, of_package
 from ._computing import computing
-from ._reach import by_mask, ClosesOver, floating, METHODS, Reach, reach, shapes, Skeleton, skeleton
+from ._function import FunctionCell
+from ._reach import (
+    by_mask,
+    ClosesOver,
+    floating,
+    METHODS,
+    Reach,
+    reach,
+    shapes,
+    Skeleton,
+    skeleton,
+    STEPS,
+)
 from ._separable import SeparableCell
 from ._trial import crossing, leaky, meeting, shared
 
@@ -23,14 +35,14 @@ def check_claims(cell: Any) -> None:
     if found is not None:
         for method in METHODS:
             _check_reads(cell, method, found)
-    strange = _strange(cell)
-    for method in _or_none(crossing, _bones(cell), strange) or () if strange else ():
-        raise ValueError(
-            f"{type(cell).__name__}.{method} mixes the examples of a batch, or the steps of a "
-            "segment: what it makes of one depends on the others. It must treat each on its own, "
-            "with any leading axes, also none: reduce over the last axis alone (axis=-1), if over "
-            "any."
-        )
+    _check_examples(cell, _strange(cell))
+
+
+def check_examples(cell: Any, features: int) -> None:
+    """A ValueError unless a cell without drives treats each example alone."""
+    own = tuple(m for m in STEPS if not of_package(defined_in(type(cell), m)))
+    if not isinstance(cell, SeparableCell):
+        _check_examples(cell, STEPS if isinstance(cell, FunctionCell) else own, features)
 
 
 def check_apart(who: str, cell: SeparableCell, *methods: str) -> None:
@@ -119,6 +131,16 @@ def check_units(who: str, cell: SeparableCell, *, emits: bool) -> None:
             )
 
 
+def _check_examples(cell: Any, methods: tuple[str, ...], features: int | None = None) -> None:
+    for method in _or_none(crossing, _bones(cell), methods, features) or () if methods else ():
+        raise ValueError(
+            f"{type(cell).__name__}.{method} mixes the examples of a batch, or the steps of a "
+            "segment: what it makes of one depends on the others, or on its place. It must treat "
+            "each on its own, with any leading axes, also none: reduce over the last axis alone "
+            "(axis=-1), if over any."
+        )
+
+
 def _check_reads(cell: SeparableCell, method: str, found: Reach) -> None:
     name, reads = f"{type(cell).__name__}.{method}", found.parameters[method]
     driving, emitting = set(cell.drive_parameters), set(cell.emission_parameters)
@@ -144,7 +166,7 @@ def _check_reads(cell: SeparableCell, method: str, found: Reach) -> None:
         )
 
 
-def _bones(cell: SeparableCell) -> Skeleton:
+def _bones(cell: Any) -> Skeleton:
     return skeleton(computing(cell))
 
 

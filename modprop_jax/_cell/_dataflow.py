@@ -7,9 +7,10 @@ from typing import Any
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 
-# how far a value is known to stay apart: of no example at all, entry by entry (as all arrays
-# (examples, n) of units do), example by example along the first axis, or not
-FIXED, ENTRIES, EXAMPLES, MIXED = 3, 2, 1, 0
+# how far a value is known to stay apart: of no example at all, and the same for all; of none, but
+# perhaps another at another place; entry by entry (as all arrays (examples, n) of units do);
+# example by example along the first axis; or not
+EVEN, FIXED, ENTRIES, EXAMPLES, MIXED = 4, 3, 2, 1, 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,10 +24,10 @@ class Flow:
 def flow(jaxpr: Jaxpr, given: Sequence[Flow]) -> list[Flow]:
     """Of each output, from that of each input. Loops are taken to mix all that they touch."""
     known = dict(zip(jaxpr.invars, given, strict=True))
-    fixed = Flow(frozenset(), FIXED)
+    even, fixed = (Flow(frozenset(), apart) for apart in (EVEN, FIXED))
 
     def of(atom):
-        return fixed if isinstance(atom, Literal) else known.get(atom, fixed)
+        return even if isinstance(atom, Literal) else known.get(atom, fixed)
 
     for equation in jaxpr.eqns:
         into = [of(atom) for atom in equation.invars]
@@ -53,19 +54,27 @@ def _called(equation: Any) -> Jaxpr | None:
 
 
 def _apart(equation: Any, into: list[Flow]) -> int:
+    name, params = equation.primitive.name, equation.params
     least = min((part.apart for part in into), default=FIXED)
-    if least in (FIXED, MIXED) or equation.primitive.name in _ELEMENTWISE:
+    if least >= FIXED:
+        if name == "broadcast_in_dim":
+            return FIXED if 0 in params["broadcast_dimensions"] else EVEN
+        return least if name in _ELEMENTWISE else FIXED
+    moving = [v.aval for v, part in zip(equation.invars, into) if part.apart < FIXED]
+    uneven = [v.aval.ndim for v, part in zip(equation.invars, into) if part.apart == FIXED]
+    if any(uneven) and name != "dot_general":
+        return MIXED
+    if least == MIXED or name in _ELEMENTWISE:
         return least
-    moving = [v.aval for v, part in zip(equation.invars, into) if part.apart != FIXED]
-    keeps = _KEEPS.get(equation.primitive.name)
+    keeps = _KEEPS.get(name)
     if keeps is None or any(aval.ndim == 0 for aval in moving):
         return MIXED
-    return EXAMPLES if keeps(equation.params, moving, into) else MIXED
+    return EXAMPLES if keeps(params, moving, into) else MIXED
 
 
 def _dot(params: dict, moving: list, into: list[Flow]) -> bool:
     (left, right), (batched, _) = params["dimension_numbers"]
-    first = into[0].apart != FIXED
+    first = into[0].apart < FIXED
     free = 0 not in (left if first else right)
     return len(moving) == 1 and first and free and not batched
 

@@ -20,6 +20,8 @@ from ._dataflow import ENTRIES, EXAMPLES, FIXED, Flow, flow
 
 
 METHODS = ("drive", "integrate", "message", "emit")
+# of a cell that is not made of those
+STEPS = ("step", "emit")
 
 
 class ClosesOver(Exception):
@@ -97,15 +99,17 @@ class Reach(NamedTuple):
 
 
 @functools.lru_cache(maxsize=256)
-def shapes(bones: Skeleton) -> At:
-    """Shapes and dtypes of one example."""
+def shapes(bones: Skeleton, features: int | None = None) -> At:
+    """Shapes and dtypes of one example; `features`: of the inputs, for a cell without drives."""
 
     def run(arrays):
         cell = bones.cell(arrays)
         state = start_of(cell)
         floats = jax.tree.leaves(inexact((state, cell)))
-        x = jnp.zeros(cell.in_size, floats[0].dtype if floats else jnp.result_type(float))
-        message = cell.message(state)
+        dtype = floats[0].dtype if floats else jnp.result_type(float)
+        if features is not None:
+            return At(state, None, jnp.zeros(features, dtype), None)
+        x, message = jnp.zeros(cell.in_size, dtype), cell.message(state)
         return At(state, message, x, cell.drive(message, x))
 
     return jax.eval_shape(run, bones.arrays)
@@ -115,7 +119,7 @@ def shapes(bones: Skeleton) -> At:
 def reach(bones: Skeleton) -> Reach:
     """Of all methods, each at arguments of its own."""
     found = {method: pulled(bones, method) for method in METHODS}
-    step, sent = pulled(bones, "step"), _labels(found["drive"].at.message)
+    step, sent = pulled(bones, "alone"), _labels(found["drive"].at.message)
     moved = _labels((step.arrays, step.at.state))
 
     def credited(by_array):
@@ -168,20 +172,22 @@ class Pulled(NamedTuple):
     by_unit: bool
 
 
-def pulled(bones: Skeleton, method: str, own: tuple[int, ...] = ()) -> Pulled:
-    """Of a method, or of a "step" in which no message is heard, on two examples.
+def pulled(
+    bones: Skeleton, method: str, own: tuple[int, ...] = (), features: int | None = None
+) -> Pulled:
+    """Of a method, or of a step "alone" in which no message is heard, on two examples.
 
     `own`: arrays of which each unit and example has a copy.
     """
-    n = bones.cell(bones.arrays).hidden_size
-    at = jax.tree.map(lambda s: jax.ShapeDtypeStruct((2, *s.shape), s.dtype), shapes(bones))
+    n, single = units(bones, features), shapes(bones, features)
+    at = jax.tree.map(lambda s: jax.ShapeDtypeStruct((2, *s.shape), s.dtype), single)
     arrays = list(bones.arrays)
     for i in own:
         arrays[i] = jax.ShapeDtypeStruct((2, n), arrays[i].dtype)
 
     def run(arrays, at):
         cell = bones.cell(arrays)
-        if method != "step":
+        if method != "alone":
             return call(cell, method, at)
         drive = cell.drive(lax.stop_gradient(at.message), at.x)
         return call(cell, "integrate", at._replace(drive=drive))
@@ -196,7 +202,7 @@ def pulled(bones: Skeleton, method: str, own: tuple[int, ...] = ()) -> Pulled:
 
     credit = jax.eval_shape(run, arrays, at)
     if not own:
-        one = jax.eval_shape(run, arrays, shapes(bones))
+        one = jax.eval_shape(run, arrays, single)
         if any(a.shape != (2, *b.shape) for a, b in zip(*map(jax.tree.leaves, (credit, one)))):
             raise ValueError(
                 f"{_name(bones, method)} must take arrays with any number of leading axes, also "
@@ -226,14 +232,24 @@ def pulled(bones: Skeleton, method: str, own: tuple[int, ...] = ()) -> Pulled:
 
 def call(cell: Any, method: str, at: At) -> PyTree:
     """What a method makes of its arguments, its floats."""
-    args = {"drive": (at.message, at.x), "integrate": (at.state, at.drive)}
     try:
-        return inexact(getattr(cell, method)(*args.get(method, (at.state,))))
+        return inexact(getattr(cell, method)(*(getattr(at, name) for name in reads(method))))
     except Exception as error:
         raise ValueError(
             f"{type(cell).__name__}.{method} must take arrays with any number of leading axes, "
             f"also none, but raised {type(error).__name__}: {error}"
         ) from error
+
+
+def reads(method: str) -> tuple[str, ...]:
+    """What a method is called with."""
+    args = {"drive": ("message", "x"), "integrate": ("state", "drive"), "step": ("state", "x")}
+    return args.get(method, ("state",))
+
+
+def units(bones: Skeleton, features: int | None = None) -> int:
+    """How many units there are; none that are known in a cell without drives."""
+    return bones.cell(bones.arrays).hidden_size if features is None else 0
 
 
 def floating(struct: Any) -> bool:
@@ -243,7 +259,7 @@ def floating(struct: Any) -> bool:
 
 def _name(bones: Skeleton, method: str) -> str:
     cell = bones.cell(bones.arrays)
-    return f"{type(cell).__name__}.{'integrate' if method == 'step' else method}"
+    return f"{type(cell).__name__}.{'integrate' if method == 'alone' else method}"
 
 
 def _sizes(tree: PyTree) -> str:

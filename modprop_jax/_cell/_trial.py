@@ -18,18 +18,18 @@ from jaxtyping import Array, Bool, PyTree
 
 from .._tree import inexact, pullback
 from ._dataflow import ENTRIES, EXAMPLES
-from ._reach import call, ClosesOver, floating, pulled, reach, shapes, Skeleton
+from ._reach import call, ClosesOver, floating, pulled, reach, reads, shapes, Skeleton, units
 
 
 # of parameters: a seed, a shift and a scale
 SEED = np.array([0.3, 0.5, 1.0], np.float32)
 
 
-def crossing(bones: Skeleton, methods: tuple[str, ...]) -> list[str]:
+@functools.lru_cache(maxsize=256)
+def crossing(bones: Skeleton, methods: tuple[str, ...], features: int | None = None) -> list[str]:
     """Those of the methods in which an example hears of others."""
-    seen = reach(bones).apart
-    doubtful = tuple(m for m in methods if seen[m] < EXAMPLES)
-    return [m for m, (_, examples) in _mixing(bones, doubtful).items() if examples]
+    doubtful = tuple(m for m in methods if pulled(bones, m, (), features).apart < EXAMPLES)
+    return [m for m, (_, examples) in _mixing(bones, doubtful, features).items() if examples]
 
 
 def meeting(bones: Skeleton, methods: tuple[str, ...]) -> list[str]:
@@ -41,34 +41,36 @@ def meeting(bones: Skeleton, methods: tuple[str, ...]) -> list[str]:
 
 
 @functools.lru_cache(maxsize=256)
-def _mixing(bones: Skeleton, methods: tuple[str, ...]) -> dict[str, tuple[bool, bool]]:
+def _mixing(
+    bones: Skeleton, methods: tuple[str, ...], features: int | None = None
+) -> dict[str, tuple[bool, bool]]:
     """By trial: whether units meet, and whether examples do."""
     if not methods:
         return {}
-    masks, at = _masks(bones), shapes(bones)
-    reads = {"drive": ("message", "x"), "integrate": ("state", "drive")}
+    masks, at = _masks(units(bones, features)), shapes(bones, features)
 
     def one(method, cell, at):
-        names = reads.get(method, ("state",))
-
         def of(*args):
-            return call(cell, method, at._replace(**dict(zip(names, args))))
+            return call(cell, method, at._replace(**dict(zip(reads(method), args))))
 
-        args = [getattr(at, name) for name in names]
+        args = [getattr(at, name) for name in reads(method)]
         out = of(*args)
-        back = pullback(of, *args)(_credit(out, masks))
-        return *_leaks(back, masks), jax.tree.map(lambda a: a[0], out)
+        return *_leaks(pullback(of, *args)(_credit(out, masks)), masks), out
 
     def trial(seeds):
         cell, batch = bones.cell(generic(bones.arrays, SEED)), generic(at, seeds)
         return [one(method, cell, batch) for method in methods]
 
-    found, again = _tried(trial, _seeds(masks), _seeds(masks, others=1))
+    # again with other others, and with the first in the last's place
+    seeds, others = _seeds(masks), _seeds(masks, others=1)
+    swapped = np.concatenate([others[-1:], others[1:-1], seeds[:1]])
+    found, *again = _tried(trial, seeds, others, swapped)
     mixes = {}
-    for method, (units, examples, first), (*_, same) in zip(methods, found, again):
-        pairs = zip(jax.tree.leaves(first), jax.tree.leaves(same))
-        differs = any(not np.array_equal(a, b, equal_nan=True) for a, b in pairs)
-        mixes[method] = bool(units), bool(examples) or differs
+    for method, (leaks, crosses, out), *more in zip(methods, found, *again):
+        first = [a[0] for a in jax.tree.leaves(out)]
+        firsts = [[a[k] for a in jax.tree.leaves(m[-1])] for k, m in zip((0, -1), more)]
+        same = all(_near(a, b) for other in firsts for a, b in zip(first, other))
+        mixes[method] = bool(leaks), bool(crosses) or not same
     return mixes
 
 
@@ -79,7 +81,7 @@ def shared(bones: Skeleton, names: frozenset[str], emits: bool, copies: bool) ->
     `emits`: the emission counts too. `copies`: each unit and example has a copy of what is one
     value, and drives are given; else the leading axis is (gates x units), and drives are made.
     """
-    masks, at = _masks(bones), shapes(bones)
+    masks, at = _masks(units(bones)), shapes(bones)
     which = [
         i for i, field in enumerate(bones.fields) if field in names and floating(bones.arrays[i])
     ]
@@ -110,7 +112,7 @@ def shared(bones: Skeleton, names: frozenset[str], emits: bool, copies: bool) ->
 
         return jnp.any(lax.map(each, jnp.asarray(masks[:-1])), axis=0)
 
-    if not which or len(masks) == 1:
+    if not which or masks.shape[1] == 1:
         return ()
     if copies:
         seen = [pulled(bones, m, tuple(which)).apart for m in ("integrate", *["emit"] * emits)]
@@ -124,7 +126,7 @@ def shared(bones: Skeleton, names: frozenset[str], emits: bool, copies: bool) ->
 def leaky(bones: Skeleton) -> bool:
     """By trial: whether `integrate` has the derivatives `leak`, by the state, and `gain`, by the
     drive, one number each; of a cell with one variable of the state."""
-    masks, at = _masks(bones), shapes(bones)
+    masks, at = _masks(units(bones)), shapes(bones)
 
     def trial(seeds):
         cell, batch = bones.cell(generic(bones.arrays, SEED)), generic(at, seeds)
@@ -135,7 +137,12 @@ def leaky(bones: Skeleton) -> bool:
     ((found, said),) = _tried(trial, _seeds(masks))
     if len(found) != 2 or any(number.ndim for number in said):
         return False
-    return all(np.allclose(a, b, rtol=np.sqrt(np.finfo(a.dtype).eps)) for a, b in zip(found, said))
+    return all(_near(a, b) for a, b in zip(found, said))
+
+
+def _near(a: np.ndarray, b: np.ndarray) -> bool:
+    rtol = float(jnp.finfo(a.dtype).eps) ** 0.5
+    return np.allclose(a.astype(complex), b.astype(complex), rtol=rtol, equal_nan=True)
 
 
 def generic(tree: PyTree, seeds: Any) -> PyTree:
@@ -182,12 +189,12 @@ def _tried(trial: Callable, *inputs: np.ndarray) -> list:
     return [jax.tree.map(np.asarray, run(each)) for each in inputs]
 
 
-def _masks(bones: Skeleton) -> np.ndarray:
+def _masks(n: int) -> np.ndarray:
     """Sets of units (examples, n), each with its complement, that tell every pair of units apart;
-    and, last, none of the units."""
-    n = bones.cell(bones.arrays).hidden_size
-    bits = np.arange(n) >> np.arange((n - 1).bit_length())[:, None] & 1 == 1
-    return np.concatenate([bits, ~bits, np.zeros((1, n), bool)])
+    all units; and, last, none of them."""
+    bits = np.arange(n) >> np.arange(max(n - 1, 0).bit_length())[:, None] & 1 == 1
+    ends = np.stack([np.ones(n, bool), np.zeros(n, bool)])
+    return np.concatenate([bits, ~bits, ends])
 
 
 def _credit(out: PyTree, masks: Any) -> PyTree:
@@ -195,7 +202,8 @@ def _credit(out: PyTree, masks: Any) -> PyTree:
 
     def one(z):
         value = generic(jax.ShapeDtypeStruct(z.shape, z.dtype), SEED)
-        inside = masks if z.shape == masks.shape else _over(masks.any(-1), z)
+        some = np.arange(len(masks)) < len(masks) - 1
+        inside = masks if z.shape == masks.shape else _over(some, z)
         return jnp.where(inside, value, 0)
 
     return jax.tree.map(one, out)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from .._cell import AbstractCell
 from .._credit import Point
+from .._reverse import stepped
 from .._tree import pullback
 from ._base import AbstractCarrier
 
@@ -71,7 +72,7 @@ class AbstractCreditTrace(AbstractCarrier):
         `states`: those after the steps.
         """
         del rule, states
-        return pullback(lambda c, x: c.step(points.before, x), cell, points.inputs)(credit)
+        return pullback(lambda c, x: stepped(c, points.before, x), cell, points.inputs)(credit)
 
     def settle(self, cell: Any) -> Callable[[PyTree, PyTree], PyTree] | None:
         """The state that the error leaves, a function of the state after a step and of the value
