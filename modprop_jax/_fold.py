@@ -12,7 +12,7 @@ from ._tree import accumulate, accumulator, total
 
 
 # Most terms of a block, which are summed plainly: of equal float32 terms, the worst case, these may
-# be 1e-6 off. What is done once a block costs a percent of streamed e-prop's cheapest steps.
+# be 1e-6 off.
 _BLOCK = 64
 
 
@@ -26,9 +26,9 @@ def fold(
     """The last carry and Σ terms of `carry, terms = step(index, carry)`, index = 0 ... count - 1.
 
     `zeros`: what the terms are summed in. Blocks of terms are summed first, then the blocks, which
-    is compensated: the error does not grow with the count. In reverse mode JAX sums cotangents of
-    what `step` closes over in the same two levels, both plainly: then let there be `blocks_of`
-    about √count. All arrays.
+    is compensated where these outnumber a block's terms: the error does not grow with the count. In
+    reverse mode JAX sums cotangents of what `step` closes over in the same two levels, both
+    plainly: then let there be `blocks_of` about √count. All arrays.
     """
     size = _block(count, max(blocks_of, _BLOCK))
 
@@ -36,7 +36,7 @@ def fold(
         def body(index, at):
             carry, sums = at
             carry, terms = step(first + index, carry)
-            return carry, jax.tree.map(lambda s, t: s + t.astype(s.dtype), sums, terms)
+            return carry, _plus(sums, terms)
 
         return lax.fori_loop(0, size, body, loop_start(body, (carry, zeros)))
 
@@ -46,15 +46,21 @@ def fold(
     def body(index, at):
         carry, sums = at
         carry, terms = block(index * size, size, carry)
-        return carry, accumulate(sums, terms)
+        return carry, plus(sums, terms)
 
     blocks, rest = divmod(count, size)
-    start = carry, accumulator(zeros)
+    many = blocks > size
+    plus = accumulate if many else _plus
+    start = carry, accumulator(zeros) if many else zeros
     carry, sums = lax.fori_loop(0, blocks, body, loop_start(body, start))
     if rest:
         carry, terms = block(blocks * size, rest, carry)
-        sums = accumulate(sums, terms)
-    return carry, total(sums)
+        sums = plus(sums, terms)
+    return carry, total(sums) if many else sums
+
+
+def _plus(sums: PyTree, terms: PyTree) -> PyTree:
+    return jax.tree.map(lambda s, t: s + t.astype(s.dtype), sums, terms)
 
 
 def _block(count: int, most: int) -> int:
