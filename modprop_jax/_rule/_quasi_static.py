@@ -37,7 +37,7 @@ class QuasiStatic(AbstractRule):
     truncated series, \(\hat c_t = \sum_{k \le sweeps} c_t (R_t W H_t)^k\), is what so many sweeps
     of retrograde signalling deliver within a step. Mean cosine to BPTT (three networks of 40 leaky
     tanh neurons; spectral radius of W; correlation time of the inputs in units of the neurons';
-    `benchmarks/quasi_static.py`):
+    `reproductions/quasi_static.py`):
 
     | radius | inputs | e-prop | 1 sweep | solution | ridge 0.1 |
     |---|---|---|---|---|---|
