@@ -10,24 +10,11 @@ from ._rule import Carry
 from ._tree import inexact
 
 
-# Numbers an operand of a chunk may have, and the fewest and most steps of a chunk. Measured on CPU:
-# half a megabyte of float32, so that several operands stay in cache; at n = 32, 128, 256, 8 to 32
-# steps take the same time, and beyond that it grows by up to a third. On accelerators a step is a
-# kernel launch and the weight gradient a matmul that wants to be large; not measured.
-_CHUNK = {"cpu": (2**17, 8, 32)}
-_CHUNK_ELSEWHERE = (2**22, 32, 256)
-
 # Bytes of a segment's states, drives, emissions and their cotangents. Measured on CPU with streamed
 # ModProp: 4 MB, which is 202, 60 and 30 steps at n = 32, 128, 256, is within a tenth of the best
 # of 1 to 256 steps; 8 steps take a fifth to three fifths longer. Elsewhere not measured.
 _MEMORY = {"cpu": 2**22}
 _MEMORY_ELSEWHERE = 2**26
-
-
-def auto_chunk(batch: int, width: int) -> int:
-    """Steps whose weight gradient is one matmul, for B examples of n neurons."""
-    numbers, fewest, most = _CHUNK.get(jax.default_backend(), _CHUNK_ELSEWHERE)
-    return min(max(numbers // max(batch * width, 1), fewest), most)
 
 
 def auto_segment(carry: PyTree, seen: PyTree, steps: int, memory: int | None) -> int:

@@ -12,17 +12,18 @@ from jaxtyping import Array, PyTree
 
 from . import _arguments as arguments
 from ._cell import AbstractCell, computing, Filtered, NeuronCell, SeparableCell
-from ._cell._base import as_cell
+from ._cell._base import as_cell, dynamics
 from ._cell._claims import check_claims, check_examples
 from ._cell._gated import GatedCell
-from ._cell._inputs import features, is_none
+from ._inputs import features, is_none
 from ._precision import start_of, wide, widened
-from ._reverse import inner_cell
-from ._rule import AbstractCreditRule, AbstractForwardRule, AbstractRule, BPTT, Carry
+from ._program._base import AbstractProgram
+from ._program._estimate import Estimate
+from ._rule import AbstractRule, BPTT, Carry
 from ._rule._base import as_rule, require_real
 from ._sharding import varying
 from ._start import names_read, start_learns
-from ._trace._advanced import Advanced, Pending
+from ._trace._by_error import AwaitingError, ByError
 from ._tree import inexact
 
 
@@ -47,12 +48,12 @@ def check_scan(
     arguments.size("unroll", unroll)
     state = carry.state if isinstance(carry, Carry) else carry
     require_real(rule, cell, state)
-    _check_single(inner_cell(cell))
+    _check_single(dynamics(cell))
     rule.check(cell)
     xs = as_inputs(xs, _check_shapes(cell, state, xs))
-    check_claims(inner_cell(cell))
+    check_claims(dynamics(cell))
     if not isinstance(rule, BPTT) and features(xs).ndim > 2:
-        check_examples(inner_cell(cell), features(xs).shape[-1])
+        check_examples(dynamics(cell), features(xs).shape[-1])
     _check_closure(computing(cell), widened(state), xs)
     if isinstance(carry, Carry):
         check_carry(cell, carry, rule)
@@ -83,7 +84,7 @@ def check_early(rule: AbstractRule, cell: Any) -> None:
     """
     if not isinstance(cell, AbstractCell):
         return
-    inner: Any = inner_cell(cell)
+    inner: Any = dynamics(cell)
     names = inner.matmul_parameters if isinstance(inner, SeparableCell) else ()
     if isinstance(inner, AbstractCell) and all(eqx.is_array(getattr(inner, n)) for n in names):
         with contextlib.suppress(AttributeError, TypeError):
@@ -94,7 +95,7 @@ def check_drive(cell: AbstractCell, xs: Any, drive: PyTree) -> PyTree:
     """The drive, in the cell's dtype; a ValueError unless it is shaped as what units receive."""
     if drive is None:
         return None
-    inner = inner_cell(cell)
+    inner = dynamics(cell)
     name = type(inner).__name__
     if not isinstance(inner, SeparableCell):
         raise ValueError(
@@ -120,25 +121,51 @@ def check_drive(cell: AbstractCell, xs: Any, drive: PyTree) -> PyTree:
     )
 
 
-def check_mapped(rule: AbstractRule, trace: Any, axes: frozenset[str]) -> None:
-    """A ValueError if examples are split over devices, whose weights are the same, by the axes of a
-    `jax.shard_map`, and the trace learns from all of them."""
-    if trace is not None and not trace.by_example and axes:
+def check_program(program: AbstractProgram, cell: AbstractCell) -> None:
+    """A ValueError where the start learns, but the rule has no credit for it.
+
+    Of what streams, the trace has said so when the carry was made.
+    """
+    inner = dynamics(cell)
+    if not program.credits_start and start_learns(inner):
         raise ValueError(
-            f"{type(rule).__name__} learns from all examples of a batch, but in jax.shard_map a "
+            f"{type(inner).__name__}.init reads {names_read(inner)}, which trains, but "
+            f"{program.name} has no credit for the start: use BPTT, RTRL or EProp, or "
+            "stop_gradient it in init."
+        )
+
+
+def check_mapped(
+    program: AbstractProgram, carry: PyTree, axes: frozenset[str], of_cell: frozenset[str]
+) -> None:
+    """A ValueError where the axes of a `jax.shard_map` split examples over devices, whose weights
+    are the same, and the trace learns from all of them; or where JAX would sum its next value."""
+    streams = isinstance(carry, Carry) and program.trace is not None
+    if not axes or not streams:
+        return
+    if not program.trace.by_example and axes - of_cell:
+        raise ValueError(
+            f"{program.name} learns from all examples of a batch, but in jax.shard_map a "
             "device sees its own alone: call it under jax.jit with inputs that are sharded over "
             "AxisType.Auto, or let each device learn for itself, by weights that "
             'jax.lax.pcast(..., to="varying").'
         )
-
-
-def check_advanced(value: Advanced, axes: frozenset[str]) -> None:
-    """A ValueError if JAX would sum the next value over the devices of a `jax.shard_map`."""
-    if any(axes - varying(leaf) for leaf in jax.tree.leaves(value)):
+    if isinstance(carry.trace, ByError) and any(
+        axes - varying(leaf) for leaf in jax.tree.leaves(carry.trace)
+    ):
         raise ValueError(
             "In jax.shard_map this carry is the same on all devices, and its next value would be "
             'summed over them: make it with jax.lax.pcast(carry, axis, to="varying"), or stream '
             "with online_value_and_grad, which does it."
+        )
+
+
+def check_explicit(program: AbstractProgram) -> None:
+    """A ValueError if a rule is not served under Explicit mesh axes."""
+    if isinstance(program, Estimate):
+        raise ValueError(
+            f"{program.name} is not served under Explicit mesh axes, as its trace goes on with the "
+            "error: make the mesh with AxisType.Auto."
         )
 
 
@@ -152,23 +179,6 @@ def check_flags(xs: Any, done: Any, mask: Any) -> None:
                 f"{name} must be boolean of shape (T, *batch) = {xs.shape[:-1]}, but is "
                 f"{jnp.result_type(flag)} of shape {jnp.shape(flag)}."
             )
-
-
-def check_start(rule: AbstractRule, cell: AbstractCell, carry: PyTree, xs: Array) -> None:
-    """A ValueError where the start learns, but the rule has no credit for it.
-
-    Of what streams, the trace has said so when the carry was made.
-    """
-    inner = inner_cell(cell)
-    none = isinstance(rule, AbstractCreditRule)
-    if isinstance(rule, AbstractForwardRule) and rule.runs_forward(cell):
-        none = not isinstance(carry, Carry) and rule.from_start(inner, xs.shape[-1]) is None
-    if none and start_learns(inner):
-        raise ValueError(
-            f"{type(inner).__name__}.init reads {names_read(inner)}, which trains, but "
-            f"{type(rule).__name__} has no credit for the start: use BPTT, RTRL or EProp, or "
-            "stop_gradient it in init."
-        )
 
 
 def check_ended(cell: AbstractCell, state: PyTree, ended: Array) -> None:
@@ -188,33 +198,6 @@ def check_index(cell: AbstractCell, state: PyTree, index: Array) -> None:
         raise ValueError(
             "index must be integers of shape (k,), places on the first axis of the batch "
             f"{batch}, but is {index.dtype} of shape {index.shape}."
-        )
-
-
-def check_credited(
-    rule: AbstractCreditRule, cell: AbstractCell, carry: PyTree, xs: Any, context: Any, spec: Any
-) -> None:
-    """A ValueError unless `context` is what the rule reads, and errors can move the state."""
-    name = type(rule).__name__
-    moved = rule.trace(cell).settle(cell.effective()) is not None
-    if moved and (len(xs) > 1 or not isinstance(carry, Carry)):
-        came = f"{len(xs)} steps from a {'Carry' if isinstance(carry, Carry) else 'bare state'}"
-        raise ValueError(
-            f"The error of {name} nudges the state of this {type(cell).__name__} after each step, "
-            f"but {came} came: stream it with online_value_and_grad(..., segment=1), or run it "
-            "without errors under BPTT, as in with_rule(model, BPTT())."
-        )
-    if spec is not None:
-        raise ValueError(
-            f"{name} is not served under Explicit mesh axes, as its trace goes on with the error: "
-            "make the mesh with AxisType.Auto."
-        )
-    want, have = rule.context_size, 0 if context is None else jnp.shape(context)
-    if want is not None and have != (*xs.shape[:-1], want) and (want or context is not None):
-        raise ValueError(
-            f"{name} was made for context (T, *batch, k) = {(*xs.shape[:-1], want)}, such as "
-            f"one-hot labels, but context={'None' if context is None else have} came: pass "
-            f"context=, or make the rule with another number of labels."
         )
 
 
@@ -307,7 +290,7 @@ def _check_shapes(cell: AbstractCell, state: PyTree, xs: Any) -> Any:
 
 def check_carry(cell: AbstractCell, carry: Carry, rule: AbstractRule) -> None:
     name = type(rule).__name__
-    if isinstance(carry.trace, Pending):
+    if isinstance(carry.trace, AwaitingError):
         raise ValueError(
             f"The trace of {name} goes on with the error, so a carry that scan returned has none "
             "until the gradient is taken: stream with online_value_and_grad, which hands it on."

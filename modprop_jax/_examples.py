@@ -9,12 +9,13 @@ from jaxtyping import PyTree
 from ._arguments import shown
 from ._cell import AbstractCell, computing
 from ._check import check_carry, check_ended, check_index
-from ._flags import erase, select
+from ._flags import select
 from ._precision import start_of, widened
+from ._program._base import Boundary
 from ._rnn import RNN
 from ._rule import Carry
-from ._scan import begun
-from ._trace._advanced import Advanced
+from ._scan import leave
+from ._trace._by_error import ByError
 from ._tree import as_array, as_arrays, Data, distinct
 
 
@@ -40,15 +41,10 @@ def reset(layer: AbstractCell | RNN, carry: PyTree, ended: Data) -> PyTree:
     state = carry.state if isinstance(carry, Carry) else carry
     check_ended(cell, state, ended)
     cell, state = computing(cell), widened(state)
-    state = select(ended, start_of(cell, ended.shape), state)
     if not isinstance(carry, Carry):
-        return state
-    rule, trace, value = carry.rule, carry.rule.trace(cell), carry.trace
-    if trace is not None:
-        each = value.value if isinstance(value, Advanced) else value
-        each = begun(trace, rule, cell, ended, each)
-        value = Advanced(each) if isinstance(value, Advanced) else each
-    return Carry(state, value, erase(ended, carry.observed), rule)
+        return select(ended, start_of(cell, ended.shape), state)
+    end = Boundary(state, carry.trace, carry.observed)
+    return leave(carry, carry.rule.on(cell).begin(ended, end))
 
 
 def take_examples(layer: AbstractCell | RNN, carry: PyTree, index: Data) -> PyTree:
@@ -75,16 +71,16 @@ def take_examples(layer: AbstractCell | RNN, carry: PyTree, index: Data) -> PyTr
 
     if not isinstance(carry, Carry):
         return take(carry)
-    trace, value = carry.rule.trace(computing(cell)), carry.trace
+    trace, value = carry.rule.on(computing(cell)).trace, carry.trace
     if trace is not None:
 
         def one(leaf, axis):
             return leaf if axis is None else take(leaf, axis)
 
-        inner = value.value if isinstance(value, Advanced) else value
+        inner = value.value if isinstance(value, ByError) else value
         axes = trace.batch_axes(inner)
         inner = jax.tree.map(one, inner, axes)
-        value = Advanced(inner) if isinstance(value, Advanced) else inner
+        value = ByError(inner) if isinstance(value, ByError) else inner
     return distinct(Carry(take(state), value, take(carry.observed), carry.rule), carry)
 
 

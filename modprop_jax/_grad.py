@@ -10,17 +10,17 @@ from jaxtyping import Array, PyTree
 
 from . import _arguments as arguments
 from ._budget import auto_checkpoint, auto_segment
-from ._by_credit import with_next
 from ._cell import AbstractCell
+from ._cell._base import dynamics
 from ._check import check_early
 from ._fold import fold
 from ._precision import wide, widened
-from ._reverse import inner_cell
 from ._rnn import Imposed, imposing, is_layer, layers
 from ._rule import AbstractRule, BPTT, Carry, DiagonalRTRL, EICredit, RTRL
 from ._rule._base import as_rule
+from ._rule._estimating import with_next
 from ._sharding import vary, varying
-from ._trace._advanced import advanced, tokens, with_traces
+from ._trace._by_error import by_error, tokens, with_traces
 from ._tree import (
     accumulate,
     accumulator,
@@ -166,14 +166,14 @@ def online_value_and_grad(
         _check_rules(model)
         carry, (xs, ys) = as_arrays(carry), as_sequences("A sequence of xs or ys", (xs, ys))
         # else the next values would be summed over the devices of a shard_map
-        traces = vary(advanced(carry), varying((model, carry, xs, ys)))
+        traces = vary(by_error(carry), varying((model, carry, xs, ys)))
         carry, size = with_traces(carry, traces), segment
         if size == "auto":
             _check_free_of_segments(model, carry)
             size = auto_segment(carry, (xs, ys), _length((xs, ys)), memory)
 
         def one(carry, seen):
-            (loss, after), (fresh, traces) = gradient((model, advanced(carry)), carry, *seen)
+            (loss, after), (fresh, traces) = gradient((model, by_error(carry)), carry, *seen)
             return with_next(after, traces), (loss, fresh)
 
         loss, carry = _start(segment_loss, model, carry, xs, ys, size)
@@ -348,7 +348,7 @@ def in_range(model: PyTree) -> dict[str, Array]:
 
     found: dict[str, Array] = {}
     for cell in filter(is_cell, jax.tree.leaves(model, is_leaf=is_cell)):
-        name = type(inner_cell(cell)).__name__
+        name = type(dynamics(cell)).__name__
         for condition, holds in cell.in_range().items():
             condition = f"{name}.{condition}"
             found[condition] = found[condition] & holds if condition in found else holds

@@ -16,7 +16,7 @@ from helpers import cell as table_cell, data, distance, jit, Net, net, offline, 
 
 import modprop_jax as mpj
 from modprop_jax._rule import AbstractCreditRule, AbstractForwardRule
-from modprop_jax._rule._stochastic import AbstractStochasticRule
+from modprop_jax._rule.stochastic._base import AbstractStochasticRule
 from modprop_jax.experiments import main
 
 

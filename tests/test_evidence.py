@@ -14,7 +14,7 @@ from helpers import assert_close, jit, plain_scan
 from scipy import stats
 
 import modprop_jax as mpj
-from modprop_jax._reverse import inner_cell
+from modprop_jax._cell._base import dynamics
 from modprop_jax.experiments import build_network, build_optimizer
 from modprop_jax.experiments._config import Config
 from modprop_jax.experiments._setup import setup
@@ -28,7 +28,7 @@ STEPS = 5 * 5 + 4 + 3
 
 
 def cell_of(network: Any) -> Any:
-    return inner_cell(network.rnn.cell)
+    return dynamics(network.rnn.cell)
 
 
 def draw(batch, seed=0, **options):

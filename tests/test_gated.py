@@ -35,7 +35,7 @@ from jax import lax
 from test_flags import DONE, flagged, MASK as PRESENT, ORDER, padded, stream
 
 import modprop_jax as mpj
-from modprop_jax._rule._snap1 import own_back
+from modprop_jax._rule.snap._own import own_back
 from modprop_jax._trace import PerUnit
 
 

@@ -32,7 +32,7 @@ from helpers import (
 from jax.flatten_util import ravel_pytree
 
 import modprop_jax as mpj
-from modprop_jax._trace._pattern import pattern_of
+from modprop_jax._rule.snap._pattern import pattern_of
 
 
 FIGURES = np.load(pathlib.Path(__file__).parent / "golden" / "eprop_mdgl_snap.npz")

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple, SupportsIndex
 
 import equinox as eqx
+import jax
 from jaxtyping import Array, Bool, PyTree
 
 from .._arguments import shown
+from ._emission import AbstractEmission, Plain
 
 
 # the shape of the batch axes; a number is one axis
@@ -89,6 +91,10 @@ class AbstractCell(eqx.Module):
         """The same cell with its constraints (masks) already applied to its weights."""
         return self
 
+    def parts(self) -> tuple["AbstractCell", AbstractEmission]:
+        """The dynamics, and what is made of their emission: a cell itself, and nothing."""
+        return self, Plain()
+
     def check_input(self, features: int) -> None:
         """Raise a ValueError if inputs of this many features do not fit."""
         del features
@@ -99,6 +105,18 @@ class AbstractCell(eqx.Module):
         `value_and_grad(..., check=True)` and the experiments raise where one does not.
         """
         return {}
+
+
+def dynamics(cell: AbstractCell) -> AbstractCell:
+    """The cell without what is made of its emission."""
+    return cell.parts()[0]
+
+
+def batch_shape(cell: AbstractCell, state: PyTree) -> tuple[int, ...]:
+    """The leading axes of a cell's state."""
+    example = jax.tree.leaves(jax.eval_shape(lambda: cell.init(())))[0]
+    leaf = jax.tree.leaves(state)[0]
+    return leaf.shape[: leaf.ndim - example.ndim]
 
 
 def of_package(defined: Any) -> bool:

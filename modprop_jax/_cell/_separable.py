@@ -8,9 +8,9 @@ import jax
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
+from .._inputs import drive_of, Inputs
 from .._tree import pullback
 from ._base import AbstractCell, Final
-from ._inputs import drive_of, Inputs
 
 
 class SeparableCell(AbstractCell):

@@ -4,13 +4,14 @@ from jaxtyping import Array, PyTree
 
 from .._cell import AbstractCell, SeparableCell
 from .._credit import Back, Credit, Point
+from .._program._base import AbstractProgram
 from .._trace import AbstractTrace, Dense
 from .._tree import add, pullback
-from ._base import AbstractRule
 from ._card import Card
+from ._transport import AbstractSurrogateRule
 
 
-class BPTT(AbstractRule):
+class BPTT(AbstractSurrogateRule):
     r"""Backpropagation through time: exact credit, back to the start of the segment.
 
     \[ \lambda_t = c_t + \lambda_{t+1} J_{t+1}, \qquad \nabla_\theta = \sum_t \lambda_t F_t \]
@@ -44,12 +45,9 @@ class BPTT(AbstractRule):
         """Yes: nothing is carried between segments."""
         return True
 
-    def back(
-        self, cell: AbstractCell, prepared: PyTree, point: Point, credit: Credit, direct: PyTree
-    ) -> Back:
+    def back(self, on: AbstractProgram, point: Point, credit: Credit, direct: PyTree) -> Back:
         """`λ = credit + direct`, then through the cell's own Jacobian."""
-        del prepared
-        total = add(credit.state, direct)
+        cell, total = on.cell, add(credit.state, direct)
         if not isinstance(cell, SeparableCell):
             (before,) = pullback(lambda s: cell.step(s, point.x), point.before)(total)
             return Back(total, Credit(before), None)
@@ -66,7 +64,7 @@ class BPTT(AbstractRule):
         return cell.step(state, x)
 
 
-class RTRL(AbstractRule):
+class RTRL(AbstractSurrogateRule):
     r"""Real-time recurrent learning: exact credit, carried forward in time.
 
     \[ M_t = J_t M_{t-1} + F_t, \qquad \nabla_\theta = \sum_t c_t M_t \]
@@ -90,16 +88,13 @@ class RTRL(AbstractRule):
         source="Williams & Zipser 1989",
     )
 
-    def trace(self, cell: AbstractCell) -> AbstractTrace:
+    def trace(self, on: AbstractProgram) -> AbstractTrace:
         """The dense influence matrix."""
-        del cell
         return Dense()
 
-    def back(
-        self, cell: AbstractCell, prepared: PyTree, point: Point, credit: Credit, direct: PyTree
-    ) -> Back:
+    def back(self, on: AbstractProgram, point: Point, credit: Credit, direct: PyTree) -> Back:
         """As BPTT."""
-        return BPTT().back(cell, prepared, point, credit, direct)
+        return BPTT().back(on, point, credit, direct)
 
     def step(self, cell: AbstractCell, state: PyTree, x: Array) -> PyTree:
         """The cell's own step."""

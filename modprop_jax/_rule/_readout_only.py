@@ -2,16 +2,16 @@ from typing import Any, ClassVar
 
 from jaxtyping import Array, PyTree
 
-from .._cell import AbstractCell
 from .._credit import Back, Credit, Point
+from .._program._base import AbstractProgram
 from .._trace import AbstractTrace
 from .._trace._nothing import Nothing
 from .._tree import stop
-from ._base import AbstractRule
 from ._card import Card
+from ._transport import AbstractSurrogateRule
 
 
-class ReadoutOnly(AbstractRule):
+class ReadoutOnly(AbstractSurrogateRule):
     r"""No credit to the recurrent network: it stays as it is, and only what reads it learns.
 
     \[ \lambda_t = 0 \]
@@ -36,16 +36,12 @@ class ReadoutOnly(AbstractRule):
         source="the baseline of Marschall, Cho & Savin 2020",
     )
 
-    def trace(self, cell: AbstractCell) -> AbstractTrace:
+    def trace(self, on: AbstractProgram) -> AbstractTrace:
         """Nothing of the past is needed."""
-        del cell
         return Nothing()
 
-    def back(
-        self, cell: Any, prepared: PyTree, point: Point, credit: Credit, direct: PyTree
-    ) -> Back:
+    def back(self, on: AbstractProgram, point: Point, credit: Credit, direct: PyTree) -> Back:
         """None."""
-        del cell, prepared, point, direct
         return Back(None, credit, None)
 
     def step(self, cell: Any, state: PyTree, x: Array) -> PyTree:

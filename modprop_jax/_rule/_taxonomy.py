@@ -4,21 +4,21 @@ from ._base import AbstractRule
 from ._bptt import BPTT, RTRL
 from ._card import Card
 from ._diagonal_rtrl import DiagonalRTRL
-from ._dni import DNI
 from ._ei_credit import EICredit
 from ._eprop import EProp
 from ._future_bptt import FutureBPTT
-from ._gle import GLE
-from ._kernl import KeRNL
-from ._kf_rtrl import KFRTRL
-from ._local_dni import LocalDNI
-from ._mdgl import MDGL
-from ._modprop import ModProp
 from ._quasi_static import QuasiStatic
 from ._readout_only import ReadoutOnly
-from ._rkf_rtrl import RKFRTRL
-from ._snap import SnAp
-from ._uoro import UORO
+from .gle._rule import GLE
+from .kernl._rule import KeRNL
+from .mdgl._rule import MDGL
+from .modprop._rule import ModProp
+from .snap._rule import SnAp
+from .stochastic._kf_rtrl import KFRTRL
+from .stochastic._rkf_rtrl import RKFRTRL
+from .stochastic._uoro import UORO
+from .synthetic._dni import DNI
+from .synthetic._local_dni import LocalDNI
 
 
 _RULES: tuple[type[AbstractRule], ...] = (

@@ -6,19 +6,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .._cell import AbstractCell, Filtered, NeuronCell
+from .._cell import NeuronCell
+from .._cell._base import batch_shape
 from .._cell._claims import check_apart, check_own
 from .._credit import Credit, Record
 from .._precision import start_of, wide, widened
-from .._reverse import charge_neurons, inner_cell, points_of, respond
+from .._program._base import AbstractProgram
+from .._program._reverse import bring_back, charge_neurons, points_of
 from .._start import read_by_start, start_mixes_units
 from .._tree import inexact, pullback
 from ._base import (
     AbstractTrace,
     arrivals,
-    batch_shape,
-    boundary,
     inside,
+    no_credit,
     over_batch,
     refusal,
     units,
@@ -41,11 +42,11 @@ class PerSynapse(AbstractTrace):
     filter_is_local: bool = eqx.field(static=True)
     weights: bool = eqx.field(static=True, default=True)
 
-    def init(self, rule: Any, cell: AbstractCell, state: PyTree) -> PyTree:
+    def init(self, on: AbstractProgram, state: PyTree) -> PyTree:
         """Zeros."""
-        inner = _neurons(cell)
+        inner = on.cell
         batch = batch_shape(inner, state)
-        zero = boundary(rule, cell, state, batch)
+        zero = no_credit(on, state, batch)
         rows = len(jax.tree.leaves(units(zero, batch, self._together(zero)))[0])
         n = inner.hidden_size
 
@@ -56,30 +57,28 @@ class PerSynapse(AbstractTrace):
         for path, p in jax.tree_util.tree_leaves_with_path(own):
             if p.shape not in ((), (n,)):
                 raise ValueError(
-                    f"{type(rule).__name__} streams traces for parameters with one value or one "
+                    f"{on.name} streams traces for parameters with one value or one "
                     f"value a neuron (n={n}), but {type(inner).__name__}"
                     f"{jax.tree_util.keystr(path)} has shape {p.shape}: reshape it, or use RTRL."
                 )
-        name, joint = type(rule).__name__, False
-        if isinstance(cell, Filtered):
-            joint = any(jax.tree.leaves(self._together(zero).filter))
+        joint = any(jax.tree.leaves(self._together(zero).memory))
         if joint:
-            check_apart(f"{name}, under a Filtered emission,", inner, "emit")
-        check_own(name, inner, emits=joint)
+            check_apart(f"{on.name}, under a Filtered emission,", inner, "emit")
+        check_own(on.name, inner, emits=joint)
         return jax.tree.map(zeros, own), self._weights(
             zeros(inner.weight_rec, (n,)),
             zeros(inner.weight_in, (inner.in_size,)),
             None if inner.bias is None else zeros(inner.bias),
         )
 
-    def of_start(self, rule: Any, cell: AbstractCell, batch: tuple[int, ...]) -> PyTree:
+    def of_start(self, on: AbstractProgram, batch: tuple[int, ...]) -> PyTree:
         """What each parameter does to its own neuron's first state."""
-        inner = _neurons(cell)
+        inner = on.cell
         n, reads = inner.hidden_size, read_by_start(inner)
         weights = reads.weight_rec or reads.weight_in or reads.bias
         if (weights and not self.weights) or start_mixes_units(inner, n):
-            raise refusal(rule, cell)
-        zero = boundary(rule, cell, start_of(inner), ())
+            raise refusal(on)
+        zero = no_credit(on, start_of(inner), ())
         rows = units(zero, (), self._together(zero)).state
         own, rest = widened(inner).split()
         own = jax.tree.map(lambda p: jnp.broadcast_to(p, (n,)), own)
@@ -87,11 +86,8 @@ class PerSynapse(AbstractTrace):
         own, rest = jax.tree.map(lambda m: over_batch(m, batch), jax.vmap(back)(rows))
         return own, self._weights(rest.weight_rec, rest.weight_in, rest.bias)
 
-    def contract(
-        self, rule: Any, cell: Any, prepared: PyTree, trace: PyTree, credit: Credit
-    ) -> PyTree:
+    def contract(self, on: AbstractProgram, trace: PyTree, credit: Credit) -> PyTree:
         """`Σ_rows,batch credit[row, post] M[row, post, pre]`."""
-        del rule, prepared
         rows = self._rows(credit, 0)
         flat = rows.reshape(-1, rows.shape[-1])
         own, (rec, into, bias) = trace
@@ -103,22 +99,20 @@ class PerSynapse(AbstractTrace):
             # one leading axis: XLA's CPU reduction over two is an order of magnitude slower
             return jnp.sum(flat[..., None] * m.reshape(*flat.shape, -1), axis=0)
 
-        like, rest = cell.split()
+        like, rest = on.cell.split()
         own = jax.tree.map(lambda m, p: _reduce(neuron(m), p), own, like)
         gradient = jax.tree.map(lambda p: None, inexact(rest))
         if rec is not None:
             gradient = with_weights(
-                cell, synapse(rec), synapse(into), None if bias is None else neuron(bias)
+                on.cell, synapse(rec), synapse(into), None if bias is None else neuron(bias)
             )
         return eqx.combine(own, gradient)
 
-    def extend(
-        self, rule: Any, cell: AbstractCell, prepared: PyTree, record: Record, trace: PyTree
-    ) -> PyTree:
+    def extend(self, on: AbstractProgram, record: Record, trace: PyTree) -> PyTree:
         """`M_K = (credit at the start) · M_0 + Σ_t (credit at t) ⊗ pre_t`."""
-        inner = _neurons(cell)
+        inner = on.cell
         batch = record.xs.shape[1:-1]
-        zero = boundary(rule, cell, record.before, batch)
+        zero = no_credit(on, record.before, batch)
         rows = inside(units(zero, batch, self._together(zero)), record)
         own, rest = inner.split()
         n = inner.hidden_size
@@ -130,7 +124,7 @@ class PerSynapse(AbstractTrace):
             return jax.tree.map(lambda a: a.reshape(len(a), -1, *a.shape[1 + lead :]), tree)
 
         def response(credit):
-            start, points, *credits = respond(rule, cell, prepared, record, credit)
+            start, points, *credits = bring_back(on, record, credit)
 
             def example(points, states, total, message, ct_z):
                 return charge_neurons(own, rest, points, states, total, message, ct_z)
@@ -140,7 +134,7 @@ class PerSynapse(AbstractTrace):
 
         end, fresh_own, drive = jax.vmap(response)(rows)
         pre = flat(inner.message(points_of(inner, record).before)), flat(record.xs)
-        came = arrivals(self, rule, cell, record, trace, end)
+        came = arrivals(on, self, record, trace, end)
         carries = [self._rows(credit, 1) for credit, _ in came]
 
         def neuron(fresh, *values):
@@ -170,9 +164,9 @@ class PerSynapse(AbstractTrace):
         n = jax.tree.leaves(zero.state)[0].shape[-1]
         return Credit(
             jax.tree.map(lambda _: True, zero.state),
-            jax.tree.map(lambda _: False, zero.extra),
+            jax.tree.map(lambda _: False, zero.modulator),
             # an emission of several features a neuron has no neuron axis to stay on
-            jax.tree.map(lambda z: self.filter_is_local and z.shape[-1] == n, zero.filter),
+            jax.tree.map(lambda z: self.filter_is_local and z.shape[-1] == n, zero.memory),
         )
 
     def _rows(self, credit: Credit, lead: int) -> Array:
@@ -199,12 +193,6 @@ def with_weights(cell: NeuronCell, rec: Array, into: Array, bias: Array | None) 
         (rec, into, bias),
         is_leaf=lambda x: x is None,
     )
-
-
-def _neurons(cell: AbstractCell) -> NeuronCell:
-    inner = inner_cell(cell)
-    assert isinstance(inner, NeuronCell)
-    return inner
 
 
 def _merge(m: Array, rows: Array, features: int = 0) -> Array:

@@ -1,19 +1,19 @@
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .._cell import AbstractCell, Filtered, NeuronCell
+from .._cell import NeuronCell
+from .._cell._base import batch_shape
 from .._cell._claims import check_leaky
 from .._credit import Credit, Record
 from .._flags import erase, select
 from .._precision import start_of, wide
-from .._reverse import inner_cell, points_of
+from .._program._base import AbstractProgram
+from .._program._reverse import points_of
 from .._sharding import over_steps
-from ._base import AbstractTrace, batch_shape
+from ._base import AbstractTrace
 from ._per_synapse import PerSynapse, with_weights
 
 
@@ -36,9 +36,10 @@ class Presynaptic(AbstractTrace):
     types: tuple[int, ...] | None = eqx.field(static=True, default=None)
 
     @staticmethod
-    def serves(cell: AbstractCell) -> bool:
-        """Whether a cell's own credit decays at one rate for all neurons."""
-        return isinstance(cell, NeuronCell) and cell.uniform_leak
+    def serves(on: AbstractProgram) -> bool:
+        """Whether a cell's own credit decays at one rate for all neurons, seen as it is emitted."""
+        neurons = isinstance(on.cell, NeuronCell) and not on.emission.remembers
+        return neurons and on.cell.uniform_leak
 
     @property
     def _groups(self) -> list[np.ndarray | slice]:
@@ -52,14 +53,14 @@ class Presynaptic(AbstractTrace):
     def _neuron(self) -> PerSynapse:
         return PerSynapse(filter_is_local=False, weights=False)
 
-    def init(self, rule: Any, cell: AbstractCell, state: PyTree) -> PyTree:
+    def init(self, on: AbstractProgram, state: PyTree) -> PyTree:
         """Zeros."""
-        inner = _neurons(cell)
-        check_leaky(type(rule).__name__, inner)
+        inner = on.cell
+        check_leaky(on.name, inner)
         batch = batch_shape(inner, state)
         count = len(self._groups)
         channels = 1 if self.types is None else count + count**2
-        own, _ = self._neuron.init(rule, cell, state)
+        own, _ = self._neuron.init(on, state)
 
         def zeros(features):
             return jnp.zeros((channels, *batch, features), wide(inner.weight_rec.dtype))
@@ -67,19 +68,17 @@ class Presynaptic(AbstractTrace):
         bias = None if inner.bias is None else zeros(1)
         return own, (zeros(inner.hidden_size), zeros(inner.in_size), bias)
 
-    def of_start(self, rule: Any, cell: AbstractCell, batch: tuple[int, ...]) -> PyTree:
+    def of_start(self, on: AbstractProgram, batch: tuple[int, ...]) -> PyTree:
         """Of parameters of the neuron itself; no activity yet."""
-        own, _ = self._neuron.of_start(rule, cell, batch)
-        _, channels = self.init(rule, cell, start_of(cell, batch))
+        own, _ = self._neuron.of_start(on, batch)
+        _, channels = self.init(on, start_of(on.cell, batch))
         return own, channels
 
-    def contract(
-        self, rule: Any, cell: Any, prepared: PyTree, trace: PyTree, credit: Credit
-    ) -> PyTree:
+    def contract(self, on: AbstractProgram, trace: PyTree, credit: Credit) -> PyTree:
         """`λ_j e[i, type j] + Σ_c G_c M[i, type j, c]`, summed over the batch."""
         own, (rec, into, bias) = trace
         count = len(self._groups)
-        local = cell.membrane(credit.state)
+        local = on.cell.membrane(credit.state)
         local = local.reshape(-1, local.shape[-1])
 
         def weight(channels):
@@ -87,7 +86,7 @@ class Presynaptic(AbstractTrace):
             blocks = [local[:, group].T @ e for group, e in zip(self._groups, channels)]
             if self.types is None:
                 return blocks[0]
-            summed = credit.extra.reshape(-1, count)
+            summed = credit.modulator.reshape(-1, count)
             for a, block in enumerate(blocks):
                 modulated = channels[count + a :: count]
                 shared = summed.T.reshape(-1) @ modulated.reshape(-1, modulated.shape[-1])
@@ -98,22 +97,18 @@ class Presynaptic(AbstractTrace):
             return rows if in_order else rows[np.argsort(order)]
 
         bias = None if bias is None else weight(bias)[:, 0]
-        gradient = with_weights(cell, weight(rec), weight(into), bias)
+        gradient = with_weights(on.cell, weight(rec), weight(into), bias)
         empty = (None, None, None)
-        return eqx.combine(
-            gradient, self._neuron.contract(rule, cell, prepared, (own, empty), credit)
-        )
+        return eqx.combine(gradient, self._neuron.contract(on, (own, empty), credit))
 
-    def extend(
-        self, rule: Any, cell: AbstractCell, prepared: Any, record: Record, trace: PyTree
-    ) -> PyTree:
+    def extend(self, on: AbstractProgram, record: Record, trace: PyTree) -> PyTree:
         """The channels after the segment: taps over its activity, and the past moved on."""
-        inner = _neurons(cell)
+        inner = on.cell
         own, (rec, into, bias) = trace
         empty = (None, None, None)
-        own, _ = self._neuron.extend(rule, cell, prepared, record, (own, empty))
+        own, _ = self._neuron.extend(on, record, (own, empty))
         sent = inner.message(points_of(inner, record).before)
-        taps, start = self._taps(inner, prepared, record)
+        taps, start = self._taps(on, record)
         count = len(self._groups)
 
         def advance(past, pre):
@@ -133,12 +128,13 @@ class Presynaptic(AbstractTrace):
             bias = advance(bias, jnp.ones((*record.xs.shape[:-1], 1), record.xs.dtype))
         return own, (advance(rec, sent), advance(into, record.xs), bias)
 
-    def _taps(self, cell: NeuronCell, prepared: Any, record: Record) -> tuple[Array, tuple]:
+    def _taps(self, on: AbstractProgram, record: Record) -> tuple[Array, tuple]:
         """Taps (T, *batch, channels) for a segment's activity; and what unit credit at its end is
         at its start: local (*batch, C), modulated and summed (*batch, C, C).
 
         `batch` is () unless the rule observes a μ of each example, or sequences end inside.
         """
+        cell = on.cell
         steps, dtype = len(record.xs), wide(cell.weight_rec.dtype)
         leak, gain = jnp.asarray(cell.leak, dtype), jnp.asarray(cell.gain, dtype)
         count = len(self._groups)
@@ -156,11 +152,10 @@ class Presynaptic(AbstractTrace):
             local, modulated, summed = carry
             if self.types is None:
                 return (local * leak, modulated, summed), local
-            filters, _ = prepared
             here = jnp.concatenate([local, modulated.reshape(*batch, -1)], axis=-1)
             across = None if mu is None else jnp.broadcast_to(mu[..., None, :], eye.shape)
-            decay = leak - filters.own(local, mu)
-            crossed, summed = filters.back(summed, across)
+            decay = leak - on.weights.own(local, mu)
+            crossed, summed = on.weights.back(summed, across)
             decays = jnp.broadcast_to(decay[..., None, :], modulated.shape)
             return (local * decay, modulated * decays + crossed, summed), here
 
@@ -190,9 +185,3 @@ def _filtered(taps: Array, pre: Array) -> Array:
     if len(taps) == 1:
         return jnp.moveaxis(taps[0], -1, 0)[..., None] * pre[0][None]
     return jnp.einsum("t...k,t...i->k...i", taps, pre)
-
-
-def _neurons(cell: AbstractCell) -> NeuronCell:
-    inner = inner_cell(cell)
-    assert isinstance(inner, NeuronCell) and not isinstance(cell, Filtered)
-    return inner

@@ -10,11 +10,10 @@ from jaxtyping import Array, Float
 
 from .. import _arguments as arguments
 from .._cell import computing
-from .._reverse import points_of
+from .._program._reverse import points_of
+from .._program._run import run, whole
 from .._rnn import RNN
 from .._rule import Carry, DNI, LocalDNI
-from .._segment import record_of
-from .._trace._synthetic import SyntheticGradient
 from .._tree import pullback
 
 
@@ -80,16 +79,16 @@ def compartments(
             f"of rnn is {type(rule).__name__}."
         )
     _, zs = rnn(xs, carry, context=context)  # what can be wrong is checked there
-    cell: Any = computing(rnn.cell).effective()
+    on = rule.on(computing(rnn.cell))
+    cell = on.cell
     xs = jnp.asarray(xs, zs.dtype)
-    record = record_of(cell, carry.state, xs)
+    _, record = run(whole(cell.step), cell, carry.state, xs)
     (direct,) = pullback(cell.emit, record.states)(jax.grad(loss)(zs))
     labels = jnp.zeros((*xs.shape[:-1], 0), zs.dtype) if context is None else context
-    trace = SyntheticGradient()
 
     def body(value, at):
         point, after, direct, label = at
-        seen, value = trace.phases(rule, cell, point, after, direct, label, value)
+        seen, value = on.trace.phases(on, point, after, direct, label, value)
         return value, seen
 
     points = points_of(cell, record)

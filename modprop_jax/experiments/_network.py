@@ -16,9 +16,9 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .. import optim
 from .._cell import AbstractCell, EquilibriumCell, Filtered
+from .._cell._base import dynamics
 from .._cell._init import balanced_dale
 from .._readout import Readout
-from .._reverse import inner_cell
 from .._rnn import RNN
 from .._rule import Carry
 from ..tasks import Preset, Task
@@ -69,7 +69,7 @@ class Network(eqx.Module):
 
 def _where_settled(cell: AbstractCell, state: PyTree, zs: Array) -> Array:
     """The emissions; NaN for examples with an equilibrium that was not reached."""
-    if not isinstance(inner_cell(cell), EquilibriumCell):
+    if not isinstance(dynamics(cell), EquilibriumCell):
         return zs
     inner = state[0] if isinstance(cell, Filtered) else state
     return jnp.where(inner.converged[..., None], zs, jnp.nan)
@@ -249,15 +249,15 @@ def dales_law(
         return (net.readout.weight,) if preset.dale_readout else ()
 
     def from_neurons(net):
-        cell: Any = inner_cell(net.rnn.cell)
+        cell: Any = dynamics(net.rnn.cell)
         return cell.weight_rec, *to_readout(net)
 
     def from_inputs(net):
-        cell: Any = inner_cell(net.rnn.cell)
+        cell: Any = dynamics(net.rnn.cell)
         return (cell.weight_in,)
 
     def from_units(net):
-        cell: Any = inner_cell(net.rnn.cell)
+        cell: Any = dynamics(net.rnn.cell)
         return (cell.weight,)
 
     dale = signs(preset)
@@ -288,7 +288,7 @@ def _only(where: Callable[[Any], tuple]) -> Callable[[Any], PyTree]:
 def recurrent_weights(preset: Preset) -> Callable[[Any], tuple[Any, ...]]:
     """A function of the network: its recurrent parameters."""
     recurrent = CELLS[preset.cell].recurrent
-    return lambda net: recurrent(inner_cell(net.rnn.cell))
+    return lambda net: recurrent(dynamics(net.rnn.cell))
 
 
 def _where_nonzero(update: Any, weight: Any) -> Array:
