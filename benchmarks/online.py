@@ -16,7 +16,7 @@ import jax
 import jax.random as jr
 import optax
 import tyro
-from spiking import compiled, error, Model, offline, plain, timed
+from harness import compile_gradient, Model, offline, plain, streamed, timed
 
 import modprop_jax as mpj
 
@@ -54,13 +54,14 @@ class Timed:
     """A compiled program: its temporaries, and the microseconds a step of each run so far."""
 
     def __init__(self, gradient: Callable[..., Any], *args: Any):
-        self.run, self.megabytes = compiled(gradient, *args)
-        self.args, self.steps = args, len(args[-1])
-        self.seconds = timed(self.run, *args)  # the warm-up
+        compiled = compile_gradient(gradient, *args)
+        self.run, self.megabytes = compiled.run, compiled.temporary / 1e6
+        self.steps = len(args[-1])
+        self.seconds = timed(self.run)[0]  # the warm-up
         self.microseconds = []
 
     def turn(self) -> None:
-        seconds = timed(self.run, *self.args)
+        seconds = timed(self.run)[0]
         self.seconds += seconds
         self.microseconds.append(1e6 * seconds / self.steps)
 
@@ -149,24 +150,6 @@ def problem(n: int, batch: int, sizes: Sizes) -> tuple[Model, jax.Array, jax.Arr
     shape = (sizes.steps, batch)
     xs = jr.normal(keys[2], (*shape, sizes.inputs))
     return model, xs, jr.normal(keys[3], (*shape, sizes.outputs))
-
-
-def streamed(rule: Any, segment: int) -> Callable[..., Any]:
-    labels = isinstance(rule, mpj.DNI | mpj.LocalDNI)
-
-    def segment_loss(model, carry, xs, ys):
-        carry, zs = model.rnn(xs, carry, context=ys if labels else None)
-        return error(model.readout(zs), ys), carry
-
-    gradient = mpj.online_value_and_grad(segment_loss, segment=segment)
-
-    def run(model, xs, ys):
-        model = mpj.with_rule(model, rule)
-        carry = model.rnn.init(xs.shape[1:-1], key=jr.key(1))
-        (loss, _), gradients = gradient(model, carry, xs, ys)
-        return loss, gradients
-
-    return run
 
 
 if __name__ == "__main__":

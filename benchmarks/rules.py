@@ -1,4 +1,4 @@
-"""The figures of docs/results: `modprop-jax bench` in three processes.
+"""Every rule in every mode, and its peers: `modprop-jax bench` in three processes.
 
 python benchmarks/rules.py [options of modprop-jax bench, such as --full]
 """
@@ -9,5 +9,5 @@ from modprop_jax.experiments import main
 
 
 if __name__ == "__main__":
-    committed = ["--processes", "3", "--out", "docs/results/bench-cpu"]
+    committed = ["--processes", "3", "--out", "results/bench-cpu"]
     sys.exit(main(["bench", *committed, *sys.argv[1:]]))

@@ -9,15 +9,13 @@ these two. Memory is XLA's count of temporaries.
 
 import dataclasses
 import statistics
-import time
-from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import tyro
+from harness import compile_gradient, Model, offline, plain, streamed, timed
 
 import modprop_jax as mpj
 
@@ -33,28 +31,22 @@ class Size:
     runs: int = 5
 
 
-class Model(eqx.Module):
-    rnn: mpj.RNN
-    readout: mpj.Readout
-
-
 def main(size: Size) -> None:
     print("| gradient | time, of plain | seconds | temporaries, MB | loss as plain's |")
     print("| --- | --- | --- | --- | --- |")
     model, xs, ys = problem(size)
-    yardstick, plain_megabytes = compiled(plain, model, xs, ys)
-    loss = yardstick(model, xs, ys)[0]
-    seconds = [timed(yardstick, model, xs, ys) for _ in range(size.runs)]
-    print(f"| plain | 1.00 | {statistics.median(seconds):.2f} | {plain_megabytes:.1f} | |")
+    yardstick = compile_gradient(plain, model, xs, ys)
+    loss = yardstick.run()[0]
+    seconds = [timed(yardstick.run)[0] for _ in range(size.runs)]
+    megabytes = yardstick.temporary / 1e6
+    print(f"| plain | 1.00 | {statistics.median(seconds):.2f} | {megabytes:.1f} | |")
     for name, rule, segment in PROGRAMS:
         gradient = offline(rule) if segment is None else streamed(rule, segment)
-        run, megabytes = compiled(gradient, model, xs, ys)
-        off = abs(float(run(model, xs, ys)[0] / loss - 1))
-        pairs = [
-            (timed(run, model, xs, ys), timed(yardstick, model, xs, ys)) for _ in range(size.runs)
-        ]
+        program = compile_gradient(gradient, model, xs, ys)
+        off = abs(float(program.run()[0] / loss - 1))
+        pairs = [(timed(program.run)[0], timed(yardstick.run)[0]) for _ in range(size.runs)]
         ratio = statistics.median(own / other for own, other in pairs)
-        own = statistics.median(own for own, _ in pairs)
+        own, megabytes = statistics.median(own for own, _ in pairs), program.temporary / 1e6
         print(f"| {name} | {ratio:.2f} | {own:.2f} | {megabytes:.1f} | {off:.0e} |", flush=True)
 
 
@@ -90,60 +82,6 @@ def problem(size: Size) -> tuple[Model, jax.Array, jax.Array]:
     shape = (size.steps, size.batch, size.inputs)
     xs = jr.bernoulli(keys[2], 0.04, shape).astype(jnp.float32) * 5
     return model, xs, jr.normal(keys[3], (*shape[:2], 2))
-
-
-def error(outputs: jax.Array, ys: jax.Array) -> jax.Array:
-    return 0.5 * jnp.sum((outputs - ys) ** 2) / ys.shape[1]
-
-
-@eqx.filter_value_and_grad
-def plain(model: Model, xs: jax.Array, ys: jax.Array) -> jax.Array:
-    cell = model.rnn.cell
-
-    def step(state, x):
-        state = cell.step(state, x)
-        return state, cell.emit(state)
-
-    _, zs = jax.lax.scan(step, cell.init(xs.shape[1:-1]), xs)
-    return error(model.readout(zs), ys)
-
-
-def offline(rule: Any) -> Callable[..., Any]:
-    return mpj.value_and_grad(lambda model, xs, ys: error(model.readout(model.rnn(xs)), ys), rule)
-
-
-def streamed(rule: Any, segment: int) -> Callable[..., Any]:
-    def segment_loss(model, carry, xs, ys):
-        carry, zs = model.rnn(xs, carry)
-        return error(model.readout(zs), ys), carry
-
-    gradient = mpj.online_value_and_grad(segment_loss, segment=segment)
-
-    def run(model, xs, ys):
-        model = mpj.with_rule(model, rule)
-        (loss, _), gradients = gradient(model, model.rnn.init(xs.shape[1:-1]), xs, ys)
-        return loss, gradients
-
-    return run
-
-
-def compiled(gradient: Callable[..., Any], *args: Any) -> tuple[Callable[..., Any], float]:
-    """The program, and the megabytes of its temporaries."""
-    arrays, static = eqx.partition(args, eqx.is_array)
-
-    @jax.jit
-    def flat(arrays):
-        return eqx.filter(gradient(*eqx.combine(arrays, static)), eqx.is_array)
-
-    program: Any = flat.lower(arrays).compile()
-    megabytes = program.memory_analysis().temp_size_in_bytes / 1e6
-    return lambda *args: program(eqx.filter(args, eqx.is_array)), megabytes
-
-
-def timed(run: Callable[..., Any], *args: Any) -> float:
-    began = time.perf_counter()
-    jax.block_until_ready(run(*args))
-    return time.perf_counter() - began
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ import pytest
 
 
 jax.config.update("jax_enable_x64", True)
+# tests compile far more than they compute
+jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 

@@ -28,13 +28,13 @@ OWN: dict[str, Any] = {
     "rkf_rtrl": lambda: mpj.RKFRTRL(),
 }
 CASES = [
-    ("rtrl", "adaptive"),
     ("eprop", "gru"),
     ("modprop_types", "leaky"),
     ("future_bptt", "leaky_taus"),
     ("snap", "leaky_taus"),
 ]
 SLOW = [
+    ("rtrl", "adaptive"),
     ("dni", "rate"),
     ("mdgl_online", "filtered_adaptive"),
     ("bptt", "filtered_adaptive"),

@@ -84,7 +84,7 @@ def test_offline_as_apart(rule, cell_name):
     assert_close(found, apart(rule, cell_name))
 
 
-@pytest.mark.parametrize("segment", [1, 3])
+@pytest.mark.parametrize("segment", [1, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "rule, cell_name", [c for c in CASES if c[0] not in ("bptt", "modprop_taps")]
 )

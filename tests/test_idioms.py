@@ -258,7 +258,9 @@ def test_an_ensemble_is_its_members(kind):
         assert not np.asarray(found.weight_rec)[missing].any() and np.asarray(found.tau).all()
 
 
-@pytest.mark.parametrize("rule", [mpj.ModProp(0.5), mpj.ModProp(0.5, TYPES)])
+@pytest.mark.parametrize(
+    "rule", [mpj.ModProp(0.5, TYPES), pytest.param(mpj.ModProp(0.5), marks=pytest.mark.slow)]
+)
 def test_the_stability_of_an_ensemble_is_that_of_each_member(rule):
     rnns, (xs, _) = ensemble(), data()
     found = mpj.spectral_radius(rule, rnns.cell)

@@ -42,6 +42,9 @@ import modprop_jax as mpj
 def marked(rule, cell_name):
     """A case of the fast suite, or, on cells much like another, of the slow one."""
     alike = cell_name in ("leaky_tau", "rate", "filtered_rate", "filtered_leaky")
+    alike |= rule in ("modprop_mu_by_type", "modprop_mu_by_neuron", "mdgl_diffuse")
+    alike |= cell_name == "filtered_leaky_taus" and rule not in ("rtrl", "eprop")
+    alike |= cell_name == "filtered_adaptive" and rule in ("mdgl", "modprop")
     return pytest.param(rule, cell_name, marks=pytest.mark.slow if alike else ())
 
 

@@ -233,10 +233,12 @@ STREAMED += [("rtrl", "adaptive", 1), ("modprop_types", "filtered", 1)]
 STREAMED += [("modprop_types", "leaky", 3), ("modprop_types", "leaky", 1)]
 # one of each trace, and a rule that observes
 SLOW = "modprop", "quasi_static", "snap1", "mdgl_online"
+TWICE = ("rtrl", "adaptive", 1), ("modprop_types", "filtered", 3), ("modprop_types", "leaky", 3)
 
 
 def marked(case):
-    return pytest.param(*case, marks=pytest.mark.slow if case[0] in SLOW else ())
+    slow = case[0] in SLOW or case in TWICE
+    return pytest.param(*case, marks=pytest.mark.slow if slow else ())
 
 
 @pytest.mark.parametrize("rule, cell_name, segment", [marked(case) for case in STREAMED])

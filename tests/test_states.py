@@ -35,8 +35,8 @@ OWN: dict[str, Any] = {
     "dni": lambda: mpj.DNI(learn=optax.sgd(0.1)),
     "future_bptt": lambda: mpj.FutureBPTT(3),
 }
-FAST = ("eprop", "mdgl_types", "modprop_types", "snap")
-SLOW = ("bptt", "rtrl", "future_bptt", "uoro", "dni")
+FAST = ("eprop", "snap")
+SLOW = ("bptt", "rtrl", "mdgl_types", "modprop_types", "future_bptt", "uoro", "dni")
 
 
 class Showing(AdaptiveCell):
@@ -85,9 +85,11 @@ def everything(c, rule, split):
     return mpj.value_and_grad(loss)((rnn, xs)), value, gradients, by_inputs
 
 
-CASES = [(name, False) for name in FAST] + [("eprop", True)]
+CASES = [(name, False) for name in FAST]
 CASES += [pytest.param(name, False, marks=pytest.mark.slow) for name in SLOW]
-CASES += [pytest.param(name, True, marks=pytest.mark.slow) for name in ("rtrl", "mdgl_types")]
+CASES += [
+    pytest.param(name, True, marks=pytest.mark.slow) for name in ("eprop", "rtrl", "mdgl_types")
+]
 
 
 @pytest.mark.parametrize("name, filtered", CASES)

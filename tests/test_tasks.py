@@ -271,7 +271,7 @@ def test_tables_and_figures_name_the_tasks_score(monkeypatch):
 
 
 @pytest.mark.parametrize("name", TASKS)
-@pytest.mark.parametrize("preset", ["small", "published"])
+@pytest.mark.parametrize("preset", ["small", pytest.param("published", marks=pytest.mark.slow)])
 def test_every_task_record_fits_together(name, preset):
     task = TASKS[name]
     settings = task.presets[preset]

@@ -144,7 +144,7 @@ LAG_LINE = Task(
     presets={
         "small": _preset(data=_COARSE, iterations=1000),
         # The published stream; the published network, a lag line, is not one of the experiments'
-        # (`benchmarks/gle_lag_line.py` trains it).
+        # (`reproductions/gle_lag_line.py` trains it).
         "published": _preset(data={"steps": 2000}, cell_options={"alpha": 0.01}, iterations=10_000),
     },
 )

@@ -32,17 +32,27 @@ class Compiled(NamedTuple):
 
 
 def compile_program(program: Program, problem: Problem) -> Compiled:
-    """Traced, lowered and compiled, with its memory by XLA's own account."""
+    """A program on its problem; building it counts as compilation.
+
+    **Raises:** `Skipped` where another package's program fails.
+    """
     began = time.perf_counter()
     try:
-        function = program.build(problem)
-        arrays, static = eqx.partition((problem.model, problem.xs, problem.ys), eqx.is_array)
-        lowered = jax.jit(lambda arrays: function(*eqx.combine(arrays, static))).lower(arrays)
+        gradient = program.build(problem)
+        compiled = compile_gradient(gradient, problem.model, problem.xs, problem.ys)
     except Exception as error:
         if program.name not in _peers.ALGORITHMS:
             raise
         # another package's limits are its own: they are shown, and the others go on
         raise Skipped(f"failed: {str(error).partition('. ')[0]}") from error
+    return compiled._replace(seconds=time.perf_counter() - began)
+
+
+def compile_gradient(gradient: Callable[..., Any], *args: Any) -> Compiled:
+    """Traced, lowered and compiled for these arguments, with its memory by XLA's own account."""
+    began = time.perf_counter()
+    arrays, static = eqx.partition(args, eqx.is_array)
+    lowered = jax.jit(lambda arrays: gradient(*eqx.combine(arrays, static))).lower(arrays)
     compiled = lowered.compile()
     seconds = time.perf_counter() - began
     memory = compiled.memory_analysis()

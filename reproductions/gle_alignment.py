@@ -1,6 +1,6 @@
 """How GLE's gradient, and that of instantaneous errors, are aligned with BPTT's, by regime.
 
-python benchmarks/gle_alignment.py > docs/results/gle-alignment.md
+python reproductions/gle_alignment.py > docs/results/gle-alignment.md
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ RULES = {"GLE": mpj.GLE(), "instantaneous": mpj.GLE(prospective_errors=False)}
 
 INTRODUCTION = f"""# GLE: alignment with BPTT
 
-Output of `python benchmarks/gle_alignment.py` (two minutes). Cosine with the gradient of BPTT on
+Output of `python reproductions/gle_alignment.py` (two minutes). Cosine with the gradient of BPTT on
 the same network, and the ratio of their norms, by layer, lowest first; means over {SEEDS} students,
 each with a teacher and inputs of its own.
 

@@ -1,6 +1,6 @@
 """How the gradient of `QuasiStatic` is aligned with BPTT's, by the speed of inputs and recurrence.
 
-python benchmarks/quasi_static.py
+python reproductions/quasi_static.py
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ RULES = {
     "ridge 0.1": mpj.QuasiStatic(ridge=0.1),
 }
 
-INTRODUCTION = f"""Output of `python benchmarks/quasi_static.py` (half a minute). Mean cosine with
+INTRODUCTION = f"""Output of `python reproductions/quasi_static.py` (30 seconds). Mean cosine with
 the gradient of BPTT, of all parameters of {NEURONS} leaky tanh neurons without autapses; {SEEDS}
 students, each with a teacher and inputs of its own. Weights are normal: the recurrent ones scaled
 to the spectral radius ("radius"), the others of variance 1 / presynaptic units; no biases. Inputs:

@@ -1,6 +1,6 @@
 """The lag line: weights and time constants of a teacher, recovered in the stream.
 
-python benchmarks/gle_lag_line.py --out docs/results/gle-lag-line
+python reproductions/gle_lag_line.py --out docs/results/gle-lag-line
 
 Students of random weights and time constants see a square wave and the teacher's answers, and learn
 at every step, nudged by their errors: by GLE, and by instantaneous errors (Ellenberger et al.,

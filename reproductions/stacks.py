@@ -1,6 +1,6 @@
 """How a rule's gradient is aligned with BPTT's in stacks of 1, 2 and 4 recurrent layers.
 
-python benchmarks/stacks.py > docs/results/stacks.md
+python reproductions/stacks.py > docs/results/stacks.md
 """
 
 import functools
@@ -37,7 +37,7 @@ LRU = {"DiagonalRTRL()": mpj.DiagonalRTRL()}
 
 INTRODUCTION = f"""# Stacks: alignment with BPTT
 
-Output of `python benchmarks/stacks.py` (a minute or two). {SEEDS} networks a row at their initial
+Output of `python reproductions/stacks.py` (1 to 2 minutes). {SEEDS} networks a row at their initial
 weights, {UNITS} units a layer, T = {STEPS}, {BATCH} examples, float32. Task: {INPUTS} inputs of
 white noise, and at every step the squared error of their leaky sum (leak 0.95). Cosine with BPTT's
 gradient over the parameters of the recurrent layers, of all of them and of the lowest; mean ±

@@ -1,6 +1,6 @@
 """Handwritten digits by credit at equilibrium and by backpropagation, on one network.
 
-python benchmarks/ei_digits.py > docs/results/ei-digits.md
+python reproductions/ei_digits.py > docs/results/ei-digits.md
 """
 
 import time
@@ -171,8 +171,8 @@ def main() -> None:
 
 INTRODUCTION = f"""# Digits at equilibrium, by E-I credit and by backpropagation
 
-Output of `python benchmarks/ei_digits.py` (six minutes): the preset "small" of the task `digits`.
-8 × 8 pixels, each an excitatory and an inhibitory afferent, {LAYERS} layers of \
+Output of `python reproductions/ei_digits.py` (six minutes): the preset "small" of the task
+`digits`. 8 × 8 pixels, each an excitatory and an inhibitory afferent, {LAYERS} layers of \
 {PRESET.excitatory} excitatory and {N - (PRESET.excitatory or 0)}
 inhibitory sigmoid neurons, and a linear readout of the last. Dale's law holds for all presynaptic
 units from start to end, by `optim.dale` behind Adam at {PRESET.learning_rate}. \

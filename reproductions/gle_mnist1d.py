@@ -1,7 +1,7 @@
 """MNIST-1D learnt online by GLE: an optimizer step at every step of time.
 
-python benchmarks/gle_mnist1d.py train --minutes 45 --seed 0 --out runs/gle-mnist1d/seed0
-python benchmarks/gle_mnist1d.py report --runs runs/gle-mnist1d --out docs/results/gle-mnist1d
+python reproductions/gle_mnist1d.py train --minutes 45 --seed 0 --out results/gle-mnist1d/seed0
+python reproductions/gle_mnist1d.py report --runs results/gle-mnist1d --out docs/results/gle-mnist1d
 
 The network of 15,000 parameters of Ellenberger et al. (arXiv 2403.16933), in its published order of
 update, rates, schedule and batches; `--order sweep` leaves out the delays between layers.
@@ -60,7 +60,7 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """A table and a figure of finished runs, and a copy of their metrics."""
+    """A table and a figure of finished runs."""
 
     runs: pathlib.Path
     """Folder of the runs' folders."""
@@ -205,9 +205,7 @@ def report(options: Report) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     runs = {}
     for path in sorted(options.runs.glob("*/metrics.jsonl")):
-        text = path.read_text()
-        (options.out / f"{path.parent.name}.jsonl").write_text(text)
-        runs[path.parent.name] = [json.loads(line) for line in text.splitlines()]
+        runs[path.parent.name] = [json.loads(line) for line in path.read_text().splitlines()]
     marks = " | ".join(f"epoch {n}" for n in MARKS)
     table = [f"| run | {marks} | last | s an epoch | of CPU |"]
     table.append("|---" * (len(MARKS) + 4) + "|")
