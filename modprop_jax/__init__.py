@@ -36,7 +36,11 @@ from ._rate_cost import rate_cost as rate_cost
 from ._readout import Readout as Readout
 from ._rnn import RNN as RNN
 from ._rule import (
+    AbstractEstimatingRule as AbstractEstimatingRule,
+    AbstractInfluenceRule as AbstractInfluenceRule,
     AbstractRule as AbstractRule,
+    AbstractSurrogateRule as AbstractSurrogateRule,
+    AbstractTransportRule as AbstractTransportRule,
     BPTT as BPTT,
     Card as Card,
     cards as cards,

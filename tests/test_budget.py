@@ -19,7 +19,8 @@ from helpers import (
 )
 
 import modprop_jax as mpj
-from modprop_jax._budget import auto_checkpoint, auto_chunk, auto_segment
+from modprop_jax._budget import auto_checkpoint, auto_segment
+from modprop_jax._program._chunk import auto_chunk
 
 
 @pytest.mark.parametrize(

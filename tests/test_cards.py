@@ -15,7 +15,7 @@ import pytest
 from helpers import cell as table_cell, data, distance, jit, Net, net, offline, segment_loss
 
 import modprop_jax as mpj
-from modprop_jax._rule import AbstractCreditRule, AbstractForwardRule
+from modprop_jax._rule import AbstractEstimatingRule, AbstractInfluenceRule
 from modprop_jax._rule.stochastic._base import AbstractStochasticRule
 from modprop_jax.experiments import main
 
@@ -171,7 +171,7 @@ def operations(row_name: str, n: int) -> float:
     xs, labels = jnp.zeros((1, m)), jnp.zeros((1, LABELS))
 
     def loss(layer, carry, xs, labels):
-        context = labels if isinstance(rule, AbstractCreditRule) else None
+        context = labels if isinstance(rule, AbstractEstimatingRule) else None
         carry, zs = layer(xs, carry, context=context)
         return jnp.sum(zs**2), carry
 
@@ -365,9 +365,9 @@ def test_axes(row_name):
     # what a rule learns, it learns by an optax transformation, and a batch shares it
     learns = [v for v in vars(rule).values() if isinstance(v, optax.GradientTransformation)]
     assert written.learned == bool(learns) == (written.shared != "0")
-    if isinstance(rule, AbstractForwardRule):
+    if isinstance(rule, AbstractInfluenceRule):
         assert written.facing == "past"
-    elif isinstance(rule, AbstractCreditRule) or carry.trace is None:
+    elif isinstance(rule, AbstractEstimatingRule) or carry.trace is None:
         assert written.facing == "future"
     elif not jax.tree.leaves(carry.trace):
         assert written.facing == "neither"

@@ -101,7 +101,7 @@ def by_definition(c, horizon: int, xs, credit):
         # what the emission's memory does is not the window's
 
         def remembered(zs):
-            return jax.lax.scan(lambda m, z: (c.filter(m, z),) * 2, start[1], zs)[1]
+            return jax.lax.scan(lambda m, z: (c.parts()[1].filter(m, z),) * 2, start[1], zs)[1]
 
         (credit,) = jax.vjp(remembered, plain_scan(c.cell, start[0], xs)[1])[1](credit)
         start = start[0]

@@ -35,26 +35,12 @@ from jax import lax
 from test_flags import DONE, flagged, MASK as PRESENT, ORDER, padded, stream
 
 import modprop_jax as mpj
-from modprop_jax._rule.snap._own import own_back
-from modprop_jax._trace import PerUnit
+from modprop_jax._rule.snap._own import OwnUnit
 
 
 FIGURES = np.load(pathlib.Path(__file__).parent / "golden" / "eprop_mdgl_snap.npz")
 EQUINOX = {"gru": eqx.nn.GRUCell, "lstm": eqx.nn.LSTMCell}
 OURS = {"gru": mpj.GRUCell, "lstm": mpj.LSTMCell}
-
-
-class OwnUnit(mpj.AbstractRule):
-    """SnAp-1 where each parameter acts on one unit: its dynamics, and its autapse."""
-
-    def trace(self, cell):
-        return PerUnit()
-
-    def back(self, cell, prepared, point, credit, direct):
-        return own_back(cell, point, credit, direct)
-
-    def step(self, cell, state, x):
-        raise NotImplementedError
 
 
 class Counting(mpj.SeparableCell):

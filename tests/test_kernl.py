@@ -370,7 +370,7 @@ def test_examples_have_own_noise():
 def test_an_end_forgets_the_past_alone():
     _, _, carry = streamed(11)
     rnn, before = with_rule("rate", learn=LEARN).rnn, carry.trace
-    after = rnn.rule.trace(rnn.cell).forget(jnp.asarray([True, False]), before)
+    after = rnn.rule.on(rnn.cell).trace.forget(jnp.asarray([True, False]), before)
     for new, old in zip(jax.tree.leaves(after.state.past), jax.tree.leaves(before.state.past)):
         assert not np.any(new[:, 0]) and np.any(old[:, 0])
         np.testing.assert_array_equal(new[:, 1], old[:, 1])

@@ -104,7 +104,7 @@ def test_a_drive_enters_as_the_gain_says(ratio):
         v, b, _ = spiking.integrate((2 * ones, 0 * ones, jnp.zeros(N, jnp.int32)), ones)
         np.testing.assert_allclose(b, right, rtol=1e-6)
     filtered = mpj.Filtered(leaky, 1 - 1 / ratio, scale=True)
-    np.testing.assert_allclose(filtered.filter(0 * ones, ones), 1 / ratio, rtol=1e-6)
+    np.testing.assert_allclose(filtered.parts()[1].filter(0 * ones, ones), 1 / ratio, rtol=1e-6)
 
 
 # --- gradients ---

@@ -32,6 +32,9 @@ from helpers import (
 from jax.flatten_util import ravel_pytree
 
 import modprop_jax as mpj
+from modprop_jax._program._influence import Influence
+from modprop_jax._program._transport import Transport
+from modprop_jax._rule import AbstractInfluenceRule
 from modprop_jax._rule.snap._pattern import pattern_of
 
 
@@ -50,8 +53,8 @@ OTHERS = SPARSE & ~np.eye(N, dtype=bool)
 class _Forward(mpj.SnAp):
     """The same, never by the reverse form."""
 
-    def runs_forward(self, cell):
-        return True
+    def on(self, cell, in_size=None, *, streams=True):
+        return AbstractInfluenceRule.on(self, cell, in_size, streams=streams)
 
 
 Forward: Any = _Forward  # with the constructor of SnAp
@@ -380,7 +383,7 @@ def test_the_reverse_form_of_one_step_is_the_forward_one():
     cell = mpj.Filtered(adaptive(), (0.7, 1.0))
     readout = mpj.Readout(2 * N, OUT, key=jr.key(7))
     rules = mpj.SnAp(1, like=cell), Forward(1, like=cell)
-    assert [rule.runs_forward(cell) for rule in rules] == [False, True]
+    assert [type(rule.on(cell)) for rule in rules] == [Transport, Influence]
     for take in (gradient, streamed_gradient(4)):
         back, ahead = (take(Net(mpj.RNN(cell, rule=rule), readout), *data())[1] for rule in rules)
         assert_close(weights(back), weights(ahead), 1e-10)

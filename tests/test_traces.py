@@ -8,14 +8,19 @@ from helpers import assert_close, BATCH, cell, data, inner, jit, N, RULES, T, TY
 
 import modprop_jax as mpj
 from modprop_jax._trace import Dense, PerSynapse, Presynaptic
-from modprop_jax._trace._base import boundary
+from modprop_jax._trace._base import no_credit
+from modprop_jax._tree import with_fields
 
 
 def forced(rule_name, trace):
     """The rule of the table, made to carry its past in another trace."""
     row = RULES[rule_name]
-    kind = type("Forced", (row.cls,), {"trace": lambda self, cell: trace})
-    return kind(*row.args, **row.kwargs)
+
+    def on(self, cell, in_size=None, *, streams=True):
+        program = row.cls.on(self, cell, in_size, streams=streams)
+        return with_fields(program, trace=trace) if streams else program
+
+    return type("Forced", (row.cls,), {"on": on})(*row.args, **row.kwargs)
 
 
 def responses(rule, c, credits):
@@ -24,16 +29,14 @@ def responses(rule, c, credits):
     carry = rule.init(c, c.init(BATCH))
     for part in (xs[:4], xs[4:5], xs[5:7]):
         carry, _ = mpj.scan(c, carry, part, rule=rule)
-    dense = c.effective()
-    dense = dense.cell if isinstance(c, mpj.Filtered) else dense
-    trace = rule.trace(c)
-    known = rule, dense, rule.prepare(c.cell if isinstance(c, mpj.Filtered) else c)
-    return [trace.contract(*known, carry.trace, credit) for credit in credits]
+    on = rule.on(c)
+    return [on.trace.contract(on, carry.trace, credit) for credit in credits]
 
 
 def random_credits(rule, c, count=3):
-    state = c.init(BATCH)[0] if isinstance(c, mpj.Filtered) else c.init(BATCH)
-    zero, rng = boundary(rule, c, state, BATCH), np.random.default_rng(2)
+    on = rule.on(c)
+    state, _ = on.emission.split(c.init(BATCH))
+    zero, rng = no_credit(on, state, BATCH), np.random.default_rng(2)
     return [
         jax.tree.map(lambda z: jnp.asarray(rng.normal(size=z.shape)), zero) for _ in range(count)
     ]
@@ -68,7 +71,7 @@ FAST = [
 @pytest.mark.parametrize("rule_name, cell_name, trace", FAST, ids=lambda p: str(p).split("(")[0])
 def test_the_fast_trace_equals_the_dense_one(rule_name, cell_name, trace):
     c, rule = cell(cell_name), RULES[rule_name].make()
-    assert rule.trace(c) == trace, "the table names the trace that serves"
+    assert rule.on(c).trace == trace, "the table names the trace that serves"
     credits = random_credits(rule, c)
     fast = jit(lambda c: responses(rule, c, credits))(c)
     dense = jit(lambda c: responses(forced(rule_name, Dense()), c, credits))(c)

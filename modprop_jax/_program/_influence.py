@@ -37,7 +37,7 @@ class Influence(AbstractProgram):
         return self.streams or self.of_start is not None
 
     def init(self, state: PyTree, key: PRNGKeyArray | None) -> Boundary:
-        """An influence of nothing; of the cell's own start, where that learns and the state is it."""
+        """An influence of nothing; of the cell's own start, where the state is one that learns."""
         inner, _ = self.emission.split(state)
         value = self.trace.init(self, inner, key)
         if start_learns(self.cell):

@@ -8,7 +8,7 @@ from .._credit import Back, Credit, Point
 from .._program._base import AbstractProgram
 from .._trace import AbstractTrace, PerSynapse, PerUnit, Presynaptic
 from .._tree import add, pullback
-from ._base import require_separable, require_units
+from ._base import require_units
 from ._card import Card
 from ._transport import AbstractSurrogateRule
 
@@ -66,7 +66,11 @@ class EProp(AbstractSurrogateRule):
 
     def step(self, cell: SeparableCell, state: PyTree, x: Array) -> PyTree:
         """The cell's step, with the message stopped."""
-        require_separable(self, cell)
+        if not isinstance(cell, SeparableCell):
+            raise ValueError(
+                "EProp needs a NeuronCell or another SeparableCell for its one-step derivative, "
+                f"but the cell is a {type(cell).__name__}. Use scan."
+            )
         return cell.integrate(state, cell.drive(stopped_message(cell, state), x))
 
 
