@@ -169,9 +169,9 @@ def check_explicit(program: AbstractProgram) -> None:
         )
 
 
-def check_flags(xs: Any, done: Any, mask: Any) -> None:
+def check_flags(xs: Any, done: Any, valid: Any) -> None:
     """A ValueError unless flags are boolean, one for each step and example."""
-    for name, flag in (("done", done), ("mask", mask)):
+    for name, flag in (("done", done), ("valid", valid)):
         if flag is None:
             continue
         if jnp.shape(flag) != xs.shape[:-1] or jnp.result_type(flag) != jnp.bool_:

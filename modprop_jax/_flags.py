@@ -11,15 +11,15 @@ from ._precision import start_of
 from ._tree import shifted
 
 
-def as_flags(done: Any, mask: Any, like: Array) -> tuple[Flags | None, Array | None]:
+def as_flags(done: Any, valid: Any, like: Array) -> tuple[Flags | None, Array | None]:
     """Flags of a segment, and which examples end with its last step; None: nothing of the kind.
 
     `like`: the inputs (T, *batch, m).
     """
-    if done is None and mask is None:
+    if done is None and valid is None:
         return None, None
     steps = like.shape[:-1]
-    keep = jnp.ones(steps, bool) if mask is None else mask
+    keep = jnp.ones(steps, bool) if valid is None else valid
     done = jnp.zeros(steps, bool) if done is None else done
     return Flags(shifted(jnp.zeros_like(done[0]), done), keep), done[-1]
 

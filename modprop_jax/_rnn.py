@@ -99,20 +99,20 @@ class RNN(eqx.Module):
         drive: PyTree = None,
         context: Data = None,
         done: Data = None,
-        mask: Data = None,
+        valid: Data = None,
         states: bool = False,
         key: PRNGKeyArray | None = None,
     ) -> Any:
         """The emissions, and, where a carry or a bare state came, the one to go on from.
 
         `drive` (T, *batch, n): noise or a current, added to what the neurons receive. `done` and
-        `mask` (T, *batch): sequences that end inside, in padding too, and padding. `states`: all
+        `valid` (T, *batch): sequences that end inside, in padding too, and padding. `states`: all
         states too, for a plot or a penalty, `(zs, states)` or `(carry, zs, states)`. See `scan`.
         """
         del key
         xs = as_array("xs", xs)
         start = as_arrays(self.cell).init(xs.shape[1:-1]) if carry is None else carry
-        options: Any = {"drive": drive, "context": context, "done": done, "mask": mask}
+        options: Any = {"drive": drive, "context": context, "done": done, "valid": valid}
         out = scan(self.cell, start, xs, rule=self.rule, states=states, **options)
         if carry is not None:
             return out

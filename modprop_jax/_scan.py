@@ -30,7 +30,7 @@ def scan(
     drive: PyTree = None,
     context: Data = None,
     done: Data = None,
-    mask: Data = None,
+    valid: Data = None,
     states: bool = False,
     chunk: int | None = None,
     unroll: int = 1,
@@ -62,8 +62,8 @@ def scan(
     - `done`: boolean (T, *batch): a sequence ends with this step. Its emission is still the old
         sequence's; then state, trace and what the rule has observed are those of no past, and the
         state is `cell.init` again: what credit comes to it there goes to the parameters that
-        `init` reads. A sequence also ends with a step that `mask` leaves out.
-    - `mask`: boolean (T, *batch), False for padding: the step does not take place. State and trace
+        `init` reads. A sequence also ends with a step that is not `valid`.
+    - `valid`: boolean (T, *batch), False for padding: the step does not take place. State and trace
         stay as they are, the emission is 0 and carries no credit; the input may be anything.
     - `states`: whether to return all states too, for a plot or a penalty on the membrane.
     - `chunk`: steps whose weight gradient is one matmul; by default 8 to 32 on CPU, half a
@@ -95,7 +95,7 @@ def scan(
     cell, carry = as_arrays((cell, carry))
     xs = check_scan(cell, carry, as_array("xs", xs), rule, chunk, unroll)
     cell, carry = computing(cell), widened(carry)
-    steps = _steps(cell, xs, drive, context, done, mask)
+    steps = _steps(cell, xs, drive, context, done, valid)
     axes = varying((cell, rule, carry, steps))
     cell, rule, carry, steps = vary((cell, rule, carry, steps), axes)
     program = rule.on(cell, xs.shape[-1], streams=isinstance(carry, Carry))
@@ -121,17 +121,17 @@ def leave(carry: PyTree, end: Boundary) -> PyTree:
 
 
 def _steps(
-    cell: AbstractCell, xs: Array, drive: PyTree, context: Data, done: Data, mask: Data
+    cell: AbstractCell, xs: Array, drive: PyTree, context: Data, done: Data, valid: Data
 ) -> Steps:
     """The steps, with nothing in padding: NaN there would reach the weights."""
-    named = {"context": context, "done": done, "mask": mask}
-    context, done, mask = (v if v is None else as_array(n, v) for n, v in named.items())
-    check_flags(xs, done, mask)
+    named = {"context": context, "done": done, "valid": valid}
+    context, done, valid = (v if v is None else as_array(n, v) for n, v in named.items())
+    check_flags(xs, done, valid)
     drive = check_drive(cell, xs, as_sequences("drive", drive))
     inputs = xs if drive is None else Inputs(xs, drive)
-    if mask is not None:
-        inputs, context = erase(~mask, (inputs, context))
-    flags, ended = as_flags(done, mask, xs)
+    if valid is not None:
+        inputs, context = erase(~valid, (inputs, context))
+    flags, ended = as_flags(done, valid, xs)
     return Steps(inputs, flags, context, ended)
 
 

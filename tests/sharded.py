@@ -226,7 +226,7 @@ def _mapped(rnn, key=None):
 
     def loss(rnn, carry, xs, flags):
         done, mask = flags
-        carry, zs = rnn(xs, carry, done=done, mask=mask)
+        carry, zs = rnn(xs, carry, done=done, valid=mask)
         return jnp.sum(zs**2 + 0.1 * zs**3), carry
 
     def offline(rnn, *seen):

@@ -286,7 +286,7 @@ ROWS: dict[str, Row] = {
     "scan": Row(
         lambda: dict(cell=leaky(), carry=leaky().init((2,)), xs=XS),
         {
-            "mask": ["all", 3, {}, np.ones((T, 2)), np.ones(T, bool), np.ones((T, 3), bool)],
+            "valid": ["all", 3, {}, np.ones((T, 2)), np.ones(T, bool), np.ones((T, 3), bool)],
             "done": ["all", 3, {}, np.ones((T, 2)), np.ones(T, bool), np.ones((T, 3), bool)],
             "drive": ["all", object(), np.ones((T, 2, N + 1)), np.ones(N)],
             "context": ["all", object()],
@@ -430,7 +430,8 @@ ROWS: dict[str, Row] = {
 RETURNED = """Alignment AlignmentMatrix Carry Compartments CreditProfile EIBalance GeneralisationGap
 GradientSpread HessianTop OnlineAlignment ThreeTimescales optim.RewireState""".split()
 RECORDS = ["Card", "tasks.Preset", "tasks.Task"]
-BASES = ["AbstractCell", "AbstractRule", "SeparableCell"]
+BASES = """AbstractCell SeparableCell AbstractRule AbstractTransportRule AbstractSurrogateRule
+AbstractInfluenceRule AbstractEstimatingRule""".split()
 CLASSMETHODS = ["GRUCell.from_equinox", "LSTMCell.from_equinox", "EquilibriumCell.layered"]
 
 

@@ -107,7 +107,7 @@ def test_bptt_is_jaxs_derivative(name, came):
 def test_finite_differences_with_sequences_that_end():
     """Of real and imaginary parts: the convention is JAX's, ∂/∂re - i ∂/∂im."""
     rnn = mpj.RNN(cell("rate"))
-    flags = {"done": RNG.random((T, *BATCH)) < 0.3, "mask": RNG.random((T, *BATCH)) < 0.8}
+    flags = {"done": RNG.random((T, *BATCH)) < 0.3, "valid": RNG.random((T, *BATCH)) < 0.8}
 
     def loss(rnn):
         return energy(rnn(XS, **flags))

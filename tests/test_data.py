@@ -66,12 +66,12 @@ def at_bias(rnn, bias):
 def test_flags_context_and_types_as_lists():
     rule = mpj.DNI(labels=2, learn=optax.sgd(0.1))
     c, (xs, _) = cell("rate"), data()
-    flags = {"done": RNG.random((T, *BATCH)) < 0.3, "mask": RNG.random((T, *BATCH)) < 0.7}
+    flags = {"done": RNG.random((T, *BATCH)) < 0.3, "valid": RNG.random((T, *BATCH)) < 0.7}
     context = RNG.integers(0, 2, (T, *BATCH, 2))
     carry = mpj.RNN(c, rule=rule).init(BATCH, key=jr.key(0))
 
     def run(carry, xs, context, done, mask):
-        return mpj.scan(c, carry, xs, rule=rule, context=context, done=done, mask=mask)[1]
+        return mpj.scan(c, carry, xs, rule=rule, context=context, done=done, valid=mask)[1]
 
     arrays = jax.tree.map(jnp.asarray, (context.astype(float), *flags.values()))
     expected = run(carry, xs, *arrays)

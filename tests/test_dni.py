@@ -70,7 +70,7 @@ def made(cell_name):
 
 def segment_loss(model, carry, seen, ys):
     xs, done, mask = seen
-    carry, zs = model.rnn(xs, carry, context=ys, done=done, mask=mask)
+    carry, zs = model.rnn(xs, carry, context=ys, done=done, valid=mask)
     outputs = model.readout(zs)
     if mask is not None:
         ys = jnp.where(mask[..., None], ys, 0)  # padding has labels of NaN
@@ -200,7 +200,7 @@ def test_padding_may_hold_anything(rule):
     def learn(model, carry, labels):
         def loss(model, carry, seen, labels):
             xs, mask = seen
-            carry, zs = model.rnn(xs, carry, context=labels, mask=mask)
+            carry, zs = model.rnn(xs, carry, context=labels, valid=mask)
             return error(model.readout(zs), jnp.zeros((len(xs), *BATCH, OUT))), carry
 
         return mpj.online_value_and_grad(loss, segment=T)(model, carry, (xs, mask), labels)

@@ -95,7 +95,7 @@ def everything(c, rule, call, seen):
     def loss(both):
         rnn, seen = both
         start = rnn.init(BATCH, key=jr.key(2)) if rule.needs_key else rnn.cell.init(BATCH)
-        return loss_of(call(rnn, seen, start, done=done, mask=mask)[1])
+        return loss_of(call(rnn, seen, start, done=done, valid=mask)[1])
 
     def segment_loss(rnn, carry, seen, _):
         carry, zs = call(rnn, seen, carry)

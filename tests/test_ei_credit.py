@@ -499,7 +499,7 @@ def test_padding_asks_nothing_of_an_equilibrium():
     xs = jnp.array([[5.0], [7.0]])
 
     def loss(cell, xs, rule, mask=None):
-        state, zs = mpj.scan(cell, cell.init(), xs, rule=rule, mask=mask)
+        state, zs = mpj.scan(cell, cell.init(), xs, rule=rule, valid=mask)
         return jnp.sum(zs**2), state
 
     take = jit(eqx.filter_grad(loss, has_aux=True))

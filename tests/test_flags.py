@@ -48,7 +48,7 @@ def loss_of(outputs, ys, mask):
 @jit
 def flagged(model, xs, ys, done, mask):
     def loss(model):
-        return loss_of(model.readout(model.rnn(xs, done=done, mask=mask)), ys, mask)
+        return loss_of(model.readout(model.rnn(xs, done=done, valid=mask)), ys, mask)
 
     return mpj.value_and_grad(loss)(model)
 
@@ -57,7 +57,7 @@ def flagged(model, xs, ys, done, mask):
 def stream(segment):
     def segment_loss(model, carry, xs, ys):
         xs, done, mask = xs
-        carry, zs = model.rnn(xs, carry, done=done, mask=mask)
+        carry, zs = model.rnn(xs, carry, done=done, valid=mask)
         return loss_of(model.readout(zs), ys, mask), carry
 
     return jit(mpj.online_value_and_grad(segment_loss, segment=segment))
@@ -114,7 +114,7 @@ def test_values(name):
     """Masked steps emit 0 and leave the state; the state after an end is the initial one."""
     c, (xs, _) = cell(name), padded()
     state = c.init(xs.shape[1:-1])
-    last, zs = jit(lambda: mpj.scan(c, state, xs, done=DONE, mask=MASK, chunk=4))()
+    last, zs = jit(lambda: mpj.scan(c, state, xs, done=DONE, valid=MASK, chunk=4))()
     kept, seen = state, jnp.nan_to_num(xs)
     for t in range(len(xs)):
         moved = c.step(kept, seen[t])
@@ -136,7 +136,7 @@ def test_credit_on_the_outgoing_state_finds_the_last_step(cell_name):
 
     @eqx.filter_grad
     def gradient(c, rule, xs, mask=None, chunk=None):
-        state, _ = mpj.scan(c, c.init(xs.shape[1:-1]), xs, mask=mask, rule=rule, chunk=chunk)
+        state, _ = mpj.scan(c, c.init(xs.shape[1:-1]), xs, valid=mask, rule=rule, chunk=chunk)
         return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(state))
 
     c, rules = cell(cell_name), (mpj.MDGL(TYPES), mpj.ModProp(0.5, TYPES))
@@ -146,7 +146,7 @@ def test_credit_on_the_outgoing_state_finds_the_last_step(cell_name):
         assert_close(found, jax.tree.map(jnp.add, *each()))
 
 
-@pytest.mark.parametrize("name", ["done", "mask"])
+@pytest.mark.parametrize("name", ["done", "valid"])
 @pytest.mark.parametrize("flag", [np.ones((11, 3), bool), np.ones((11, 2))])
 def test_errors(name, flag):
     c, (xs, _) = cell("leaky"), data()
@@ -157,5 +157,5 @@ def test_errors(name, flag):
 
 def test_taps_do_not_stream_with_flags():
     model, (xs, _) = net("modprop_taps", "leaky"), data()
-    with pytest.raises(ValueError, match="does not stream with done= or mask="):
-        model.rnn(xs, model.rnn.init((2,)), mask=MASK)
+    with pytest.raises(ValueError, match="does not stream with done= or valid="):
+        model.rnn(xs, model.rnn.init((2,)), valid=MASK)

@@ -247,7 +247,7 @@ def entropy(outputs, ys, mask=None):
 
 def segment_loss(model, carry, seen, ys):
     xs, done, mask = seen
-    carry, zs = model(xs, carry, done=done, mask=mask)
+    carry, zs = model(xs, carry, done=done, valid=mask)
     return entropy(zs, ys, mask), carry
 
 

@@ -206,7 +206,7 @@ def step_by_step(rule, cell, xs, qs, done, mask):
         @eqx.filter_grad(has_aux=True)
         def gradient(cell):
             done, mask = flags or (None, None)
-            after, zs = mpj.scan(cell, carry, x, rule=rule, done=done, mask=mask)
+            after, zs = mpj.scan(cell, carry, x, rule=rule, done=done, valid=mask)
             # the credit is on the states, whatever the cell makes of them
             state = jnp.arctanh(zs) if isinstance(cell, mpj.LeakyCell) else zs
             return jnp.sum(q * state), after
@@ -313,7 +313,7 @@ MASK[4:6, 0] = MASK[5:8, 1] = False
 
 def flagged_loss(model, carry, xs, ys):
     xs, done, mask = xs
-    carry, zs = model.rnn(xs, carry, done=done, mask=mask)
+    carry, zs = model.rnn(xs, carry, done=done, valid=mask)
     return error(jnp.where(mask[..., None], model.readout(zs), 0), ys), carry
 
 

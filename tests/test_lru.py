@@ -280,7 +280,7 @@ def test_done_and_mask_as_sequences_apart(segment):
 
     def of(model, carry, xs, ys):
         xs, done, mask = xs
-        carry, zs = model.rnn(xs, carry, done=done, mask=mask)
+        carry, zs = model.rnn(xs, carry, done=done, valid=mask)
         outputs = model.readout(zs)
         each = 0.5 * (outputs - ys) ** 2 + 0.1 * outputs**3
         return jnp.sum(jnp.where(mask[..., None], each, 0)), carry

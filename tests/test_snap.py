@@ -565,13 +565,13 @@ def test_sequences_that_end_and_pause():
 
     def offline(cell):
         start = cell.init((2,))
-        return weigh_all(mpj.scan(cell, start, xs, rule=rule, done=done, mask=keep)[1])
+        return weigh_all(mpj.scan(cell, start, xs, rule=rule, done=done, valid=keep)[1])
 
     def streamed(cell):
         carry, total = rule.init(cell, cell.init((2,))), 0.0
         for part in (slice(0, 4), slice(4, 5), slice(5, 9)):
             seen, ends, takes_place = xs[part], done[part], keep[part]
-            carry, zs = mpj.scan(cell, carry, seen, rule=rule, done=ends, mask=takes_place)
+            carry, zs = mpj.scan(cell, carry, seen, rule=rule, done=ends, valid=takes_place)
             total = total + weigh_all(zs)
         return total
 
@@ -633,15 +633,6 @@ def test_a_carry_needs_the_number_of_inputs():
     cell = gru_cell()
     with pytest.raises(ValueError, match=r"pass SnAp\(1, inputs=m\)"):
         mpj.SnAp(1).init(cell, cell.init())
-
-
-def test_no_form_of_one_step(without_type_checks):
-    del without_type_checks
-    cell, (xs, _) = ring(), data()
-    with pytest.raises(ValueError, match="SnAp has no one-step derivative"):
-        mpj.SnAp(1).step(cell, cell.init(BATCH), xs[0])
-    with pytest.raises(ValueError, match="SnAp runs forward only"):
-        mpj.SnAp(2).back(cell, (), *(None,) * 3)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_step_that_cannot_be_read():

@@ -170,7 +170,7 @@ def loss_of(outputs, ys, mask):
 @jit
 def flagged(model, xs, ys, done, mask):
     def loss(model):
-        return loss_of(model.readout(model.rnn(xs, done=done, mask=mask)), ys, mask)
+        return loss_of(model.readout(model.rnn(xs, done=done, valid=mask)), ys, mask)
 
     return mpj.value_and_grad(loss)(model)
 
@@ -219,7 +219,7 @@ def test_end_to_end_as_side_by_side(rule, cell_name):
 def stream(segment):
     def segment_loss(model, carry, xs, ys):
         xs, done, mask = xs
-        carry, zs = model.rnn(xs, carry, done=done, mask=mask)
+        carry, zs = model.rnn(xs, carry, done=done, valid=mask)
         return loss_of(model.readout(zs), ys, mask), carry
 
     return jit(mpj.online_value_and_grad(segment_loss, segment=segment))
@@ -294,7 +294,7 @@ def test_credit_on_a_state_that_no_step_has_left():
 
     @eqx.filter_grad
     def found(c, rule):
-        state, zs = mpj.scan(c, c.init((2,)), xs, rule=rule, done=done, mask=mask, chunk=2)
+        state, zs = mpj.scan(c, c.init((2,)), xs, rule=rule, done=done, valid=mask, chunk=2)
         return jnp.sum(zs**3) + read_state(state)
 
     @eqx.filter_grad

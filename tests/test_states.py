@@ -72,7 +72,7 @@ def everything(c, rule, split):
 
     def loss(both):
         rnn, xs = both
-        return penalty(*split(rnn, xs, bare, done=DONE, mask=MASK)[1])
+        return penalty(*split(rnn, xs, bare, done=DONE, valid=MASK)[1])
 
     def segment_loss(rnn, carry, xs, _):
         carry, seen = split(rnn, xs, carry)
@@ -172,7 +172,7 @@ def test_values_and_exact_credit(name):
 
 def test_padding_and_ends():
     c, xs = pair(False)[0], data(steps=STEPS)[0]
-    last, zs, states = mpj.scan(c, c.init(BATCH), xs, done=DONE, mask=MASK, states=True)
+    last, zs, states = mpj.scan(c, c.init(BATCH), xs, done=DONE, valid=MASK, states=True)
     for leaf in jax.tree.leaves(states):
         assert leaf.shape == (STEPS, *BATCH, N)
         assert not np.asarray(leaf)[~np.asarray(MASK)].any()

@@ -397,7 +397,7 @@ DONE = jnp.asarray(((ORDER > 0) & (np.diff(ORDER, append=0) != 0)).T)
 
 def flagged_loss(model, carry, xs, ys):
     xs, done, mask = xs
-    carry, zs = model.rnn(xs, carry, done=done, mask=mask)
+    carry, zs = model.rnn(xs, carry, done=done, valid=mask)
     outputs = jnp.where(mask[..., None], model.readout(zs), ys)
     return error(outputs - ys, jnp.zeros_like(ys)), carry
 

@@ -71,7 +71,7 @@ class Window(AbstractTrace):
         """The newest S vectors stay; what leaves the window joins the older activity."""
         if record.flags is not None:
             raise ValueError(
-                f"ModProp(taps={self.steps}) does not stream with done= or mask=: leave taps at "
+                f"ModProp(taps={self.steps}) does not stream with done= or valid=: leave taps at "
                 "None, or learn offline (from a bare state)."
             )
         inner = on.cell
