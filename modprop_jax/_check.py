@@ -140,8 +140,7 @@ def check_mapped(
 ) -> None:
     """A ValueError where the axes of a `jax.shard_map` split examples over devices, whose weights
     are the same, and the trace learns from all of them; or where JAX would sum its next value."""
-    streams = isinstance(carry, Carry) and program.trace is not None
-    if not axes or not streams:
+    if not axes or program.trace is None:
         return
     if not program.trace.by_example and axes - of_cell:
         raise ValueError(

@@ -157,7 +157,7 @@ def through(segment: Segment, loop: Loop) -> tuple[PyTree, Array, Record, PyTree
 class Past(NamedTuple):
     """The start of a segment, shaped as the credit that will come to it; and the trace's value."""
 
-    on: Transport
+    on: AbstractProgram
     start: Credit
     value: PyTree
 

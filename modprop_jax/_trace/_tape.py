@@ -129,6 +129,7 @@ class Tape(AbstractTrace):
         if not self.driven:
             return inputs
         x, push = inputs if isinstance(inputs, Inputs) else (inputs, None)
+        cell = on.cell
         own = jax.eval_shape(lambda x: cell.drive(cell.message(start_of(cell, x.shape[:-1])), x), x)
         silent = jax.tree.map(lambda d: jnp.zeros(d.shape, d.dtype), own)
         return Inputs(x, silent if push is None else _filled(push, silent))

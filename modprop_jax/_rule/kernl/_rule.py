@@ -150,7 +150,7 @@ class KeRNL(AbstractInfluenceRule):
         leak = jnp.asarray(cell.leak, dtype)
         return jnp.broadcast_to(jnp.clip(1 - leak, 0, 1), (n,))
 
-    def prepare(self, cell: NeuronCell) -> Float[Array, " n"]:
+    def prepare(self, cell: Any) -> Float[Array, " n"]:
         """The lowest alpha that is allowed."""
         return jnp.minimum(self.init_alpha(cell), 0.01)
 

@@ -131,8 +131,8 @@ class ModProp(AbstractRule):
         if self.mu is None:
             return Measured(self.types)
         if self.taps is not None:
-            return Taps(self.mu, self.types, self.taps)
-        return Steady(self.mu, self.types)
+            return Taps(mu=self.mu, types=self.types, taps=self.taps)
+        return Steady(mu=self.mu, types=self.types)
 
     def on(
         self, cell: AbstractCell, in_size: int | None = None, *, streams: bool = True
