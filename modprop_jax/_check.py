@@ -68,7 +68,7 @@ def check_scan(
 def _check_single(cell: AbstractCell) -> None:
     weights = {NeuronCell: "weight_rec", GatedCell: "weight_hh"}
     for kind, name in weights.items():
-        if isinstance(cell, kind) and getattr(cell, name).ndim != 2:
+        if isinstance(cell, kind) and len(getattr(cell, name).shape) != 2:
             raise ValueError(
                 f"scan runs one {type(cell).__name__}, but {name} has the shape "
                 f"{getattr(cell, name).shape}, of an ensemble or of a stack of layers: call it as "

@@ -1,3 +1,9 @@
+import os
+
+
+# Tests compile far more than they compute; what they start in a shell does too.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
 import equinox.internal as eqxi
 import jax
 import jaxtyping
@@ -5,8 +11,6 @@ import pytest
 
 
 jax.config.update("jax_enable_x64", True)
-# tests compile far more than they compute
-jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from .. import _arguments as arguments
 from .._precision import wide
 from .._static import Trainable
+from .._synapses import AbstractSynapses
 from ._base import batch_axes, BatchShape, Final
 from ._constants import decay, rise, trainable, trained_ranges
 from ._neuron import NeuronCell
@@ -50,6 +51,8 @@ class LeakyCell(NeuronCell):
         autapses: bool = False,
         mask: Any = None,
         signs: Any = None,
+        recurrent: AbstractSynapses | None = None,
+        inputs: AbstractSynapses | None = None,
         dtype: Any = None,
         key: PRNGKeyArray,
     ):
@@ -68,10 +71,12 @@ class LeakyCell(NeuronCell):
             autapses=autapses,
             mask=mask,
             signs=signs,
+            recurrent=recurrent,
+            inputs=inputs,
             dtype=dtype,
         )
         self.tau, self.dt = (
-            trainable(name, value, hidden_size, arguments.POSITIVE, self.weight_rec.dtype)
+            trainable(name, value, hidden_size, arguments.POSITIVE, self.dtype)
             for name, value in (("tau", tau), ("dt", dt))
         )
         self.activation = arguments.elementwise("activation", activation, hidden_size)
@@ -79,12 +84,12 @@ class LeakyCell(NeuronCell):
     @property
     def leak(self) -> Any:
         """η = exp(-dt/τ)."""
-        return decay(self.tau, self.dt, wide(self.weight_rec.dtype))
+        return decay(self.tau, self.dt, wide(self.dtype))
 
     @property
     def gain(self) -> Any:
         """1 - η."""
-        return rise(self.tau, self.dt, wide(self.weight_rec.dtype))
+        return rise(self.tau, self.dt, wide(self.dtype))
 
     @property
     def uniform_leak(self) -> bool:
@@ -93,7 +98,7 @@ class LeakyCell(NeuronCell):
 
     def init(self, batch_shape: BatchShape = ()) -> Float[Array, "*batch n"]:
         """Zero membrane."""
-        return jnp.zeros((*batch_axes(batch_shape), self.hidden_size), wide(self.weight_rec.dtype))
+        return jnp.zeros((*batch_axes(batch_shape), self.hidden_size), wide(self.dtype))
 
     def integrate(
         self, state: Float[Array, "*batch n"], drive: Float[Array, "*batch n"]

@@ -59,7 +59,7 @@ class AbstractLIF(NeuronCell):
         """See `LIFCell`."""
         NeuronCell.__init__(self, in_size, hidden_size, **options)
         self.tau, self.threshold, self.dt = (
-            trainable(name, value, hidden_size, arguments.POSITIVE, self.weight_rec.dtype)
+            trainable(name, value, hidden_size, arguments.POSITIVE, self.dtype)
             for name, value in (("tau", tau), ("threshold", threshold), ("dt", dt))
         )
         self.dampening = arguments.number("dampening", dampening, arguments.NOT_NEGATIVE)
@@ -71,12 +71,12 @@ class AbstractLIF(NeuronCell):
     @property
     def leak(self) -> Any:
         """α = exp(-dt/τ)."""
-        return decay(self.tau, self.dt, wide(self.weight_rec.dtype))
+        return decay(self.tau, self.dt, wide(self.dtype))
 
     @property
     def gain(self) -> Any:
         """s_in."""
-        return rise(self.tau, self.dt, wide(self.weight_rec.dtype)) if self.scale_input else 1.0
+        return rise(self.tau, self.dt, wide(self.dtype)) if self.scale_input else 1.0
 
     def membrane(self, state: PyTree) -> Float[Array, "*batch n"]:
         """v, the first of the state's variables."""
@@ -141,7 +141,7 @@ class LIFCell(AbstractLIF):
     def init(self, batch_shape: BatchShape = ()) -> tuple[Array, Array]:
         """Zero membrane, not refractory."""
         shape = (*batch_axes(batch_shape), self.hidden_size)
-        return jnp.zeros(shape, wide(self.weight_rec.dtype)), jnp.zeros(shape, jnp.int32)
+        return jnp.zeros(shape, wide(self.dtype)), jnp.zeros(shape, jnp.int32)
 
     def integrate(
         self, state: tuple[Array, Array], drive: Float[Array, "*batch n"]
@@ -214,7 +214,7 @@ class ALIFCell(AbstractLIF):
         self.scale_adaptation = arguments.boolean("scale_adaptation", scale_adaptation)
         self.divide_by_adaptive = arguments.boolean("divide_by_adaptive", divide_by_adaptive)
         self.tau_adaptation, self.beta = (
-            trainable(name, value, hidden_size, within, self.weight_rec.dtype)
+            trainable(name, value, hidden_size, within, self.dtype)
             for name, value, within in (
                 ("tau_adaptation", tau_adaptation, arguments.POSITIVE),
                 ("beta", beta, self._beta_range),
@@ -236,7 +236,7 @@ class ALIFCell(AbstractLIF):
     def init(self, batch_shape: BatchShape = ()) -> tuple[Array, Array, Array]:
         """Zero membrane and adaptation, not refractory."""
         shape = (*batch_axes(batch_shape), self.hidden_size)
-        dtype = wide(self.weight_rec.dtype)
+        dtype = wide(self.dtype)
         return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.zeros(shape, jnp.int32)
 
     def integrate(

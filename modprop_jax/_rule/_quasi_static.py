@@ -136,18 +136,19 @@ class QuasiStatic(AbstractTransportRule):
         send = pullback(cell.message, after)
         (slope,) = send(jnp.ones_like(response))
         received = response * _only(direct)
-        weight, loop = widened(cell.weight_rec), response * _only(slope)
+        synapses, loop = widened(cell.recurrent), response * _only(slope)
         if self.sweeps is not None:
             credit = received
             for _ in range(self.sweeps - 1):
-                credit = received + loop * (credit @ weight)
+                credit = received + loop * synapses.back(credit)
         else:
+            weight = synapses.as_matrix()
 
             def one(loop, received):
                 return self._settled(weight, loop, received)
 
             credit = each(one, loop.ndim - 1)(loop, received)
-        message = credit @ weight
+        message = synapses.back(credit)
         return message, send(message)[0]
 
     def _settled(

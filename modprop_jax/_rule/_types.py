@@ -8,6 +8,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from .. import _arguments as arguments
+from .._synapses import AbstractSynapses
 
 
 Types = tuple[int, ...] | None
@@ -32,28 +33,19 @@ def as_types(types: Any) -> Types:
     return tuple(int(t) for t in array)
 
 
-def one_hot(types: tuple[int, ...], dtype: Any) -> Float[Array, "n C"]:
-    """U: one row a neuron, one column a type."""
-    return jnp.asarray(np.eye(max(types) + 1)[list(types)], dtype)
-
-
-def mean_over_all(matrix: Float[Array, "n n"], types: Types) -> Float[Array, "C C"]:
-    """Block means over all entries, zeros included (ModProp); the matrix itself without types."""
-    if types is None:
-        return matrix
-    hot = one_hot(types, matrix.dtype)
+def mean_over_all(
+    synapses: AbstractSynapses, types: tuple[int, ...], gain: Any = 1.0, mu: Any = 1.0
+) -> Float[Array, "C C"]:
+    """Block means of gain · W · mu over all pairs of neurons, connected or not (ModProp)."""
     count = np.bincount(types)
-    return (hot.T @ matrix @ hot) / jnp.asarray(np.outer(count, count), matrix.dtype)
+    sums = synapses.type_sums(types, gain, mu)
+    return sums / jnp.asarray(np.outer(count, count), sums.dtype)
 
 
-def mean_over_synapses(matrix: Float[Array, "n n"], types: Types) -> Float[Array, "C C"]:
-    """Block means over the existing synapses, W ≠ 0 (MDGL); 0 where a block has none."""
-    if types is None:
-        return matrix
-    hot = one_hot(types, matrix.dtype)
-    exists = (matrix != 0).astype(matrix.dtype)
-    count = hot.T @ exists @ hot
-    return jnp.where(count > 0, (hot.T @ matrix @ hot) / jnp.where(count > 0, count, 1), 0)
+def mean_over_synapses(synapses: AbstractSynapses, types: tuple[int, ...]) -> Float[Array, "C C"]:
+    """Block means over the synapses that are formed (MDGL); 0 where a block has none."""
+    count, sums = synapses.type_counts(types), synapses.type_sums(types)
+    return jnp.where(count > 0, sums / jnp.where(count > 0, count, 1), 0)
 
 
 def expand(block: Float[Array, "C C"], types: Types) -> Float[Array, "n n"]:

@@ -1,7 +1,6 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, PyTree
 
 from .._cell import NeuronCell
@@ -14,7 +13,7 @@ from .._program._base import AbstractProgram
 from .._program._reverse import points_of
 from .._sharding import over_steps
 from ._base import AbstractTrace
-from ._per_synapse import PerSynapse, with_weights
+from ._per_synapse import PerSynapse
 
 
 class Presynaptic(AbstractTrace):
@@ -42,12 +41,9 @@ class Presynaptic(AbstractTrace):
         return neurons and on.cell.uniform_leak
 
     @property
-    def _groups(self) -> list[np.ndarray | slice]:
-        """The neurons of each type; a slice where they stand together, which spares a gather."""
-        if self.types is None:
-            return [slice(None)]
-        groups = [np.flatnonzero(np.equal(self.types, a)) for a in range(max(self.types) + 1)]
-        return [slice(g[0], g[-1] + 1) if g[-1] - g[0] + 1 == g.size else g for g in groups]
+    def _count(self) -> int:
+        """How many types there are."""
+        return 1 if self.types is None else max(self.types) + 1
 
     @property
     def _neuron(self) -> PerSynapse:
@@ -58,15 +54,13 @@ class Presynaptic(AbstractTrace):
         inner = on.cell
         check_leaky(on.name, inner)
         batch = batch_shape(inner, state)
-        count = len(self._groups)
+        count = self._count
         channels = 1 if self.types is None else count + count**2
         own, _ = self._neuron.init(on, state)
-
-        def zeros(features):
-            return jnp.zeros((channels, *batch, features), wide(inner.weight_rec.dtype))
-
-        bias = None if inner.bias is None else zeros(1)
-        return own, (zeros(inner.hidden_size), zeros(inner.in_size), bias)
+        return own, {
+            name: jnp.zeros((channels, *batch, synapses.shape[1]), wide(inner.dtype))
+            for name, synapses in inner.afferents.items()
+        }
 
     def of_start(self, on: AbstractProgram, batch: tuple[int, ...]) -> PyTree:
         """Of parameters of the neuron itself; no activity yet."""
@@ -76,40 +70,29 @@ class Presynaptic(AbstractTrace):
 
     def contract(self, on: AbstractProgram, trace: PyTree, credit: Credit) -> PyTree:
         """`λ_j e[i, type j] + Σ_c G_c M[i, type j, c]`, summed over the batch."""
-        own, (rec, into, bias) = trace
-        count = len(self._groups)
+        own, filtered = trace
         local = on.cell.membrane(credit.state)
         local = local.reshape(-1, local.shape[-1])
 
-        def weight(channels):
-            channels = channels.reshape(len(channels), -1, channels.shape[-1])
-            blocks = [local[:, group].T @ e for group, e in zip(self._groups, channels)]
+        def weights(name, synapses):
+            channels = filtered[name].reshape(len(filtered[name]), -1, filtered[name].shape[-1])
             if self.types is None:
-                return blocks[0]
-            summed = credit.modulator.reshape(-1, count)
-            for a, block in enumerate(blocks):
-                modulated = channels[count + a :: count]
-                shared = summed.T.reshape(-1) @ modulated.reshape(-1, modulated.shape[-1])
-                blocks[a] = block + jnp.broadcast_to(shared, block.shape)
-            rows = jnp.concatenate(blocks)
-            order = np.argsort(self.types, kind="stable")
-            in_order = np.array_equal(order, np.arange(order.size))
-            return rows if in_order else rows[np.argsort(order)]
+                return synapses.gradient(local, channels[0])
+            summed = credit.modulator.reshape(-1, self._count)
+            return synapses.type_gradient(self.types, local, summed, channels)
 
-        bias = None if bias is None else weight(bias)[:, 0]
-        gradient = with_weights(on.cell, weight(rec), weight(into), bias)
-        empty = (None, None, None)
-        return eqx.combine(gradient, self._neuron.contract(on, (own, empty), credit))
+        each = {name: weights(name, synapses) for name, synapses in on.cell.afferents.items()}
+        gradient = on.cell.with_afferents(each)
+        return eqx.combine(gradient, self._neuron.contract(on, (own, {}), credit))
 
     def extend(self, on: AbstractProgram, record: Record, trace: PyTree) -> PyTree:
         """The channels after the segment: taps over its activity, and the past moved on."""
         inner = on.cell
-        own, (rec, into, bias) = trace
-        empty = (None, None, None)
-        own, _ = self._neuron.extend(on, record, (own, empty))
+        own, filtered = trace
+        own, _ = self._neuron.extend(on, record, (own, {}))
         sent = inner.message(points_of(inner, record).before)
         taps, start = self._taps(on, record)
-        count = len(self._groups)
+        count = self._count
 
         def advance(past, pre):
             axes = past.ndim - 1
@@ -124,9 +107,8 @@ class Presynaptic(AbstractTrace):
                 moved = jnp.concatenate([moved, modulated.reshape(-1, *past.shape[1:])])
             return moved + _filtered(taps, pre)
 
-        if bias is not None:
-            bias = advance(bias, jnp.ones((*record.xs.shape[:-1], 1), record.xs.dtype))
-        return own, (advance(rec, sent), advance(into, record.xs), bias)
+        activity = inner.presynaptic(sent, record.xs)
+        return own, {name: advance(past, activity[name]) for name, past in filtered.items()}
 
     def _taps(self, on: AbstractProgram, record: Record) -> tuple[Array, tuple]:
         """Taps (T, *batch, channels) for a segment's activity; and what unit credit at its end is
@@ -135,9 +117,9 @@ class Presynaptic(AbstractTrace):
         `batch` is () unless the rule observes a μ of each example, or sequences end inside.
         """
         cell = on.cell
-        steps, dtype = len(record.xs), wide(cell.weight_rec.dtype)
+        steps, dtype = len(record.xs), wide(cell.dtype)
         leak, gain = jnp.asarray(cell.leak, dtype), jnp.asarray(cell.gain, dtype)
-        count = len(self._groups)
+        count = self._count
         observed = record.observed if isinstance(record.observed, jax.Array) else None
         each = observed is not None or record.flags is not None
         batch = record.xs.shape[1:-1] if each else ()

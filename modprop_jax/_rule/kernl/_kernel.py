@@ -12,7 +12,7 @@ from ..._inputs import drive_of, features
 from ..._program._base import AbstractProgram
 from ..._trace._influence import AbstractInfluence, Influence
 from ..._trace._learner import learnt
-from ..._trace._per_synapse import with_weights
+from ..._trace._per_synapse import local_afferents
 from ..._tree import each, nothing, pullback
 from ..stochastic._rank_one import KEYS
 
@@ -28,12 +28,12 @@ class Learned(NamedTuple):
 class Past(NamedTuple):
     """What the past has left in each example; leaves (1, *batch, n, ...).
 
-    `eligibility`: P of the recurrent weights, the input weights and the bias. `response`: Ω, the
+    `eligibility`: P of each afferent, by name. `response`: Ω, the
     twin's noise under the kernel. `drift`: Γ = ∂Ω/∂alpha. `apart`: the twin's state less the
     network's, so that zeros are a twin that starts where the network does.
     """
 
-    eligibility: tuple
+    eligibility: dict[str, Array]
     response: Array
     drift: Array
     apart: Array
@@ -75,8 +75,8 @@ class Kernel(AbstractInfluence):
 
         values = jnp.eye(n, dtype=dtype), rule.init_alpha(cell)
         learned = Learned(*values, rule.learn.init(values))
-        bias = None if cell.bias is None else zeros(n)
-        past = Past((zeros(n, n), zeros(n, cell.in_size), bias), zeros(n), zeros(n), zeros(n))
+        each = {name: zeros(*s.weight.shape) for name, s in local_afferents(on).items()}
+        past = Past(each, zeros(n), zeros(n), zeros(n))
         data = jnp.zeros((1, *batch, 2), jnp.uint32)
         if key is not None:
             data = jr.bits(key, data.shape, data.dtype)
@@ -110,13 +110,13 @@ class Kernel(AbstractInfluence):
         (direct,) = jax.tree.leaves(credit.state)
         rows = direct.reshape(-1, direct.shape[-1]) @ learned.sensitivity
 
-        def total(p, pre):
+        def total(p, synapses):
             # one leading axis: XLA's CPU reduction over two is an order of magnitude slower
-            return jnp.sum(rows[..., None] * p.reshape(*rows.shape, pre), axis=0)
+            weight = jnp.sum(rows[..., None] * p.reshape(*rows.shape, -1), axis=0)
+            return synapses.of_weight(weight.reshape(synapses.weight.shape))
 
-        rec, into, bias = past.eligibility
-        bias = None if bias is None else total(bias, 1)[:, 0]
-        return with_weights(cell, total(rec, cell.hidden_size), total(into, cell.in_size), bias)
+        each = {n: total(past.eligibility[n], s) for n, s in local_afferents(on).items()}
+        return cell.with_afferents(each)
 
     def forget(self, flag: Bool[Array, "*batch"], trace: Influence) -> Influence:
         """Without its past, and the twin where the network is; what was learned stays."""
@@ -156,13 +156,14 @@ def _step_of(cell: Any, alpha: Array) -> Callable:
         unit = jax.tree.map(jnp.ones_like, after)
         (slope,) = pullback(lambda drive: cell.integrate(before, drive), drive)(unit)
 
-        def trace(p, pre):
-            return keep[:, None] * p + slope[:, None] * pre[None, :]
+        activity = cell.presynaptic(sent, features(inputs))
 
-        rec, into, bias = past.eligibility
-        bias = None if bias is None else keep * bias + slope
+        def trace(name, p):
+            decay, drive = (a.reshape(*a.shape, *(1,) * (p.ndim - 1)) for a in (keep, slope))
+            return decay * p + drive * cell.afferents[name].gather(activity[name])
+
         return Past(
-            (trace(rec, sent), trace(into, features(inputs)), bias),
+            {name: trace(name, p) for name, p in past.eligibility.items()},
             keep * past.response + seen,
             keep * past.drift - past.response,
             apart,

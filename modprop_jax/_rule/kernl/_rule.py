@@ -144,7 +144,7 @@ class KeRNL(AbstractInfluenceRule):
 
     def init_alpha(self, cell: NeuronCell) -> Float[Array, " n"]:
         """Before anything is learned."""
-        n, dtype = cell.hidden_size, wide(cell.weight_rec.dtype)
+        n, dtype = cell.hidden_size, wide(cell.dtype)
         if self.alpha is not None:
             return jnp.full(n, self.alpha, dtype)
         leak = jnp.asarray(cell.leak, dtype)

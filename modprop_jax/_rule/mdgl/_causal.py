@@ -9,9 +9,10 @@ from jaxtyping import Array, Float, PyTree
 from ..._cell._emission import Leaky
 from ..._credit import Back, Credit, Point, Record
 from ..._flags import erase
-from ..._precision import start_of, times_back, wide
+from ..._precision import start_of, wide
 from ..._program._base import AbstractProgram
 from ..._program._reverse import points_of
+from ..._synapses import AbstractSynapses
 from ..._trace import AbstractTrace, PerSynapse
 from ..._tree import pullback, stop
 from ..._vjp import with_derivative
@@ -28,7 +29,7 @@ class CausalHop(AbstractTransportRule):
 
     rule: Any
 
-    def prepare(self, cell: Any) -> Float[Array, "n n"]:
+    def prepare(self, cell: Any) -> AbstractSynapses:
         """Ŵ."""
         return self.rule.prepare(cell)
 
@@ -85,7 +86,7 @@ class Broadcast(AbstractObserver):
 
 
 def broadcast(
-    before: PyTree, memories: PyTree, slopes: Array, weight: Array, fresh: Array | None
+    before: PyTree, memories: PyTree, slopes: Array, weight: AbstractSynapses, fresh: Array | None
 ) -> PyTree:
     r"""The memories, on which each step's error L also becomes credit one step earlier.
 
@@ -102,7 +103,7 @@ def broadcast(
 
     def backward(pack, _, error):
         _, slopes, weight, fresh = pack
-        earlier = times_back(error * slopes, weight)
+        earlier = weight.back(error * slopes)
         if fresh is not None:
             earlier = erase(fresh, earlier)
         silent = jnp.zeros_like(error[:1])

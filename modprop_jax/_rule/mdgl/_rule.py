@@ -1,22 +1,22 @@
 from typing import Any, ClassVar
 
 import equinox as eqx
-import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import PyTree
 
 from ... import _arguments as arguments
 from ..._cell import AbstractCell, NeuronCell
 from ..._cell._claims import check_apart
 from ..._credit import Back, Credit, Point
-from ..._precision import times_back, widened
+from ..._precision import widened
 from ..._program._base import AbstractProgram
 from ..._program._transport import Transport
+from ..._synapses import AbstractSynapses, Blocks
 from ..._trace import AbstractTrace, PerSynapse, Presynaptic
 from ..._tree import add, pullback, stop
 from .._base import require_neurons, require_types
 from .._card import Card
 from .._transport import AbstractTransportRule, transported
-from .._types import as_types, expand, mean_over_all, mean_over_synapses, Types
+from .._types import as_types, mean_over_all, mean_over_synapses, Types
 from ._causal import CausalHop
 
 
@@ -106,16 +106,15 @@ class MDGL(AbstractTransportRule):
         rule = CausalHop(self) if self.online else self
         return transported(rule, self, cell, streams=streams)
 
-    def prepare(self, cell: NeuronCell) -> Float[Array, "n n"]:
-        """Ŵ."""
-        weight = stop(cell.effective().weight_rec)
+    def prepare(self, cell: NeuronCell) -> AbstractSynapses:
+        """Ŵ: the weights; or their means by type, at the synapses that are formed or everywhere."""
+        synapses = stop(cell.recurrent.resolved())
         if self.types is None:
-            return weight
-        weight = widened(weight)
+            return synapses
+        synapses = widened(synapses)
         if self.diffuse:
-            return expand(mean_over_all(weight, self.types), self.types)
-        means = expand(mean_over_synapses(weight, self.types), self.types)
-        return jnp.where(weight != 0, means, 0)
+            return Blocks(mean_over_all(synapses, self.types), self.types)
+        return synapses.with_means(mean_over_synapses(synapses, self.types), self.types)
 
     def trace(self, on: AbstractProgram) -> AbstractTrace:
         """e-prop's trace; a filtered emission's past reaches other neurons by the hop."""
@@ -126,6 +125,6 @@ class MDGL(AbstractTransportRule):
         cell, total = on.cell, add(credit.state, direct)
         (own,) = pullback(lambda s: cell.integrate(s, point.drive), point.before)(total)
         (drive,) = pullback(lambda d: cell.integrate(point.before, d), point.drive)(direct)
-        message = times_back(drive, on.weights)
+        message = on.weights.back(drive)
         (sent,) = pullback(cell.message, point.before)(message)
         return Back(total, Credit(add(own, sent)), message)

@@ -11,11 +11,12 @@ from jaxtyping import Array, Bool, Float
 
 from ..._cell import computing, NeuronCell
 from ..._cell._init import radius, radius_at_most
-from ..._precision import wide
+from ..._precision import wide, widened
 from ..._sharding import over_steps
 from ..._static import numeric
+from ..._synapses._base import one_hot
 from ..._tree import each, stop
-from .._types import mean_over_all, one_hot, Types
+from .._types import mean_over_all, Types
 
 
 class Filter(eqx.Module):
@@ -47,7 +48,7 @@ class Filter(eqx.Module):
 
 def filter_of(mu: Any, types: Types, cell: NeuronCell) -> Filter:
     """The filter of this μ, from the current weights; no gradient passes through it."""
-    n, dtype = cell.hidden_size, wide(cell.weight_rec.dtype)
+    n, dtype = cell.hidden_size, wide(cell.dtype)
     autapses, cell = cell.autapses, stop(computing(cell).effective())
     mu = jnp.asarray(mu if isinstance(mu, float) else numeric(mu, dtype), dtype)
     if mu.shape not in ((), (n,)):
@@ -55,11 +56,12 @@ def filter_of(mu: Any, types: Types, cell: NeuronCell) -> Filter:
     mu = jnp.broadcast_to(mu, (n,))
     gain = jnp.broadcast_to(jnp.asarray(cell.gain, dtype), (n,))
     leak = jnp.broadcast_to(jnp.asarray(cell.leak, dtype), (n,))
-    weight = cell.weight_rec.astype(dtype)
-    kappa = mean_over_all(gain[:, None] * weight * mu[None, :], types)
+    synapses = widened(cell.recurrent)
     count = jnp.asarray(counts(types, n), dtype)
     if types is None:
+        kappa = gain[:, None] * synapses.as_matrix() * mu[None, :]
         return Filter(kappa, jnp.zeros(n, dtype), leak, count)
+    kappa = mean_over_all(synapses, types, gain, mu)
     own = jnp.zeros_like(count) if autapses else jnp.diagonal(kappa)
     return Filter(kappa, own, leak @ one_hot(types, dtype) / count, count)
 

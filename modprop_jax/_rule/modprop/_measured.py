@@ -54,14 +54,14 @@ class RunningMean(AbstractObserver):
         """(steps so far (*batch), μ (*batch, C)) before the first step: zeros."""
         cell = on.cell
         shape = (*batch, counts(self.types, cell.hidden_size).size)
-        return jnp.zeros(batch, jnp.int32), jnp.zeros(shape, wide(cell.weight_rec.dtype))
+        return jnp.zeros(batch, jnp.int32), jnp.zeros(shape, wide(cell.dtype))
 
     def steps(
         self, on: AbstractProgram, record: Record, seen: PyTree
     ) -> tuple[Float[Array, "T *batch C"], PyTree]:
         """μ before each step of the record, by which credit crosses it, and (steps, μ) after."""
         cell, types = on.cell, self.types
-        sizes = jnp.asarray(counts(types, cell.hidden_size), wide(cell.weight_rec.dtype))
+        sizes = jnp.asarray(counts(types, cell.hidden_size), wide(cell.dtype))
 
         def step(carry, at):
             so_far, before = carry

@@ -32,7 +32,7 @@ class AbstractFiltered(AbstractTransportRule):
     def modulator(self, cell: Any, batch_shape: tuple[int, ...]) -> Array:
         """No type-summed credit (*batch, C)."""
         count = counts(self.types, cell.hidden_size).size
-        return jnp.zeros((*batch_shape, count), wide(cell.weight_rec.dtype))
+        return jnp.zeros((*batch_shape, count), wide(cell.dtype))
 
     def trace(self, on: AbstractProgram) -> AbstractTrace:
         """Presynaptic where the filters allow it; else a synapse's own and C more."""

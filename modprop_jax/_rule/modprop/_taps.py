@@ -37,7 +37,7 @@ class Taps(AbstractTransportRule):
 
     def modulator(self, cell: Any, batch_shape: tuple[int, ...]) -> tuple[Array, Array]:
         """Zeros."""
-        n, dtype = cell.hidden_size, wide(cell.weight_rec.dtype)
+        n, dtype = cell.hidden_size, wide(cell.dtype)
         young = jnp.zeros((*batch_shape, n), dtype)
         return young, jnp.zeros((*batch_shape, self.taps + 1, n), dtype)
 

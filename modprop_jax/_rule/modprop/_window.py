@@ -11,7 +11,6 @@ from ..._precision import wide
 from ..._program._base import AbstractProgram
 from ..._sharding import over_steps
 from ..._trace._base import AbstractTrace
-from ..._trace._per_synapse import with_weights
 from ..._tree import shifted
 
 
@@ -36,14 +35,11 @@ class Window(AbstractTrace):
                 f"on this {kind}: make tau a float, leave taps at None, or learn "
                 "offline (from a bare state)."
             )
-        batch = batch_shape(inner, state)
-
-        def zeros(features):
-            dtype = wide(inner.weight_rec.dtype)
-            return jnp.zeros((1 + self.steps, *batch, features), dtype)
-
-        bias = None if inner.bias is None else zeros(1)
-        return zeros(inner.hidden_size), zeros(inner.in_size), bias
+        batch, dtype = batch_shape(inner, state), wide(inner.dtype)
+        return {
+            name: jnp.zeros((1 + self.steps, *batch, synapses.shape[1]), dtype)
+            for name, synapses in inner.afferents.items()
+        }
 
     def contract(self, on: AbstractProgram, trace: PyTree, credit: Credit) -> PyTree:
         """Credit goes S steps back through the window, then meets the older activity."""
@@ -58,14 +54,10 @@ class Window(AbstractTrace):
         credit, total = over_steps(body, credit, length=self.steps, reverse=True)
         total = jnp.concatenate([credit.state[None], total])
 
-        def weight(pre):
-            # one matmul over (steps x batch)
-            flat = total.reshape(-1, total.shape[-1])
-            return on.cell.gain * (flat.T @ pre.reshape(-1, pre.shape[-1]))
-
-        rec, into, bias = trace
-        bias = None if bias is None else weight(bias)[:, 0]
-        return with_weights(on.cell, weight(rec), weight(into), bias)
+        # one matmul over (steps x batch)
+        total = on.cell.gain * total
+        each = {n: w.gradient(total, trace[n]) for n, w in on.cell.afferents.items()}
+        return on.cell.with_afferents(each)
 
     def extend(self, on: AbstractProgram, record: Record, trace: PyTree) -> PyTree:
         """The newest S vectors stay; what leaves the window joins the older activity."""
@@ -76,7 +68,7 @@ class Window(AbstractTrace):
             )
         inner = on.cell
         sent = shifted(inner.message(record.before), inner.message(record.states))
-        steps, dtype = len(record.xs), wide(inner.weight_rec.dtype)
+        steps, dtype = len(record.xs), wide(inner.dtype)
         powers = jnp.asarray(inner.leak, dtype) ** jnp.arange(steps, -1, -1, dtype=dtype)
 
         def advance(past: Array, pre: Array) -> Array:
@@ -84,7 +76,5 @@ class Window(AbstractTrace):
             older = powers[0] * past[0] + jnp.tensordot(powers[1:], together[:steps], 1)
             return jnp.concatenate([older[None], together[steps:]])
 
-        rec, into, bias = trace
-        if bias is not None:
-            bias = advance(bias, jnp.ones((*record.xs.shape[:-1], 1), dtype))
-        return advance(rec, sent), advance(into, record.xs), bias
+        activity = inner.presynaptic(sent, record.xs)
+        return {name: advance(past, activity[name]) for name, past in trace.items()}

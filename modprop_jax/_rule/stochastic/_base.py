@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
@@ -121,13 +122,13 @@ def require_weights(rule: AbstractInfluenceRule, cell: AbstractCell) -> None:
 
 def presynaptic(step: Linearised) -> Float[Array, " m"]:
     """What the synapses of each neuron see: messages, inputs and, for a bias, 1."""
-    bias = () if step.cell.bias is None else (jnp.ones(1, step.x.dtype),)
-    return jnp.concatenate([step.cell.message(step.before), step.x, *bias])
+    activity = step.cell.presynaptic(step.cell.message(step.before), step.x)
+    return jnp.concatenate(list(activity.values()))
 
 
 def synapses(cell: NeuronCell) -> int:
     """How many of them a neuron has, the bias included."""
-    return cell.hidden_size + cell.in_size + (cell.bias is not None)
+    return sum(afferent.shape[1] for afferent in cell.afferents.values())
 
 
 def driven(step: Linearised) -> PyTree:
@@ -140,12 +141,12 @@ def driven(step: Linearised) -> PyTree:
     return jax.jvp(integrate, (drive,), (jnp.ones_like(drive),))[1]
 
 
-def as_weights(cell: NeuronCell, gradient: Float[Array, "n m"]) -> PyTree:
-    """The gradient of `[weight_rec | weight_in | bias]`, as one of the cell."""
-    n, m = cell.hidden_size, cell.in_size
-    zeros = jax.tree.map(jnp.zeros_like, inexact(cell))
-    parts = gradient[:, :n], gradient[:, n : n + m]
-    zeros = eqx.tree_at(lambda c: (c.weight_rec, c.weight_in), zeros, parts)
-    if cell.bias is None:
-        return zeros
-    return eqx.tree_at(lambda c: c.bias, zeros, gradient[:, -1])
+def as_weights(
+    cell: NeuronCell, post: Float[Array, "rows n"], pre: Float[Array, "rows m"]
+) -> PyTree:
+    """The gradient of all afferents, of credit that meets what the synapses see, side by side."""
+    cuts = np.cumsum([afferent.shape[1] for afferent in cell.afferents.values()])[:-1]
+    pairs = zip(cell.afferents.items(), jnp.split(pre, cuts, axis=-1), strict=True)
+    each = {name: afferent.gradient(post, seen) for (name, afferent), seen in pairs}
+    others = jax.tree.map(jnp.zeros_like, inexact(cell))
+    return eqx.combine(cell.with_afferents(each), others)

@@ -81,7 +81,7 @@ class KFRTRL(AbstractStochasticRule):
 
     def factor(self, cell: NeuronCell) -> Float[Array, " m"]:
         """A."""
-        return jnp.zeros(synapses(cell), wide(cell.weight_rec.dtype))
+        return jnp.zeros(synapses(cell), wide(cell.dtype))
 
     def move(
         self, step: Linearised, tangent: Tangent, factor: PyTree, noise: Float[Array, " k"]
@@ -96,4 +96,4 @@ class KFRTRL(AbstractStochasticRule):
 
     def gradient(self, cell: NeuronCell, credit: Array, factor: Array) -> PyTree:
         """`Σ (c B)ᵀ A`."""
-        return as_weights(cell, credit.T @ factor)
+        return as_weights(cell, credit, factor)

@@ -78,7 +78,7 @@ class RKFRTRL(AbstractStochasticRule):
 
     def factor(self, cell: NeuronCell) -> Float[Array, " n"]:
         """A."""
-        return jnp.zeros(cell.hidden_size, wide(cell.weight_rec.dtype))
+        return jnp.zeros(cell.hidden_size, wide(cell.dtype))
 
     def move(
         self, step: Linearised, tangent: Tangent, factor: PyTree, noise: Float[Array, " k"]
@@ -94,4 +94,4 @@ class RKFRTRL(AbstractStochasticRule):
 
     def gradient(self, cell: NeuronCell, credit: Array, factor: Array) -> PyTree:
         """`Σ Aᵀ (c B)`."""
-        return as_weights(cell, factor.T @ credit)
+        return as_weights(cell, factor, credit)

@@ -66,7 +66,7 @@ class SyntheticGradient(AbstractCreditTrace):
         jacobian = of_jacobian = None
         # copies of their own, also of A: buffers of a carry may be donated
         if rule.learn_jacobian is not None:
-            jacobian = jnp.copy(widened(cell.weight_rec))
+            jacobian = jnp.copy(widened(cell.recurrent.as_matrix()))
             of_jacobian = start(rule.learn_jacobian, jacobian)
         state, labels, error = (jnp.zeros((*batch, size), dtype) for size in (s, k, s))
         return Synthetic(
