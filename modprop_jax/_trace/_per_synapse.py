@@ -12,7 +12,7 @@ from .._precision import start_of, wide, widened
 from .._program._base import AbstractProgram
 from .._program._reverse import bring_back, charge_neurons, points_of
 from .._start import read_by_start, start_mixes_units
-from .._synapses import AbstractLocalSynapses, as_synapses
+from .._synapses import AbstractLocalSynapses
 from .._synapses._base import described
 from .._tree import pullback
 from ._base import (
@@ -83,8 +83,11 @@ class PerSynapse(AbstractTrace):
         own = jax.tree.map(lambda p: jnp.broadcast_to(p, (n,)), own)
         back = pullback(lambda own, rest: start_of(eqx.combine(own, rest)), own, rest)
         own, rest = jax.tree.map(lambda m: over_batch(m, batch), jax.vmap(back)(rows))
-        synapses = self._synapses(on)
-        return own, {n: as_synapses(getattr(rest, n)).weight for n in synapses}
+
+        def weight(gradient):
+            return gradient.weight if isinstance(gradient, AbstractLocalSynapses) else gradient
+
+        return own, {name: weight(getattr(rest, name)) for name in self._synapses(on)}
 
     def contract(self, on: AbstractProgram, trace: PyTree, credit: Credit) -> PyTree:
         """`Σ_rows,batch credit[row, post] M[row, post, pre]`."""
