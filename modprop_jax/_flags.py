@@ -66,7 +66,7 @@ def entering(cell: Any, flags: Flags | None, before: PyTree, start: PyTree = Non
     return select(flags.fresh, start, before)
 
 
-def settled(flags: Flags | None, after: PyTree, before: PyTree) -> PyTree:
+def where_valid(flags: Flags | None, after: PyTree, before: PyTree) -> PyTree:
     """The states after steps: as before where a step does not take place."""
     return after if flags is None else select(flags.keep, after, before)
 

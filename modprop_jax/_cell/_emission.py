@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .._credit import Flags
-from .._flags import erase, select, settled
+from .._flags import erase, select, where_valid
 from .._precision import wide
 from .._sharding import over_steps
 from .._static import Constant, numeric
@@ -161,7 +161,7 @@ class Leaky(AbstractEmission):
             z, flags = at
             if flags is not None:
                 memory = erase(flags.fresh, memory)
-            memory = settled(flags, self.filter(memory, z), memory)
+            memory = where_valid(flags, self.filter(memory, z), memory)
             return memory, memory
 
         return over_steps(body, memory, (zs, flags), unroll=unroll)

@@ -20,7 +20,7 @@ from .._vjp import with_derivative
 from ._base import AbstractProgram, Boundary, Loop, Steps
 from ._reverse import by_steps, direct_credit, emitted, instantaneous, points_of
 from ._run import run, whole
-from ._transport import from_past, Past
+from ._transport import Past, start_from_trace
 
 
 class Influence(AbstractProgram):
@@ -50,7 +50,7 @@ class Influence(AbstractProgram):
         start = stop(start) if self.streams else start
         state, memory = self.emission.split(start.state)
         if self.streams and self.emission.remembers:
-            past = from_past(Past(self, Credit(state, (), memory), start.trace))
+            past = start_from_trace(Past(self, Credit(state, (), memory), start.trace))
             state, memory = past.state, past.memory
         segment = Segment(self, state, steps, self.first(steps.flags), start.trace)
         last, zs, record, value = through(segment, loop)

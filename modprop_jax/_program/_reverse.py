@@ -10,7 +10,7 @@ from jaxtyping import Array, PyTree
 
 from .._cell import AbstractCell, SeparableCell
 from .._credit import Back, Credit, Flags, Point, Record
-from .._flags import back_to_steps, entering, erase, select, settled
+from .._flags import back_to_steps, entering, erase, select, where_valid
 from .._inputs import drive_of
 from .._precision import widened
 from .._sharding import batch_groups, over_steps
@@ -222,7 +222,7 @@ def instantaneous(cell: AbstractCell, record: Record, direct: Direct) -> PyTree:
     points = points_of(cell, record)
 
     def run(xs):
-        after = settled(record.flags, jax.vmap(cell.step)(points.before, xs), points.before)
+        after = where_valid(record.flags, jax.vmap(cell.step)(points.before, xs), points.before)
         last = None if direct.last is None else jax.tree.map(lambda a: a[-1], after)
         return emitted(cell, after), None if direct.states is None else after, last
 

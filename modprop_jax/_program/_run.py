@@ -7,7 +7,7 @@ from jaxtyping import Array, PyTree
 
 from .._cell import AbstractCell, SeparableCell
 from .._credit import Flags, Record
-from .._flags import entering, settled
+from .._flags import entering, where_valid
 from .._inputs import drive_of, Inputs
 from .._sharding import over_steps
 
@@ -30,7 +30,7 @@ def run(
         x, flags = at
         state = entering(cell, flags, state, start)
         after, drive = step(state, x)
-        state = settled(flags, after, state)
+        state = where_valid(flags, after, state)
         return state, (state, drive)
 
     last, (states, drives) = over_steps(body, before, (inputs, flags), unroll=unroll)

@@ -49,7 +49,7 @@ class Transport(AbstractProgram):
         if self._lands(at, steps):
             return self._one_step(at, value, seen, steps)
         if self.trace is not None:
-            at = from_past(Past(self, at, value))
+            at = start_from_trace(Past(self, at, value))
         last, zs, record, seen = self._run(at, seen, steps, loop)
         memory, memories = self.emission.run(at.memory, zs, steps.flags, loop.unroll)
         observer = self.rule.observer
@@ -98,7 +98,7 @@ class Transport(AbstractProgram):
         value = stop(self.trace.extend(*stop((self, record, value))))
         memory = emission.filter(at.memory, cell.emit(last))
         end = Credit(last, at.modulator, memory)
-        end = to_end(Landing(self, end, steps.inputs, record, value))
+        end = end_from_trace(Landing(self, end, steps.inputs, record, value))
         last = emission.join(end.state, end.memory)
         zs = emission.read(end.memory, cell.emit(end.state))[None]
         return Boundary(last, value, seen), zs, jax.tree.map(lambda a: a[None], last)
@@ -162,7 +162,7 @@ class Past(NamedTuple):
     value: PyTree
 
 
-def from_past(past: Past) -> Credit:
+def start_from_trace(past: Past) -> Credit:
     """The start, whose derivative is the trace; no cotangent goes further back."""
 
     def backward(past, _, credit):
@@ -183,7 +183,7 @@ class Landing(NamedTuple):
     value: PyTree
 
 
-def to_end(landing: Landing) -> Credit:
+def end_from_trace(landing: Landing) -> Credit:
     """The end, whose derivative is the trace."""
 
     def backward(landing, _, credit):

@@ -46,11 +46,3 @@ def mean_over_synapses(synapses: AbstractSynapses, types: tuple[int, ...]) -> Fl
     """Block means over the synapses that are formed (MDGL); 0 where a block has none."""
     count, sums = synapses.type_counts(types), synapses.type_sums(types)
     return jnp.where(count > 0, sums / jnp.where(count > 0, count, 1), 0)
-
-
-def expand(block: Float[Array, "C C"], types: Types) -> Float[Array, "n n"]:
-    """Every neuron pair's block mean."""
-    if types is None:
-        return block
-    index = np.asarray(types)
-    return block[index[:, None], index[None, :]]

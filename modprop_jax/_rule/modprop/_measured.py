@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..._cell import NeuronCell
 from ..._credit import Point, Record
-from ..._flags import entering, erase, settled
+from ..._flags import entering, erase, where_valid
 from ..._precision import wide
 from ..._program._base import AbstractProgram
 from ..._sharding import over_steps
@@ -74,7 +74,7 @@ class RunningMean(AbstractObserver):
             h = h / jnp.broadcast_to(sizes, h.shape)
             count = count + 1
             after = count, mean + (h - mean) / count[..., None].astype(mean.dtype)
-            return (settled(flags, after, so_far), state), mean
+            return (where_valid(flags, after, so_far), state), mean
 
         states, drives, before = stop((record.states, record.drives, record.before))
         start = stop(record.start)

@@ -15,10 +15,11 @@ from ..._cell._separable import stopped_message
 from ..._precision import start_of
 from ..._program._transport import Transport
 from ..._static import Constant, constant
+from ..._synapses import AbstractSynapses, Blocks, Dense
 from .._base import AbstractRule, over_members, require_neurons, require_types
 from .._card import Card
 from .._transport import AbstractTransportRule, transported
-from .._types import as_types, expand, Types
+from .._types import as_types, Types
 from ._filter import (
     counts,
     Filter,
@@ -195,10 +196,11 @@ class ModProp(AbstractRule):
                 "measured: these depend on other steps. Use scan."
             )
         filters = self.filter(cell)
-        transport = expand(filters.kappa, self.types)
-        transport -= jnp.diag(to_neurons(filters.self_kappa, self.types))
+        kappa = filters.kappa
+        across = Dense(kappa) if self.types is None else Blocks(kappa, self.types)
+        own = to_neurons(filters.self_kappa, self.types)
         following = cell.integrate(state, cell.drive(stopped_message(cell, state), x))
-        return following + _phantom(transport, state)
+        return following + _phantom(across, own, state)
 
     def _check_stable(self, cell: Any) -> None:
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((self, cell))):
@@ -235,13 +237,14 @@ def _check_membrane(cell: NeuronCell) -> None:
 
 
 @jax.custom_jvp
-def _phantom(transport: Float[Array, "n n"], state: Float[Array, "*batch n"]) -> Array:
-    """Zero, with the derivative `transport @ state`."""
-    del transport
+def _phantom(
+    across: AbstractSynapses, own: Float[Array, " n"], state: Float[Array, "*batch n"]
+) -> Array:
+    """Zero, with the derivative `across(state) - own · state`."""
     return jnp.zeros_like(state)
 
 
 @_phantom.defjvp
 def _phantom_jvp(primals, tangents):
-    (transport, state), (_, tangent) = primals, tangents
-    return jnp.zeros_like(state), tangent @ transport.T
+    (across, own, state), (*_, tangent) = primals, tangents
+    return jnp.zeros_like(state), across(tangent) - jnp.broadcast_to(own, tangent.shape) * tangent
