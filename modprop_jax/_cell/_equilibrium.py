@@ -17,7 +17,7 @@ from ._base import AbstractCell, batch_axes, BatchShape, Final
 from ._constants import as_mask, connectivity
 from ._init import balancing, scaled_normal
 from ._relax import accelerated, relax, Relaxed, solved
-from ._settle import Found, settle
+from ._settle import equilibrium_with_credit, Found
 
 
 class Equilibrium(NamedTuple):
@@ -239,7 +239,7 @@ class EquilibriumCell(AbstractCell):
     ) -> Equilibrium:
         """`step`, whose derivative is the credit that `find(cell, rates, direct)` finds."""
         # a fixed point of matmuls with narrow operands could be out of the tolerance's reach
-        return settle(widened(self.effective()), widened(state), widened(x), find)
+        return equilibrium_with_credit(widened(self.effective()), widened(state), widened(x), find)
 
     def emit(self, state: Equilibrium) -> Float[Array, "*batch n"]:
         """The rates of all units; with `check`, an error where they have not settled."""

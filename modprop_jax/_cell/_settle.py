@@ -21,7 +21,7 @@ class Found(NamedTuple):
     converged: Bool[Array, "*batch"]
 
 
-def settle(
+def equilibrium_with_credit(
     cell: Any, state: PyTree, x: Array, find: Callable[[Any, Array, Array], Found]
 ) -> PyTree:
     """The cell's next equilibrium, with credit as its derivative.
