@@ -135,14 +135,16 @@ def check_program(program: AbstractProgram, cell: AbstractCell) -> None:
         )
 
 
-def check_mapped(
-    program: AbstractProgram, carry: PyTree, axes: frozenset[str], of_cell: frozenset[str]
-) -> None:
+def check_mapped(program: AbstractProgram, came: tuple[PyTree, ...], axes: frozenset[str]) -> None:
     """A ValueError where the axes of a `jax.shard_map` split examples over devices, whose weights
-    are the same, and the trace learns from all of them; or where JAX would sum its next value."""
+    are the same, and the trace learns from all of them; or where JAX would sum its next value.
+
+    `came`: cell, rule, carry and steps, as they came.
+    """
+    cell, _, carry, _ = came
     if not axes or program.trace is None:
         return
-    if not program.trace.by_example and axes - of_cell:
+    if not program.trace.by_example and axes - varying(cell):
         raise ValueError(
             f"{program.name} learns from all examples of a batch, but in jax.shard_map a "
             "device sees its own alone: call it under jax.jit with inputs that are sharded over "

@@ -96,11 +96,12 @@ def scan(
     xs = check_scan(cell, carry, as_array("xs", xs), rule, chunk, unroll)
     cell, carry = computing(cell), widened(carry)
     steps = _steps(cell, xs, drive, context, done, valid)
-    axes = varying((cell, rule, carry, steps))
-    cell, rule, carry, steps = vary((cell, rule, carry, steps), axes)
+    came = cell, rule, carry, steps
+    axes = varying(came)
+    cell, rule, carry, steps = vary(came, axes)
     program = rule.on(cell, xs.shape[-1], streams=isinstance(carry, Carry))
     check_program(program, cell)
-    check_mapped(program, carry, axes, varying(cell))
+    check_mapped(program, came, axes)
     end, zs, after = _run(program, enter(carry), steps, Loop(chunk, unroll))
     if steps.ended is not None:
         end = program.begin(steps.ended, end)

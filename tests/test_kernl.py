@@ -363,7 +363,9 @@ def test_examples_have_own_noise():
     carry = model.rnn.init((2,), key=jr.key(0))
     alike = jnp.broadcast_to(data()[0][:, :1], data()[0].shape)
     past = jit(lambda c: model.rnn(alike, c)[0])(carry).trace.state.past
-    assert distance(past.eligibility[0][0, 0], past.eligibility[0][0, 1]) < 1e-12
+    assert (
+        distance(past.eligibility["weight_rec"][0, 0], past.eligibility["weight_rec"][0, 1]) < 1e-12
+    )
     assert distance(past.apart[0, 0], past.apart[0, 1]) > 0.1
 
 

@@ -66,7 +66,7 @@ def test_traces(case):
     assert_golden(influence[3], golden["M_t3"], TOL)
     assert_golden(influence[-1], golden["M_final"], TOL)
     _, eligibility = steps_of(case, mpj.EProp()).traces
-    (last,) = online.side_by_side(*eligibility)[-1]
+    (last,) = online.side_by_side(*eligibility.values())[-1]
     assert_golden(last, figures(f"{case}/rflo")["B_final"], TOL)
 
 
