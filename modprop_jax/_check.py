@@ -151,9 +151,8 @@ def check_mapped(program: AbstractProgram, came: tuple[PyTree, ...], axes: froze
             "AxisType.Auto, or let each device learn for itself, by weights that "
             'jax.lax.pcast(..., to="varying").'
         )
-    if isinstance(carry.trace, ByError) and any(
-        axes - varying(leaf) for leaf in jax.tree.leaves(carry.trace)
-    ):
+    value = carry.trace if program.streams else None
+    if isinstance(value, ByError) and any(axes - varying(leaf) for leaf in jax.tree.leaves(value)):
         raise ValueError(
             "In jax.shard_map this carry is the same on all devices, and its next value would be "
             'summed over them: make it with jax.lax.pcast(carry, axis, to="varying"), or stream '
