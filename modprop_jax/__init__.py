@@ -67,6 +67,13 @@ from ._rule import (
     UORO as UORO,
 )
 from ._scan import scan as scan
+from ._synapses import (
+    AbstractLocalSynapses as AbstractLocalSynapses,
+    AbstractSynapses as AbstractSynapses,
+    Blocks as Blocks,
+    Dense as Dense,
+    Masked as Masked,
+)
 from .diagnostics import (
     Alignment as Alignment,
     alignment as alignment,

@@ -180,6 +180,36 @@ def floats(name: str, value: Any) -> jax.Array:
     return jnp.asarray(value)
 
 
+def parameters(name: str, value: Any, axes: int) -> Any:
+    """A `jax.Array` of floats, which trains, with so many axes (more in an ensemble)."""
+    known = isinstance(value, jax.Array | jax.ShapeDtypeStruct)
+    if not known or value.ndim < axes or not jnp.issubdtype(value.dtype, jnp.inexact):
+        hint = ": make it one with jax.numpy.asarray" if isinstance(value, np.ndarray) else ""
+        raise ValueError(
+            f"{name} must be a jax.Array of floats with {axes} axes, as it trains, but is "
+            f"{shown(value)}{hint}."
+        )
+    return value
+
+
+def cell_types(name: str, value: Any) -> tuple[int, ...]:
+    """Cell types as a static tuple of the integers 0 ... C - 1, each of them in use."""
+    known = not isinstance(value, Tracer) and is_real(value)
+    found = np.asarray(value) if known else np.zeros(0)
+    if found.ndim != 1 or found.size == 0 or found.dtype.kind not in "iu":
+        came = f"{found.dtype} of shape {found.shape}" if known else shown(value)
+        raise ValueError(
+            f"{name} must be a vector with one integer cell type a neuron, but is {came}."
+        )
+    numbers = np.unique(found)
+    if not np.array_equal(numbers, np.arange(numbers.size)):
+        raise ValueError(
+            f"{name} must number the cell types 0, 1, ... without gaps, but holds "
+            f"{numbers.tolist()}."
+        )
+    return tuple(int(t) for t in found)
+
+
 def array(name: str, value: Any, what: str) -> Any:
     """An array; `what` says of what."""
     if not isinstance(value, jax.Array | np.ndarray):

@@ -4,7 +4,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from .. import _arguments as arguments
@@ -16,21 +15,7 @@ Types = tuple[int, ...] | None
 
 def as_types(types: Any) -> Types:
     """Cell types as a static tuple of the integers 0 ... C - 1, each of them in use."""
-    if types is None:
-        return None
-    known = not isinstance(types, Tracer) and arguments.is_real(types)
-    array = np.asarray(types) if known else np.zeros(0)
-    if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
-        came = f"{array.dtype} of shape {array.shape}" if known else arguments.shown(types)
-        raise ValueError(
-            f"types must be a vector with one integer cell type a neuron, but is {came}."
-        )
-    found = np.unique(array)
-    if not np.array_equal(found, np.arange(found.size)):
-        raise ValueError(
-            f"types must number the cell types 0, 1, ... without gaps, but holds {found.tolist()}."
-        )
-    return tuple(int(t) for t in array)
+    return None if types is None else arguments.cell_types("types", types)
 
 
 def mean_over_all(

@@ -86,7 +86,7 @@ class AbstractSynapses(eqx.Module):
         summed over neurons of a type c, [c, a]: Σ_batch (local_j e[a] + Σ_c summed_c M[c, a]).
         """
         member = one_hot(types, local.dtype).T
-        own = member[:, None] * local
+        own = member[:, None] * local[None]
         shared = jnp.broadcast_to(member[None, :, None], (len(member), *own.shape))
         shared = shared * summed.T[:, None, :, None]
         post = jnp.concatenate([own, shared.reshape(-1, *local.shape)])

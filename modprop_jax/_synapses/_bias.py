@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._arguments import parameters
 from ._base import AbstractLocalSynapses, Types
 from ._dense import Dense
 
@@ -11,6 +12,9 @@ class Bias(AbstractLocalSynapses):
     """`weight` (post,), from one presynaptic neuron."""
 
     weight: Float[Array, " post"]
+
+    def __check_init__(self) -> None:
+        parameters("weight", self.weight, 1)
 
     @property
     def shape(self) -> tuple[int, int]:

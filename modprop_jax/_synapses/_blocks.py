@@ -1,8 +1,11 @@
 """Weights that depend on the types of two neurons alone."""
 
+from typing import Any
+
 import equinox as eqx
 from jaxtyping import Array, Float
 
+from .._arguments import cell_types, parameters
 from ._base import AbstractSynapses, one_hot, Types
 
 
@@ -14,6 +17,21 @@ class Blocks(AbstractSynapses):
 
     means: Float[Array, "C C"]
     types: Types = eqx.field(static=True)
+
+    def __init__(self, means: Float[Array, "C C"], types: Any):
+        """**Arguments:**
+
+        - `means`: W between any neuron of one type and any of another; they train.
+        - `types`: cell type 0 ... C-1 of each neuron.
+        """
+        self.types = cell_types("types", types)
+        self.means = parameters("means", means, 2)
+        count = max(self.types) + 1
+        if means.shape[-2:] != (count, count):
+            raise ValueError(
+                f"means must be of shape {(count, count)} [post, pre], one for each two of the "
+                f"{count} types, but has shape {means.shape}."
+            )
 
     @property
     def shape(self) -> tuple[int, int]:

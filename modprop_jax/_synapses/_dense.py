@@ -6,15 +6,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._arguments import shown
+from .._arguments import parameters, shown
 from .._precision import times, times_back
 from ._base import AbstractLocalSynapses, AbstractSynapses, one_hot, Types
+from ._trial import fault
 
 
 class Dense(AbstractLocalSynapses):
     """`weight` (post, pre), of which those at exactly 0 are not formed."""
 
     weight: Float[Array, "post pre"]
+
+    def __check_init__(self) -> None:
+        parameters("weight", self.weight, 2)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -101,14 +105,18 @@ def as_synapses(weights: Any) -> AbstractSynapses:
 
 
 def as_map(name: str, value: Any, shape: tuple[int, int]) -> AbstractSynapses:
-    """The value, if it is a map of this shape [post, pre]; else a ValueError."""
+    """The value, if it is a linear map of this shape [post, pre]; else a ValueError."""
     if not isinstance(value, AbstractSynapses):
         raise ValueError(
             f"{name} must be a map of synapses, such as Dense(weights), but is {shown(value)}."
         )
+    kind = type(value).__name__
     if value.shape != shape:
         raise ValueError(
-            f"{name} must be a map of shape {shape} [post, pre], but is a "
-            f"{type(value).__name__} of shape {value.shape}."
+            f"{name} must be a map of shape {shape} [post, pre], but is a {kind} of shape "
+            f"{value.shape}."
         )
+    wrong = fault(value)
+    if wrong is not None:
+        raise ValueError(f"{name} must be a linear map [post, pre], but this {kind} {wrong}.")
     return value
