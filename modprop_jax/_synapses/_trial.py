@@ -1,5 +1,7 @@
 """Whether a map is one: a trial on a few numbers, where a cell takes it."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +34,7 @@ def fault(synapses: AbstractSynapses) -> str | None:
     )
 
 
-def _of_call(synapses: AbstractSynapses, pre: tuple, post: tuple, dtype: object) -> str | None:
+def _of_call(synapses: AbstractSynapses, pre: tuple, post: tuple, dtype: Any) -> str | None:
     try:
         made = jax.eval_shape(synapses, jax.ShapeDtypeStruct(pre, dtype))
     except Exception as error:  # a map of the user's may raise anything
@@ -42,7 +44,7 @@ def _of_call(synapses: AbstractSynapses, pre: tuple, post: tuple, dtype: object)
     return None
 
 
-def _of_back(synapses: AbstractSynapses, post: tuple, pre: tuple, dtype: object) -> str | None:
+def _of_back(synapses: AbstractSynapses, post: tuple, pre: tuple, dtype: Any) -> str | None:
     """By default the transpose, which only what is linear has."""
     try:
         made = jax.eval_shape(synapses.back, jax.ShapeDtypeStruct(post, dtype))
@@ -53,7 +55,7 @@ def _of_back(synapses: AbstractSynapses, post: tuple, pre: tuple, dtype: object)
     return None
 
 
-def _of_numbers(synapses: AbstractSynapses, pre: tuple, post: tuple, dtype: object) -> str | None:
+def _of_numbers(synapses: AbstractSynapses, pre: tuple, post: tuple, dtype: Any) -> str | None:
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(synapses)):
         return None
     rng = np.random.default_rng(0)
