@@ -22,7 +22,7 @@ from ._run import by_drive, run, whole
 
 
 class Transport(AbstractProgram):
-    """A rule with `back`. From that alone: the derivative of a segment's steps (`_through`), what a
+    """A rule with `back`. From that alone: the derivative of a segment's steps (`through`), what a
     trace is extended by, and, where the trace knows all credit of a step, one step (`_one_step`).
     """
 
