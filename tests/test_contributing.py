@@ -147,3 +147,29 @@ def test_what_does_not_fit_in_a_record(change, match):
     presets = {"small": guide()["ECHO"].presets["small"]}
     with pytest.raises(ValueError, match=match):
         dataclasses.replace(guide()["ECHO"], presets=presets, **change).check()
+
+
+# --- the glossary ---
+
+
+def glossary() -> list[tuple[str, list[str], list[str]]]:
+    """(word, names in the code, files) of each row."""
+    rows = re.findall(r"^\| (?!word)(.*) \|$", (ROOT / "docs/glossary.md").read_text(), re.M)
+    columns = [[c.strip() for c in re.split(r" ?\| ?", row)] for row in rows]
+    assert all(len(row) == 5 for row in columns)
+    quoted = re.compile(r"`([^`]+)`")
+    return [(word, quoted.findall(code), quoted.findall(at)) for word, _, _, code, at in columns]
+
+
+def test_every_name_of_the_glossary_stands_in_its_file():
+    rows, faults = glossary(), []
+    for word, names, files in rows:
+        paths = [ROOT / "modprop_jax" / file for file in files]
+        faults += [f"{word}: no file {path}" for path in paths if not path.is_file()]
+        text = "".join(path.read_text() for path in paths if path.is_file())
+        faults += [f"{word}: no {n} there" for n in names if not re.search(rf"\b{n}\b", text)]
+        if not names or not files:
+            faults.append(f"{word}: no name or no file")
+    assert not faults, "\n".join(faults)
+    words = [word for word, _, _ in rows]
+    assert len(words) > 50 and len(set(words)) == len(words)
