@@ -1,6 +1,10 @@
-"""Maps of synapses against their matrices in NumPy; and what is refused as no map."""
+"""Maps of synapses against their matrices in NumPy; and what is refused as no map.
 
-from typing import Any
+A new map is one row in `MAPS`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -35,24 +39,33 @@ class Circulant(mpj.AbstractSynapses):
         return pre @ self.weight[RING].T
 
 
-MAPS: dict[str, Any] = {
-    "dense": mpj.Dense(jnp.asarray(WEIGHT)),
-    "masked": mpj.Masked(jnp.asarray(WEIGHT), MASK),
-    "blocks": mpj.Blocks(jnp.asarray(rng.normal(size=(C, C))), TYPES),
-    "circulant": Circulant(jnp.asarray(rng.normal(size=N))),
-}
-MATRIX = {
-    "dense": WEIGHT,
-    "masked": np.where(MASK, WEIGHT, 0),
-    "blocks": HOT @ np.asarray(MAPS["blocks"].means) @ HOT.T,
-    "circulant": np.asarray(MAPS["circulant"].weight)[RING],
-}
-# the gradient of each map, from that of its matrix
-ONTO = {
-    "dense": lambda g: g,
-    "masked": lambda g: np.where(MASK, g, 0),
-    "blocks": lambda g: HOT.T @ g @ HOT,
-    "circulant": lambda g: np.array([g[RING == k].sum() for k in range(N)]),
+class Row(NamedTuple):
+    """A map, the matrix that it is, the map's gradient from the matrix's, and which synapses are
+    formed."""
+
+    synapses: Any
+    matrix: np.ndarray
+    onto: Callable[[np.ndarray], np.ndarray]
+    formed: np.ndarray = np.ones((N, N), bool)
+
+
+MEANS, WEIGHTS = rng.normal(size=(C, C)), rng.normal(size=N)
+MAPS = {
+    "dense": Row(mpj.Dense(jnp.asarray(WEIGHT)), WEIGHT, lambda g: g, WEIGHT != 0),
+    "masked": Row(
+        mpj.Masked(jnp.asarray(WEIGHT), MASK),
+        np.where(MASK, WEIGHT, 0),
+        lambda g: np.where(MASK, g, 0),
+        MASK & (WEIGHT != 0),
+    ),
+    "blocks": Row(
+        mpj.Blocks(jnp.asarray(MEANS), TYPES), HOT @ MEANS @ HOT.T, lambda g: HOT.T @ g @ HOT
+    ),
+    "circulant": Row(
+        Circulant(jnp.asarray(WEIGHTS)),
+        WEIGHTS[RING],
+        lambda g: np.array([g[RING == k].sum() for k in range(N)]),
+    ),
 }
 
 
@@ -71,7 +84,7 @@ def normal(*shape: int) -> Any:
 
 @pytest.mark.parametrize("name", MAPS)
 def test_a_map_is_its_matrix(name):
-    synapses, matrix = MAPS[name], MATRIX[name]
+    synapses, matrix = MAPS[name][:2]
     pre, post = normal(2, 3, N), normal(3, 2, N)
     close(synapses.as_matrix(), matrix)
     close(synapses(pre), np.asarray(pre) @ matrix.T)
@@ -84,21 +97,20 @@ def test_a_map_is_its_matrix(name):
 @pytest.mark.parametrize("name", MAPS)
 def test_the_gradient_is_a_contraction_over_all_axes(name):
     pre, post = normal(2, 3, N), normal(3, 2, N).reshape(2, 3, N)
-    found = MAPS[name].gradient(post, pre)
-    assert isinstance(found, type(MAPS[name]))
+    found = MAPS[name].synapses.gradient(post, pre)
+    assert isinstance(found, type(MAPS[name].synapses))
     contracted = np.einsum("abj,abi->ji", post, pre)
-    close(parameters(found), ONTO[name](contracted))
+    close(parameters(found), MAPS[name].onto(contracted))
 
 
 @pytest.mark.parametrize("name", MAPS)
 def test_sums_counts_and_means_by_type(name):
-    synapses, matrix = MAPS[name], MATRIX[name]
+    synapses, matrix = MAPS[name][:2]
     gain, mu = rng.random(N), rng.random(N)
     close(synapses.type_sums(TYPES), HOT.T @ matrix @ HOT)
     weighted = HOT.T @ (gain[:, None] * matrix * mu) @ HOT
     close(synapses.type_sums(TYPES, jnp.asarray(gain), jnp.asarray(mu)), weighted)
-    # of a map without weights of its own for each synapse, all are formed
-    formed = matrix != 0 if name in ("dense", "masked") else np.ones((N, N))
+    formed = MAPS[name].formed
     close(synapses.type_counts(TYPES), HOT.T @ formed @ HOT)
     means = normal(C, C)
     expected = np.where(formed, HOT @ np.asarray(means) @ HOT.T, 0)
@@ -120,8 +132,8 @@ def by_type(local: Any, summed: Any, channels: Any) -> np.ndarray:
 def test_the_gradient_by_type(name, types, monkeypatch):
     monkeypatch.setitem(globals(), "TYPES", types)
     local, summed, channels = normal(2, N), normal(2, C), normal(C + C**2, 2, N)
-    found = MAPS[name].type_gradient(types, local, summed, channels)
-    expected = ONTO[name](by_type(*map(np.asarray, (local, summed, channels))))
+    found = MAPS[name].synapses.type_gradient(types, local, summed, channels)
+    expected = MAPS[name].onto(by_type(*map(np.asarray, (local, summed, channels))))
     close(parameters(found), expected)
 
 
@@ -133,7 +145,7 @@ def test_the_gradient_by_type(name, types, monkeypatch):
 def test_local_maps_gather_and_contract(name, rows, steps):
     post = normal(rows, steps, 2, N)
     pre = normal(steps, 2, N) if name == "dense" else jnp.ones((steps, 2, 1))
-    synapses = MAPS["dense"] if name == "dense" else Bias(normal(N))
+    synapses = MAPS["dense"].synapses if name == "dense" else Bias(normal(N))
     gathered = np.asarray(synapses.gather(pre))
     seen = np.broadcast_to(gathered if name == "dense" else gathered[..., None], (steps, 2, N, N))
     if name == "dense":
@@ -217,7 +229,7 @@ def test_what_is_no_linear_map_is_refused(wrong, argument):
 
 
 def test_maps_are_taken_concrete_and_traced():
-    for synapses in (*MAPS.values(), Variant(normal(N), "")):
+    for synapses in (*(row.synapses for row in MAPS.values()), Variant(normal(N), "")):
         assert cell_of(synapses, "recurrent").weight_rec is synapses
         eqx.filter_eval_shape(cell_of, synapses, "inputs")
         cells = eqx.filter_vmap(cell_of, in_axes=(eqx.if_array(0), None))
