@@ -18,8 +18,9 @@ from modprop_jax.tasks import squared_error, TASKS
 
 
 ROOT = Path(__file__).parents[1]
-M, N, T, SEGMENT = 3, 6, 7, 3
+M, N, T, SEGMENT = 3, 6, 6, 3
 TYPES = (0, 2, 0, 1, 1, 0)
+XS = np.random.default_rng(0).normal(size=(T, 2, M))
 RULES = {
     "bptt": mpj.BPTT(),
     "eprop": mpj.EProp(),
@@ -51,20 +52,17 @@ def segment_loss(rnn, carry, xs, _):
 
 
 @jit
-def offline(rnn, xs):
-    return mpj.value_and_grad(lambda rnn, xs: error(rnn(xs)))(rnn, xs)[1].cell
+def offline(cell, rule):
+    """The gradient of the whole sequence."""
+    return mpj.value_and_grad(lambda rnn: error(rnn(XS)))(mpj.RNN(cell, rule=rule))[1].cell
 
 
 @jit
-def streamed(rnn, xs):
-    online = mpj.online_value_and_grad(segment_loss, segment=SEGMENT)
-    return online(rnn, rnn.init(xs.shape[1:-1]), xs, xs)[1].cell
-
-
-def both(cell: Any, rule: Any) -> tuple[Any, Any]:
-    xs = jnp.asarray(np.random.default_rng(0).normal(size=(T, 2, M)))
+def streamed(cell, rule):
+    """The gradient in segments."""
     rnn = mpj.RNN(cell, rule=rule)
-    return offline(rnn, xs), streamed(rnn, xs)
+    online = mpj.online_value_and_grad(segment_loss, segment=SEGMENT)
+    return online(rnn, rnn.init(XS.shape[1:-1]), XS, XS)[1].cell
 
 
 def strong(cell: Any, scale: float = 2.0) -> Any:
@@ -76,12 +74,12 @@ def strong(cell: Any, scale: float = 2.0) -> Any:
 
 def test_the_rule_streams_and_is_no_other():
     rule, leaky = guide()["FadingEProp"], mpj.LeakyCell(M, N, tau=4.0, key=jr.key(0))
-    at_once, in_segments = both(strong(leaky), rule())
-    assert_close(in_segments, at_once, 1e-10)
-    assert distance(at_once, both(strong(leaky), mpj.BPTT())[0]) > 0.05
-    eprop = both(strong(leaky), mpj.EProp())[0]
+    at_once = offline(strong(leaky), rule())
+    assert_close(streamed(strong(leaky), rule()), at_once, 1e-10)
+    assert distance(at_once, offline(strong(leaky), mpj.BPTT())) > 0.05
+    eprop = offline(strong(leaky), mpj.EProp())
     assert distance(at_once, eprop) > 0.05
-    assert_close(both(strong(leaky), rule(1))[0], eprop, 1e-10)
+    assert_close(offline(strong(leaky), rule(1)), eprop, 1e-10)
     with pytest.raises(ValueError, match="share must be in"):
         rule(2.0)
 
@@ -89,8 +87,8 @@ def test_the_rule_streams_and_is_no_other():
 @pytest.mark.parametrize("name", ["eprop", "modprop"])
 def test_the_neuron_streams(name):
     cell = strong(guide()["AdaptingCell"](M, N, key=jr.key(0)))
-    at_once, in_segments = both(cell, RULES[name])
-    assert_close(in_segments, at_once, 1e-10)
+    at_once = offline(cell, RULES[name])
+    assert_close(streamed(cell, RULES[name]), at_once, 1e-10)
     assert jnp.all(at_once.rho != 0)
 
 
@@ -103,21 +101,20 @@ def onto_ring(gradient: Any) -> np.ndarray:
 def test_the_map_has_the_gradient_of_its_matrix(name):
     ring = guide()["cell"]
     dense = eqx.tree_at(lambda c: c.weight_rec, ring, ring.weight_rec.as_matrix())
-    at_once, in_segments = both(ring, RULES[name])
-    of_matrix, _ = both(dense, RULES[name])
+    at_once, of_matrix = (offline(cell, RULES[name]) for cell in (ring, dense))
     np.testing.assert_allclose(
         at_once.weight_rec.weight, onto_ring(of_matrix.weight_rec), rtol=1e-10, atol=1e-12
     )
     np.testing.assert_allclose(at_once.weight_in, of_matrix.weight_in, rtol=1e-10, atol=1e-12)
     if name != "bptt":
-        assert_close(in_segments, at_once, 1e-10)
+        assert_close(streamed(ring, RULES[name]), at_once, 1e-10)
 
 
 @pytest.mark.parametrize("name", ["eprop", "modprop"])
 def test_the_map_with_a_parameter_a_synapse_streams_on_any_neuron(name):
     cell = guide()["neurons"]
-    at_once, in_segments = both(cell, RULES[name])
-    assert_close(in_segments, at_once, 1e-10)
+    at_once = offline(cell, RULES[name])
+    assert_close(streamed(cell, RULES[name]), at_once, 1e-10)
     shared = guide()["AdaptingCell"](M, N, recurrent=guide()["ring"], key=jr.key(1))
     with pytest.raises(ValueError, match="weight_rec is a Circulant"):
         mpj.RNN(shared, rule=RULES[name]).init((2,))

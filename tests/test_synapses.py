@@ -117,10 +117,10 @@ def test_sums_counts_and_means_by_type(name):
     close(synapses.with_means(means, TYPES).as_matrix(), expected)
 
 
-def by_type(local: Any, summed: Any, channels: Any) -> np.ndarray:
+def by_type(types: tuple[int, ...], local: Any, summed: Any, channels: Any) -> np.ndarray:
     """Σ_batch (local_j e[a_j] + Σ_c summed_c M[c, a_j]), neuron by neuron."""
     rows = []
-    for j, a in enumerate(TYPES):
+    for j, a in enumerate(types):
         modulated = channels[C:].reshape(C, C, *channels.shape[1:])[:, a]
         own = np.einsum("b,bi->i", local[:, j], channels[a])
         rows.append(own + np.einsum("bc,cbi->i", summed, modulated))
@@ -129,11 +129,10 @@ def by_type(local: Any, summed: Any, channels: Any) -> np.ndarray:
 
 @pytest.mark.parametrize("name", MAPS)
 @pytest.mark.parametrize("types", [TYPES, (0, 0, 1, 1, 1, 2)])
-def test_the_gradient_by_type(name, types, monkeypatch):
-    monkeypatch.setitem(globals(), "TYPES", types)
+def test_the_gradient_by_type(name, types):
     local, summed, channels = normal(2, N), normal(2, C), normal(C + C**2, 2, N)
     found = MAPS[name].synapses.type_gradient(types, local, summed, channels)
-    expected = MAPS[name].onto(by_type(*map(np.asarray, (local, summed, channels))))
+    expected = MAPS[name].onto(by_type(types, *map(np.asarray, (local, summed, channels))))
     close(parameters(found), expected)
 
 
@@ -165,7 +164,7 @@ def test_of_a_bias():
     filtered, post = normal(2, 3, 1), normal(3, 2, N).reshape(2, 3, N)
     close(bias.gradient(post, filtered).weight, np.einsum("abj,ab->j", post, filtered[..., 0]))
     terms = normal(2, N), normal(2, C), normal(C + C**2, 2, 1)
-    close(bias.type_gradient(TYPES, *terms).weight, by_type(*map(np.asarray, terms))[:, 0])
+    close(bias.type_gradient(TYPES, *terms).weight, by_type(TYPES, *map(np.asarray, terms))[:, 0])
 
 
 # --- what is none ---
