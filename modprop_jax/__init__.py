@@ -43,7 +43,6 @@ from ._rule import (
     AbstractTransportRule as AbstractTransportRule,
     BPTT as BPTT,
     Card as Card,
-    cards as cards,
     Carry as Carry,
     DiagonalRTRL as DiagonalRTRL,
     DNI as DNI,
@@ -62,7 +61,6 @@ from ._rule import (
     RKFRTRL as RKFRTRL,
     RTRL as RTRL,
     SnAp as SnAp,
-    taxonomy as taxonomy,
     ThreeFactor as ThreeFactor,
     UORO as UORO,
 )
@@ -74,6 +72,7 @@ from ._synapses import (
     Dense as Dense,
     Masked as Masked,
 )
+from ._taxonomy import cards as cards, taxonomy as taxonomy
 from .diagnostics import (
     Alignment as Alignment,
     alignment as alignment,

@@ -1,6 +1,7 @@
 """The rules' cards against what the rules do: their traces, operations and gradients."""
 
 import inspect
+import itertools
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,9 +16,10 @@ import pytest
 from helpers import cell as table_cell, data, distance, jit, Net, net, offline, segment_loss
 
 import modprop_jax as mpj
-from modprop_jax._rule import AbstractEstimatingRule, AbstractInfluenceRule
+from modprop_jax._rule import AbstractEstimatingRule, AbstractInfluenceRule, LAST
 from modprop_jax._rule.stochastic._base import AbstractStochasticRule
-from modprop_jax.experiments import main
+from modprop_jax.experiments import main, RULES
+from modprop_jax.experiments._rules import METHODS
 
 
 # without a state of its own
@@ -122,7 +124,20 @@ def test_every_rule_has_a_card_and_a_row():
     for name, written in CARDS.items():
         assert written is getattr(mpj, name).card
         assert all(field is None or field != "" for field in written), name
-    assert len(set(CARDS.values())) == len(CARDS)
+    assert all(one != other for one, other in itertools.combinations(CARDS.values(), 2))
+
+
+def test_names_and_places_are_each_rules_own():
+    named = [(name, entry) for name, card in CARDS.items() for entry in card.names]
+    labels = [entry.name for _, entry in named]
+    assert len(set(labels)) == len(labels) and set(RULES) == {*labels, *METHODS}
+    assert not set(labels) & set(METHODS)
+    for places in ([card.place for card in CARDS.values()], [e.place for e in RULES.values()]):
+        given = [place for place in places if place != LAST]
+        assert places == sorted(places) and len(set(given)) == len(given)
+    for name, entry in named:
+        options = {"mu": 0.5} if "mu" in entry.options else {}
+        assert type(RULES[entry.name].build((0, 1, 1, 0), **options)).__name__ == name
 
 
 # --- cost ---
@@ -325,7 +340,7 @@ def as_row(gradient: Any) -> Any:
 @pytest.fixture(scope="module")
 def two_neurons() -> tuple:
     """A network, and its gradients by BPTT and by e-prop."""
-    cell = mpj.RateCell(2, 2, alpha=0.6, key=jr.key(4))
+    cell: Any = mpj.RateCell(2, 2, alpha=0.6, key=jr.key(4))
     cell = eqx.tree_at(lambda c: c.weight_rec, cell, 2.0 * cell.weight_rec)
     problem = small(cell, 4)
     return problem, *(as_row(plain_gradient(r, *problem)) for r in (mpj.BPTT(), mpj.EProp()))

@@ -1,6 +1,6 @@
 from ._base import AbstractRule as AbstractRule, Carry as Carry
 from ._bptt import BPTT as BPTT, RTRL as RTRL
-from ._card import Card as Card
+from ._card import Card as Card, LAST as LAST, Named as Named
 from ._diagonal_rtrl import DiagonalRTRL as DiagonalRTRL
 from ._ei_credit import EICredit as EICredit
 from ._eprop import EProp as EProp, RFLO as RFLO, ThreeFactor as ThreeFactor
@@ -9,7 +9,6 @@ from ._future_bptt import FutureBPTT as FutureBPTT
 from ._influence import AbstractInfluenceRule as AbstractInfluenceRule
 from ._quasi_static import QuasiStatic as QuasiStatic
 from ._readout_only import ReadoutOnly as ReadoutOnly
-from ._taxonomy import cards as cards, taxonomy as taxonomy
 from ._transport import (
     AbstractSurrogateRule as AbstractSurrogateRule,
     AbstractTransportRule as AbstractTransportRule,

@@ -7,7 +7,7 @@ from .._credit import Back, Credit, Point
 from .._program._base import AbstractProgram
 from .._trace import AbstractTrace, Dense
 from .._tree import add, pullback
-from ._card import Card
+from ._card import Card, Named
 from ._transport import AbstractSurrogateRule
 
 
@@ -38,6 +38,8 @@ class BPTT(AbstractSurrogateRule):
         time="n*(n+m+1)",
         synapse="the future of the whole network",
         source="Werbos 1990",
+        place=10,
+        names=(Named("bptt", "backpropagation through time: the exact gradient", place=70),),
     )
 
     @property
@@ -86,6 +88,14 @@ class RTRL(AbstractSurrogateRule):
         time="n**3*(n+m+1)",
         synapse="how its weight moves the whole network",
         source="Williams & Zipser 1989",
+        place=20,
+        names=(
+            Named(
+                "rtrl",
+                "real-time recurrent learning: the exact gradient, for small networks",
+                place=240,
+            ),
+        ),
     )
 
     def trace(self, on: AbstractProgram) -> AbstractTrace:

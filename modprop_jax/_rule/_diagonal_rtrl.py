@@ -9,7 +9,7 @@ from .._precision import start_of
 from .._program._base import AbstractProgram
 from .._trace import AbstractTrace, PerUnit
 from ._base import require_units
-from ._card import Card
+from ._card import Card, Named
 from ._eprop import EProp
 from ._transport import AbstractSurrogateRule
 
@@ -50,6 +50,14 @@ class DiagonalRTRL(AbstractSurrogateRule):
         time="4*n*(2*m+3)",
         synapse="its own input, its unit's state and the error at the layer's output",
         source="Zucchet et al. 2023",
+        place=30,
+        names=(
+            Named(
+                "diagonal_rtrl",
+                "exact RTRL of units that send nothing to each other: cell lru",
+                place=80,
+            ),
+        ),
     )
 
     def check(self, cell: AbstractCell) -> None:

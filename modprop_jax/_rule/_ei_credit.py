@@ -20,7 +20,7 @@ from .._program._base import AbstractProgram
 from .._trace import AbstractTrace
 from .._trace._nothing import Nothing
 from .._tree import add
-from ._card import Card
+from ._card import Card, Named
 from ._transport import AbstractSurrogateRule
 
 
@@ -69,6 +69,22 @@ class EICredit(AbstractSurrogateRule):
         time="n*(n+m+1)",
         synapse="its presynaptic rate, and its neuron's credit and balance",
         source="Fan & Mysore 2024",
+        place=160,
+        names=(
+            Named(
+                "ei_credit",
+                "retrograde credit that relaxes to equilibrium: cell equilibrium; sweeps, damping",
+                {"sweeps": int, "damping": float},
+                place=200,
+            ),
+            Named(
+                "ei_credit_clamp",
+                "the same with the credit of output units held, as published; sweeps, damping",
+                {"sweeps": int, "damping": float},
+                lambda rule, types, **options: rule(output="clamp", **options),
+                place=210,
+            ),
+        ),
     )
 
     output: Literal["source", "clamp"] = eqx.field(static=True)

@@ -9,7 +9,7 @@ from .._program._base import AbstractProgram
 from .._trace import AbstractTrace, PerSynapse, PerUnit, Presynaptic
 from .._tree import add, pullback
 from ._base import require_units
-from ._card import Card
+from ._card import Card, Named
 from ._transport import AbstractSurrogateRule
 
 
@@ -42,6 +42,10 @@ class EProp(AbstractSurrogateRule):
         time="n*(n+m+1)",
         synapse="its presynaptic activity, its neuron's state and the learning signal",
         source="Bellec et al. 2020; Murray 2019",
+        place=40,
+        names=(
+            Named("eprop", "e-prop = RFLO = three-factor: credit stays in the neuron", place=60),
+        ),
     )
 
     def check(self, cell: AbstractCell) -> None:

@@ -17,7 +17,7 @@ from .._trace._tape import Tape
 from .._tree import add, inexact
 from ._base import require_separable
 from ._bptt import BPTT
-from ._card import Card
+from ._card import Card, Named
 from ._transport import AbstractTransportRule
 
 
@@ -57,6 +57,16 @@ class FutureBPTT(AbstractTransportRule):
         time="h*n*(n+m+1)",
         synapse="the next h steps of the whole network",
         source="Marschall, Cho & Savin 2020",
+        place=120,
+        names=(
+            Named(
+                "future_bptt",
+                "future-facing BPTT: exact credit of the next steps; horizon=10",
+                {"horizon": int},
+                lambda rule, types, horizon=10: rule(horizon),
+                place=100,
+            ),
+        ),
     )
 
     horizon: int = eqx.field(static=True)

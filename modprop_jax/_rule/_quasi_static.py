@@ -15,7 +15,7 @@ from .._program._base import AbstractProgram
 from .._trace import AbstractTrace, PerSynapse
 from .._tree import add, each, inexact, pullback, with_fields
 from ._base import require_neurons
-from ._card import Card
+from ._card import Card, Named
 from ._eprop import EProp
 from ._transport import AbstractTransportRule
 
@@ -77,6 +77,16 @@ class QuasiStatic(AbstractTransportRule):
         time="n**3",
         synapse="its presynaptic activity, its neuron's state and credit, sent back by its targets",
         source="Fan & Mysore 2024; Murray 2019",
+        place=150,
+        names=(
+            Named(
+                "quasi_static",
+                "credit at equilibrium at every step, times e-prop's trace: slow inputs; "
+                "sweeps, ridge",
+                {"sweeps": int, "ridge": float},
+                place=170,
+            ),
+        ),
     )
 
     sweeps: int | None = eqx.field(static=True)

@@ -7,7 +7,7 @@ from .._program._base import AbstractProgram
 from .._trace import AbstractTrace
 from .._trace._nothing import Nothing
 from .._tree import stop
-from ._card import Card
+from ._card import Card, Named
 from ._transport import AbstractSurrogateRule
 
 
@@ -34,6 +34,14 @@ class ReadoutOnly(AbstractSurrogateRule):
         time="n*(n+m+1)",
         synapse="nothing: it stays as it is",
         source="the baseline of Marschall, Cho & Savin 2020",
+        place=180,
+        names=(
+            Named(
+                "readout_only",
+                "a fixed recurrent network, as in reservoir computing: the readout alone learns",
+                place=220,
+            ),
+        ),
     )
 
     def trace(self, on: AbstractProgram) -> AbstractTrace:

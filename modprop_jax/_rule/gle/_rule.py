@@ -6,7 +6,7 @@ import jax
 from ... import _arguments as arguments
 from ..._cell import AbstractCell, GLECell
 from ..._tree import inexact
-from .._card import Card
+from .._card import Card, Named
 from .._estimating import AbstractEstimatingRule
 from ._errors import ProspectiveErrors
 
@@ -61,6 +61,16 @@ class GLE(AbstractEstimatingRule):
         time="n*(m+1)",
         synapse="its presynaptic rate and its neuron's prospective error",
         source="Ellenberger et al. 2024",
+        place=170,
+        names=(
+            Named("gle", "GLE: prospective errors, run forward in time: cell gle", place=180),
+            Named(
+                "gle_instantaneous",
+                "GLE without prospective errors, instantaneous backpropagation: cell gle",
+                build=lambda rule, types: rule(prospective_errors=False),
+                place=190,
+            ),
+        ),
     )
 
     prospective_errors: bool = eqx.field(static=True)

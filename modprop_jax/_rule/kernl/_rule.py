@@ -10,11 +10,15 @@ from ... import _arguments as arguments
 from ..._cell import AbstractCell, NeuronCell
 from ..._precision import wide
 from .._base import require_neurons
-from .._card import Card
+from .._card import Card, Named
 from .._influence import AbstractInfluenceRule
 from .._noise import as_noise, Drawn, Given
 from ..stochastic._base import require_weights
 from ._kernel import Kernel
+
+
+def _build(rule: Any, types: Any, rate: float | None = None, **options: Any) -> Any:
+    return rule(**options) if rate is None else rule(learn=optax.sgd(rate), **options)
 
 
 class KeRNL(AbstractInfluenceRule):
@@ -72,6 +76,17 @@ class KeRNL(AbstractInfluenceRule):
         time="n*(n+m+1)",
         synapse="its eligibility trace and, through A, the learning signals of all neurons",
         source="Roth, Kanitscheider & Fiete 2019",
+        place=110,
+        names=(
+            Named(
+                "kernl",
+                "KeRNL: learnt sensitivities and decays, on streams; sigma, alpha, rate (of SGD)",
+                {"sigma": float, "alpha": float, "rate": float},
+                _build,
+                online=True,
+                place=140,
+            ),
+        ),
     )
 
     sigma: float = eqx.field(static=True)

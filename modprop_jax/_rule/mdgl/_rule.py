@@ -14,7 +14,7 @@ from ..._synapses import AbstractSynapses, Blocks
 from ..._trace import AbstractTrace, PerSynapse, Presynaptic
 from ..._tree import add, pullback, stop
 from .._base import require_neurons, require_types
-from .._card import Card
+from .._card import Card, Named
 from .._transport import AbstractTransportRule, transported
 from .._types import as_types, mean_over_all, mean_over_synapses, Types
 from ._causal import CausalHop
@@ -60,6 +60,22 @@ class MDGL(AbstractTransportRule):
         time="n*(n+m+1)",
         synapse="as for e-prop, and the modulator that its neuron's targets secrete, by type",
         source="Liu et al. 2021",
+        place=50,
+        names=(
+            Named(
+                "mdgl",
+                "MDGL: one synaptic hop of credit, by cell type over existing synapses",
+                build=lambda rule, types: rule(types),
+                place=30,
+            ),
+            Named("mdgl_cell", "MDGL with the weight of every pair of cells", place=40),
+            Named(
+                "mdgl_diffuse",
+                "MDGL by cell type, every neuron reached whether connected or not",
+                build=lambda rule, types: rule(types, diffuse=True),
+                place=50,
+            ),
+        ),
     )
 
     types: Types = eqx.field(static=True)

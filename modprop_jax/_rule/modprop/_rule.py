@@ -17,7 +17,7 @@ from ..._program._transport import Transport
 from ..._static import Constant, constant
 from ..._synapses import AbstractSynapses, Blocks, Dense
 from .._base import AbstractRule, over_members, require_neurons, require_types
-from .._card import Card
+from .._card import Card, Named
 from .._transport import AbstractTransportRule, transported
 from .._types import as_types, Types
 from ._filter import (
@@ -84,6 +84,23 @@ class ModProp(AbstractRule):
         time="(1+C)**2*n*(n+m+1)",
         synapse="its eligibility trace and each type's modulators, filtered by taps of its type",
         source="Liu et al. 2022",
+        place=60,
+        names=(
+            Named(
+                "modprop",
+                "ModProp: credit over any timespan, type-specific modulatory filters; "
+                "mu=0.25 or auto",
+                {"mu": float, "taps": int},
+                lambda rule, types, **options: rule(types=types, **options),
+                place=10,
+            ),
+            Named(
+                "modprop_cell",
+                "ModProp with a weight for every pair of cells, not of types; mu=0.25 or auto",
+                {"mu": float, "taps": int},
+                place=20,
+            ),
+        ),
     )
 
     mu: Array | Constant | None

@@ -15,7 +15,7 @@ from ..._precision import start_of, widened
 from ..._program._base import AbstractProgram
 from ..._static import FrozenArray
 from ..._trace import PerUnit
-from .._card import Card
+from .._card import Card, Named
 from .._influence import AbstractInfluenceRule
 from .._transport import transported
 from ._compressed import Compressed, FromStart
@@ -60,6 +60,15 @@ class SnAp(AbstractInfluenceRule):
         time="r**2*n*(n+m+1)",
         synapse="how its weight moves the r neurons",
         source="Menick et al. 2021",
+        place=70,
+        names=(
+            Named(
+                "snap1",
+                "SnAp-1: credit stays in the unit, with its connection to itself; extra snap",
+                build=lambda rule, types: rule(1),
+                place=90,
+            ),
+        ),
     )
 
     n: int = eqx.field(static=True)

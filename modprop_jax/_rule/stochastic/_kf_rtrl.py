@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, PyTree
 from ..._cell import AbstractCell, NeuronCell
 from ..._cell._emission import AbstractEmission
 from ..._precision import wide
-from .._card import Card
+from .._card import Card, Named
 from ._base import (
     AbstractStochasticRule,
     as_weights,
@@ -60,6 +60,16 @@ class KFRTRL(AbstractStochasticRule):
         time="n**3+n*(n+m+1)",
         synapse="its presynaptic A_j, and how its neuron moves the whole network",
         source="Mujika, Meier & Steger 2018",
+        place=90,
+        names=(
+            Named(
+                "kf_rtrl",
+                "KF-RTRL: an unbiased Kronecker-factored estimate, on streams; probes=1",
+                {"probes": int},
+                online=True,
+                place=120,
+            ),
+        ),
     )
 
     def __init__(self, *, noise: Any = "rademacher", probes: int = 1, epsilon: float | int = 1e-7):

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, PyTree
 from ..._cell import AbstractCell, NeuronCell
 from ..._cell._emission import AbstractEmission
 from ..._precision import wide
-from .._card import Card
+from .._card import Card, Named
 from ._base import (
     AbstractStochasticRule,
     as_weights,
@@ -57,6 +57,16 @@ class RKFRTRL(AbstractStochasticRule):
         time="n**2*(n+m+1)",
         synapse="its neuron's A_i, and how its presynaptic activity moves the whole network",
         source="Marschall, Cho & Savin 2020",
+        place=100,
+        names=(
+            Named(
+                "rkf_rtrl",
+                "R-KF-RTRL: KF-RTRL with the factors reversed, on streams; probes=1",
+                {"probes": int},
+                online=True,
+                place=130,
+            ),
+        ),
     )
 
     def __init__(self, *, noise: Any = "rademacher", probes: int = 1, epsilon: float | int = 1e-7):

@@ -13,7 +13,7 @@ from ..._program._base import AbstractProgram
 from ..._start import pull_start
 from ..._trace._base import refusal
 from ..._tree import inexact, pullback
-from .._card import Card
+from .._card import Card, Named
 from .._noise import Drawn
 from ._base import AbstractStochasticRule, mix
 from ._rank_one import Linearised, Tangent
@@ -67,6 +67,16 @@ class UORO(AbstractStochasticRule):
         time="n*(n+m+1)",
         synapse="scalars that are the whole network's, c·A among them",
         source="Tallec & Ollivier 2018",
+        place=80,
+        names=(
+            Named(
+                "uoro",
+                "UORO: an unbiased estimate of rank one, on streams; probes=1",
+                {"probes": int},
+                online=True,
+                place=110,
+            ),
+        ),
     )
 
     def __init__(self, *, noise: Any = "rademacher", probes: int = 1, epsilon: float | int = 1e-7):

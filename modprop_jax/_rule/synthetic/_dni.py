@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ... import _arguments as arguments
 from ..._cell import AbstractCell
-from .._card import Card
+from .._card import Card, Named
 from ._base import (
     AbstractPredictingRule,
     as_learner,
@@ -57,6 +57,17 @@ class DNI(AbstractPredictingRule):
         time="n*(n+m+1)+n*(n+k+1)",
         synapse="its neuron's row of A and the whole state; A learns by the transposed Jacobian",
         source="Jaderberg et al. 2017; Marschall, Cho & Savin 2020",
+        place=130,
+        names=(
+            Named(
+                "dni",
+                "DNI: synthetic gradients, on streams; rate=0.01, refresh=5",
+                {"rate": float, "refresh": int, "labels": int},
+                lambda rule, types, rate=0.01, **options: rule(learn=optax.sgd(rate), **options),
+                online=True,
+                place=150,
+            ),
+        ),
     )
 
     jacobian: Literal["exact", "learned"] = eqx.field(static=True)

@@ -8,8 +8,14 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from ... import _arguments as arguments
 from ..._cell import AbstractCell
-from .._card import Card
+from .._card import Card, Named
 from ._base import AbstractPredictingRule, as_learner, normal_rows, require_one_variable
+
+
+def _build(
+    rule: Any, types: Any, rate: float = 0.01, jacobian_rate: float = 0.01, **options: Any
+) -> Any:
+    return rule(learn=optax.sgd(rate), learn_jacobian=optax.sgd(jacobian_rate), **options)
 
 
 class LocalDNI(AbstractPredictingRule):
@@ -67,6 +73,18 @@ class LocalDNI(AbstractPredictingRule):
         time="n*(n+m+1)+n*(n+k+1)",
         synapse="its presynaptic rate, and one voltage or rate of its own neuron",
         source="Marschall, Cho & Savin 2019",
+        place=140,
+        names=(
+            Named(
+                "local_dni",
+                "DNI by local plasticity, random feedback, on streams; rate, jacobian_rate=0.01",
+                {"rate": float, "jacobian_rate": float, "refresh": int, "labels": int},
+                _build,
+                online=True,
+                settings={"feedback": "random"},
+                place=160,
+            ),
+        ),
     )
 
     def __init__(

@@ -1,46 +1,8 @@
 """The taxonomy of the rules, made from their cards."""
 
-from ._base import AbstractRule
-from ._bptt import BPTT, RTRL
-from ._card import Card
-from ._diagonal_rtrl import DiagonalRTRL
-from ._ei_credit import EICredit
-from ._eprop import EProp
-from ._future_bptt import FutureBPTT
-from ._quasi_static import QuasiStatic
-from ._readout_only import ReadoutOnly
-from .gle._rule import GLE
-from .kernl._rule import KeRNL
-from .mdgl._rule import MDGL
-from .modprop._rule import ModProp
-from .snap._rule import SnAp
-from .stochastic._kf_rtrl import KFRTRL
-from .stochastic._rkf_rtrl import RKFRTRL
-from .stochastic._uoro import UORO
-from .synthetic._dni import DNI
-from .synthetic._local_dni import LocalDNI
+from . import _rule
+from ._rule import AbstractRule, Card
 
-
-_RULES: tuple[type[AbstractRule], ...] = (
-    BPTT,
-    RTRL,
-    DiagonalRTRL,
-    EProp,
-    MDGL,
-    ModProp,
-    SnAp,
-    UORO,
-    KFRTRL,
-    RKFRTRL,
-    KeRNL,
-    FutureBPTT,
-    DNI,
-    LocalDNI,
-    QuasiStatic,
-    EICredit,
-    GLE,
-    ReadoutOnly,
-)
 
 _HEAD = """# Taxonomy of the credit rules
 
@@ -79,9 +41,21 @@ _COLUMNS = (
 )
 
 
+def rules() -> list[type[AbstractRule]]:
+    """The rules that the package exports with a card of their own, by place."""
+    found = [
+        value
+        for name, value in vars(_rule).items()
+        if isinstance(value, type) and issubclass(value, AbstractRule) and value.__name__ == name
+    ]
+    return sorted(
+        (rule for rule in found if "card" in vars(rule)), key=lambda rule: rule.card.place
+    )
+
+
 def cards() -> dict[str, Card]:
     """The card of each rule, by the name of its class."""
-    return {rule.__name__: rule.card for rule in _RULES}
+    return {rule.__name__: rule.card for rule in rules()}
 
 
 def taxonomy() -> str:
