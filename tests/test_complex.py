@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-import optax
 import pytest
-from helpers import assert_close, BATCH, jit, M, N, plain_scan, rule, RULES, T, TYPES
+from helpers import assert_close, BATCH, jit, M, meeting, N, plain_scan, rule, T
 
 import modprop_jax as mpj
 
@@ -137,31 +136,15 @@ def test_segments_of_bptt_are_cut():
     assert_close((loss, gradient), jit(eqx.filter_value_and_grad(cut))(rnn))
 
 
-OTHERS = {
-    "uoro": mpj.UORO(),
-    "kf_rtrl": mpj.KFRTRL(),
-    "rkf_rtrl": mpj.RKFRTRL(),
-    "kernl": mpj.KeRNL(),
-    "dni": mpj.DNI(learn=optax.sgd(0.1)),
-    "snap": mpj.SnAp(1),
-    "snap2": mpj.SnAp(2),
-    "quasi": mpj.QuasiStatic(),
-    "readout": mpj.ReadoutOnly(),
-    "diagonal": mpj.DiagonalRTRL(),
-    "taps": mpj.ModProp(0.3, TYPES, taps=2),
-    **{name: rule(name) for name in RULES if name != "bptt"},
-}
-
-
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", meeting("complex"))
 def test_other_rules_refuse_them(name):
-    message = rf"{type(OTHERS[name]).__name__} keeps credit in real numbers, but complex128.*BPTT"
+    message = rf"{type(rule(name)).__name__} keeps credit in real numbers, but complex128.*BPTT"
     for c in (cell("rate"), cell("filtered"), cell("own")):
         state = c.init(BATCH)
         with pytest.raises(ValueError, match=message):
-            mpj.scan(c, state, XS, rule=OTHERS[name])
+            mpj.scan(c, state, XS, rule=rule(name))
         with pytest.raises(ValueError, match=message):
-            OTHERS[name].init(c, state, key=jr.key(0))
+            rule(name).init(c, state, key=jr.key(0))
 
 
 def test_a_complex_state_alone():

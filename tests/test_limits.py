@@ -19,7 +19,9 @@ from helpers import (
     inner,
     jit,
     M,
+    marked,
     MASK,
+    meeting,
     N,
     Net,
     net,
@@ -28,8 +30,8 @@ from helpers import (
     OUT,
     rule,
     RULES,
-    serves,
     streamed_gradient,
+    SUITES,
     TYPES,
     weights,
 )
@@ -49,17 +51,29 @@ def inner_of(c: Any) -> Any:
     return c.cell if isinstance(c, mpj.Filtered) else c
 
 
-@pytest.mark.parametrize("cell_name", ["leaky_taus", "adaptive", "filtered_leaky"])
+def cells_of(suite):
+    """Those that a suite names, the last for rules that serve no other, which is slow."""
+    *many, last = SUITES[suite].cells
+    return [*many, pytest.param(last, marks=pytest.mark.slow)]
+
+
+def meeting_first(suite, cell_name):
+    """The rules that meet a suite on a cell; on the last one those that serve no other."""
+    *many, last = SUITES[suite].cells
+    elsewhere = {name for other in many for name in meeting(suite, other)}
+    return [n for n in meeting(suite, cell_name) if cell_name != last or n not in elsewhere]
+
+
+@pytest.mark.parametrize("cell_name", cells_of("no recurrence"))
 def test_without_recurrent_weights_every_rule_is_exact(cell_name):
     expected = weights(gradient(without_recurrence(net("bptt", cell_name)), *data())[1])
     assert np.abs(inner_of(expected[0]).weight_rec).max() > 1e-3
-    for name in RULES:
-        if serves(name, cell_name):
-            model = without_recurrence(net(name, cell_name))
-            assert_close(weights(gradient(model, *data())[1]), expected, what=name)
+    for name in meeting_first("no recurrence", cell_name):
+        model = without_recurrence(net(name, cell_name))
+        assert_close(weights(gradient(model, *data())[1]), expected, what=name)
 
 
-@pytest.mark.parametrize("cell_name", ["leaky_taus", "adaptive"])
+@pytest.mark.parametrize("cell_name", SUITES["one step"].cells)
 @pytest.mark.slow
 def test_in_one_step_every_rule_is_exact(cell_name):
     xs, ys = data(steps=1)
@@ -79,9 +93,8 @@ def test_in_one_step_every_rule_is_exact(cell_name):
 
     take = jit(eqx.filter_grad(loss))
     expected = gradients("bptt")
-    for name in RULES:
-        if serves(name, cell_name):
-            assert_close(gradients(name), expected, what=name)
+    for name in meeting_first("one step", cell_name):
+        assert_close(gradients(name), expected, what=name)
 
 
 @pytest.mark.parametrize("cell_name", NEURONS)
@@ -177,10 +190,14 @@ def test_eprop_without_leak_sees_one_step():
     assert_close(gradients, jit(eqx.filter_grad(immediate))(model))
 
 
-@pytest.mark.parametrize("name", [name for name in RULES if RULES[name].cells is None])
+@pytest.mark.parametrize(
+    "name", [marked(name, slow=RULES[name].cells is not None) for name in meeting("missing")]
+)
 def test_what_is_stored_at_missing_synapses_does_not_matter(name):
     missing = ~MASK | np.eye(N, dtype=bool)
-    c = mpj.LeakyCell(M, N, tau=4.0, activation=jnp.tanh, use_bias=True, mask=MASK, key=jr.key(3))
+    c: Any = mpj.LeakyCell(
+        M, N, tau=4.0, activation=jnp.tanh, use_bias=True, mask=MASK, key=jr.key(3)
+    )
 
     def stored(value):
         weight = jnp.where(missing, value, 1.5 * c.weight_rec)
@@ -188,7 +205,7 @@ def test_what_is_stored_at_missing_synapses_does_not_matter(name):
 
     def gradients(value):
         loss, offline = gradient(stored(value), *data())
-        if not RULES[name].streams:
+        if "streams" in RULES[name].opts_out:
             return loss, offline, None
         (total, _), streamed = streamed_gradient(5)(stored(value), *data())
         np.testing.assert_allclose(total, loss, rtol=1e-12)

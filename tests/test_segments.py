@@ -10,15 +10,19 @@ import oracles
 import pytest
 from helpers import (
     assert_close,
+    at_home,
     BATCH,
+    begin,
     cell,
     CELLS,
     data,
     distance,
     error,
     gradient,
+    home,
     jit,
     M,
+    marked,
     N,
     Net,
     net,
@@ -28,7 +32,9 @@ from helpers import (
     plain_loss,
     plain_scan,
     rule,
+    RULES,
     segment_loss,
+    serves,
     streamed,
     streamed_gradient,
     T,
@@ -39,16 +45,17 @@ from helpers import (
 import modprop_jax as mpj
 
 
-def marked(rule, cell_name):
+def case(rule, cell_name):
     """A case of the fast suite, or, on cells much like another, of the slow one."""
     alike = cell_name in ("leaky_tau", "rate", "filtered_rate", "filtered_leaky")
-    alike |= rule in ("modprop_mu_by_type", "modprop_mu_by_neuron", "mdgl_diffuse")
     alike |= cell_name == "filtered_leaky_taus" and rule not in ("rtrl", "eprop")
     alike |= cell_name == "filtered_adaptive" and rule in ("mdgl", "modprop")
-    return pytest.param(rule, cell_name, marks=pytest.mark.slow if alike else ())
+    alike |= RULES[rule].cells is not None and cell_name not in (home(rule), "adaptive")
+    alike &= cell_name != home(rule)
+    return marked(rule, cell_name, slow=alike)
 
 
-@pytest.mark.parametrize("rule, cell_name", [marked(*pair) for pair in pairs(streams=True)])
+@pytest.mark.parametrize("rule, cell_name", [case(*pair) for pair in pairs("streams")])
 def test_streamed_equals_offline(rule, cell_name):
     loss, expected = offline(rule, cell_name)
     # 5 steps leave a segment of a single step over
@@ -65,22 +72,25 @@ def read_state(state):
     return sum(jnp.sum((0.7 + i) * leaf**2 + leaf) for i, leaf in enumerate(leaves))
 
 
-CHAINED = pairs(cells=["leaky_tau"], streams=True)
-CHAINED += pairs(["eprop", "mdgl", "modprop_types"], ["filtered_adaptive"])
+CHAINED = pairs("chained", cells=["leaky_tau"])
+CHAINED += pairs("chained", ["eprop", "mdgl", "modprop_types"], ["filtered_adaptive"])
+# of the others as well, more slowly
+OTHERS = [pair for pair in at_home("chained") if not serves(pair[0], "leaky_tau")]
 CHAINED += [("rtrl", "filtered_function"), ("modprop_types", "rate")]
 
 
-@pytest.mark.parametrize("rule, cell_name", CHAINED)
+@pytest.mark.parametrize("rule, cell_name", CHAINED + [marked(*pair, slow=True) for pair in OTHERS])
 def test_one_gradient_over_a_chain_of_carries_equals_offline(rule, cell_name):
     """Six steps, a single one, four: the loss reads all emissions and the last state."""
     model, (xs, ys) = net(rule, cell_name), data()
 
     def whole(model):
-        state, outputs = model(xs, model.rnn.cell.init(BATCH))
-        return error(outputs, ys) + read_state(state)
+        bare = not model.rnn.rule.needs_key
+        end, outputs = model(xs, model.rnn.cell.init(BATCH) if bare else begin(model))
+        return error(outputs, ys) + read_state(end if bare else end.state)
 
     def chained(model):
-        total, carry = 0.0, model.rnn.init(BATCH)
+        total, carry = 0.0, begin(model)
         for start, stop in ((0, 6), (6, 7), (7, T)):
             carry, outputs = model(xs[start:stop], carry)
             total = total + error(outputs, ys[start:stop])

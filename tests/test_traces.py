@@ -1,10 +1,12 @@
 """Every small trace is the dense influence matrix, seen through any credit."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_close, BATCH, cell, data, inner, jit, N, RULES, T, TYPES
+from helpers import assert_close, BATCH, cell, data, inner, jit, N, rule, T, TYPES
 
 import modprop_jax as mpj
 from modprop_jax._trace import Dense, PerSynapse, Presynaptic
@@ -14,13 +16,17 @@ from modprop_jax._tree import with_fields
 
 def forced(rule_name, trace):
     """The rule of the table, made to carry its past in another trace."""
-    row = RULES[rule_name]
+    made = rule(rule_name)
+    cls = type(made)
 
     def on(self, cell, in_size=None, *, streams=True):
-        program = row.cls.on(self, cell, in_size, streams=streams)
+        program = cls.on(self, cell, in_size, streams=streams)
         return with_fields(program, trace=trace) if streams else program
 
-    return type("Forced", (row.cls,), {"on": on})(*row.args, **row.kwargs)
+    forced = object.__new__(type("Forced", (cls,), {"on": on}))
+    for field in dataclasses.fields(made):
+        object.__setattr__(forced, field.name, getattr(made, field.name))
+    return forced
 
 
 def responses(rule, c, credits):
@@ -70,10 +76,10 @@ FAST = [
 @pytest.mark.slow
 @pytest.mark.parametrize("rule_name, cell_name, trace", FAST, ids=lambda p: str(p).split("(")[0])
 def test_the_fast_trace_equals_the_dense_one(rule_name, cell_name, trace):
-    c, rule = cell(cell_name), RULES[rule_name].make()
-    assert rule.on(c).trace == trace, "the table names the trace that serves"
-    credits = random_credits(rule, c)
-    fast = jit(lambda c: responses(rule, c, credits))(c)
+    c, made = cell(cell_name), rule(rule_name)
+    assert made.on(c).trace == trace, "the table names the trace that serves"
+    credits = random_credits(made, c)
+    fast = jit(lambda c: responses(made, c, credits))(c)
     dense = jit(lambda c: responses(forced(rule_name, Dense()), c, credits))(c)
     for have, want in zip(fast, dense, strict=True):
         assert_close(have, want, 1e-11)
@@ -83,10 +89,10 @@ def test_the_fast_trace_equals_the_dense_one(rule_name, cell_name, trace):
     "rule_name, cell_name", [("eprop", "leaky_tau"), ("mdgl", "leaky"), ("modprop_types", "leaky")]
 )
 def test_presynaptic_channels_equal_eligibility_traces(rule_name, cell_name):
-    c, rule = cell(cell_name), RULES[rule_name].make()
-    credits = random_credits(rule, c)
+    c, made = cell(cell_name), rule(rule_name)
+    credits = random_credits(made, c)
     each = PerSynapse(filter_is_local=rule_name == "eprop")
-    fast = jit(lambda c: responses(rule, c, credits))(c)
+    fast = jit(lambda c: responses(made, c, credits))(c)
     slow = jit(lambda c: responses(forced(rule_name, each), c, credits))(c)
     for have, want in zip(fast, slow, strict=True):
         assert_close(have, want, 1e-11)
@@ -118,14 +124,14 @@ def floats(tree):
 )
 def test_size_of_a_trace(rule_name, cell_name, expected):
     c = cell(cell_name)
-    trace = RULES[rule_name].make().init(c, c.init(BATCH)).trace
+    trace = rule(rule_name).init(c, c.init(BATCH)).trace
     assert floats(trace) == BATCH[0] * expected
 
 
 def test_a_new_trace_is_the_past_of_nothing():
     for rule_name, cell_name, _ in FAST:
         c = cell(cell_name)
-        carry = RULES[rule_name].make().init(c, c.init(BATCH))
+        carry = rule(rule_name).init(c, c.init(BATCH))
         assert all(not np.asarray(leaf).any() for leaf in jax.tree.leaves(carry.trace))
         assert jax.tree.structure(carry.state) == jax.tree.structure(c.init(BATCH))
 
@@ -133,8 +139,8 @@ def test_a_new_trace_is_the_past_of_nothing():
 def test_the_oracle_sees_more_than_a_local_trace():
     """The dense trace of exact transport is not that of e-prop: the comparison has teeth."""
     c = inner("adaptive")
-    credits = random_credits(RULES["rtrl"].make(), c)
-    exact = jit(lambda c: responses(RULES["rtrl"].make(), c, credits))(c)
+    credits = random_credits(rule("rtrl"), c)
+    exact = jit(lambda c: responses(rule("rtrl"), c, credits))(c)
     local = jit(lambda c: responses(forced("eprop", Dense()), c, credits))(c)
     gap = [
         float(jnp.linalg.norm(e.weight_rec - l.weight_rec) / jnp.linalg.norm(e.weight_rec))
