@@ -11,6 +11,7 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
+from flagged import DONE, MASK, ORDER
 from helpers import (
     assert_close,
     BATCH,
@@ -30,13 +31,12 @@ from helpers import (
     streamed_gradient,
     T,
 )
-from test_flags import DONE, MASK, ORDER
 
 import modprop_jax as mpj
 
 
 NAMES = ("nu", "theta", "gamma_log", "B_re", "B_im", "C_re", "C_im", "D")
-FIGURES = np.load(pathlib.Path(__file__).parent / "golden" / "lru.npz")
+FIGURES = np.load(pathlib.Path(__file__).parents[1] / "golden" / "lru.npz")
 RULES = {
     "bptt": mpj.BPTT(),
     "rtrl": mpj.RTRL(),

@@ -16,7 +16,7 @@ from helpers import assert_close, distance, jit
 import modprop_jax as mpj
 
 
-GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "gle.npz")
+GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "gle.npz")
 FUNCTIONS = {"tanh": jnp.tanh, "softplus": jax.nn.softplus, "linear": jax.nn.identity}
 TOL = 1e-10
 

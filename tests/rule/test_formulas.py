@@ -21,7 +21,7 @@ from helpers import (
     N,
     net,
     offline,
-    pairs,
+    serves,
     T,
     TYPES,
     weights,
@@ -125,10 +125,13 @@ def nominal(cell_name):
     return eta, 1 - eta
 
 
-SURROGATES = pairs(
-    ["eprop", "mdgl", "mdgl_types", "mdgl_diffuse", "modprop", "modprop_types"],
-    ["leaky_tau", "leaky_taus", "rate", "adaptive", "filtered_leaky_taus", "filtered_adaptive"],
-)
+KINDS = "leaky_tau leaky_taus rate adaptive filtered_leaky_taus filtered_adaptive".split()
+SURROGATES = [
+    (rule, cell_name)
+    for cell_name in KINDS
+    for rule in ("eprop", "mdgl", "mdgl_types", "mdgl_diffuse", "modprop", "modprop_types")
+    if serves(rule, cell_name)
+]
 
 
 @pytest.mark.parametrize("name, cell_name", SURROGATES)

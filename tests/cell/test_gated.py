@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from flagged import DONE, flagged, MASK as PRESENT, ORDER, padded, stream
 from helpers import (
     assert_close,
     BATCH,
@@ -32,13 +33,12 @@ from helpers import (
     weights,
 )
 from jax import lax
-from test_flags import DONE, flagged, MASK as PRESENT, ORDER, padded, stream
 
 import modprop_jax as mpj
 from modprop_jax._rule.snap._own import OwnUnit
 
 
-FIGURES = np.load(pathlib.Path(__file__).parent / "golden" / "eprop_mdgl_snap.npz")
+FIGURES = np.load(pathlib.Path(__file__).parents[1] / "golden" / "eprop_mdgl_snap.npz")
 EQUINOX = {"gru": eqx.nn.GRUCell, "lstm": eqx.nn.LSTMCell}
 OURS = {"gru": mpj.GRUCell, "lstm": mpj.LSTMCell}
 

@@ -38,7 +38,7 @@ from modprop_jax._rule import AbstractInfluenceRule
 from modprop_jax._rule.snap._pattern import pattern_of
 
 
-FIGURES = np.load(pathlib.Path(__file__).parent / "golden" / "eprop_mdgl_snap.npz")
+FIGURES = np.load(pathlib.Path(__file__).parents[1] / "golden" / "eprop_mdgl_snap.npz")
 FAR = 20
 
 # i <- i - 1, a ring: everything is reached after N - 1 connections, one more unit at each

@@ -16,7 +16,7 @@ from helpers import assert_close, jit, Net
 import modprop_jax as mpj
 
 
-FIGURES = np.load(pathlib.Path(__file__).parent / "golden" / "eprop_mdgl_snap.npz")
+FIGURES = np.load(pathlib.Path(__file__).parents[1] / "golden" / "eprop_mdgl_snap.npz")
 TOL = 1e-10
 
 SPIKING = ["lif/resetgrad0", "lif/resetgrad1", "alif/resetgrad0", "alif/resetgrad1"]

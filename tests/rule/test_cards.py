@@ -275,7 +275,7 @@ def test_axes(row_name):
 def test_the_document_is_the_commands_output(capsys):
     assert main(["list", "--taxonomy"]) == 0
     text = capsys.readouterr().out
-    path = pathlib.Path(__file__).parents[1] / "docs" / "taxonomy.md"
+    path = pathlib.Path(__file__).parents[2] / "docs" / "taxonomy.md"
     assert text == path.read_text(encoding="utf-8"), (
         "make it again: modprop-jax list --taxonomy > docs/taxonomy.md"
     )

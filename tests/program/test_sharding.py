@@ -14,7 +14,7 @@ MAPPED = "shard_map or itself"
 @pytest.mark.parametrize("which, count", [(f"not ({MAPPED})", 19), (MAPPED, 13)])
 @pytest.mark.slow
 def test_sharded_over_eight_devices(which, count):
-    file = pathlib.Path(__file__).with_name("sharded.py")
+    file = pathlib.Path(__file__).parents[1] / "sharded.py"
     flags = "--xla_force_host_platform_device_count=8"
     ran = subprocess.run(
         [

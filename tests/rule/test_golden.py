@@ -14,7 +14,7 @@ from helpers import jit, Net, plain_scan
 import modprop_jax as mpj
 
 
-FIGURES = np.load(pathlib.Path(__file__).parent / "golden" / "modprop.npz")
+FIGURES = np.load(pathlib.Path(__file__).parents[1] / "golden" / "modprop.npz")
 TOL = 1e-10
 
 CASES = [

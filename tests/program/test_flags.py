@@ -8,15 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flagged import DONE, flagged, MASK, ORDER, padded, stream
 from helpers import assert_close, at_home, cell, data, distance, jit, marked, meeting, net, TYPES
 
 import modprop_jax as mpj
 
-
-# two examples of two sequences each, of four steps; 0 is padding
-ORDER = np.array([[1, 1, 1, 1, 0, 0, 2, 2, 2, 2, 0], [0, 3, 3, 3, 3, 4, 4, 4, 4, 0, 0]])
-MASK = jnp.asarray((ORDER > 0).T)
-DONE = jnp.asarray(((ORDER > 0) & (np.diff(ORDER, append=0) != 0)).T)
 
 CASES = [
     ("bptt", "leaky_taus"),
@@ -39,28 +35,6 @@ CASES += [marked(*pair, slow=True) for pair in at_home("flags") if pair[0] not i
 STREAMED = [case for case in CASES if case.values[0] in meeting("flags streamed")]
 
 
-def loss_of(outputs, ys, mask):
-    return jnp.sum(jnp.where(mask[..., None], 0.5 * (outputs - ys) ** 2 + 0.1 * outputs**3, 0))
-
-
-@jit
-def flagged(model, xs, ys, done, mask):
-    def loss(model):
-        return loss_of(model(xs, done=done, valid=mask), ys, mask)
-
-    return mpj.value_and_grad(loss)(model)
-
-
-@functools.cache
-def stream(segment):
-    def segment_loss(model, carry, xs, ys):
-        xs, done, mask = xs
-        carry, outputs = model(xs, carry, done=done, valid=mask)
-        return loss_of(outputs, ys, mask), carry
-
-    return jit(mpj.online_value_and_grad(segment_loss, segment=segment))
-
-
 @functools.cache
 def apart(rule, cell_name):
     """The gradient of four sequences on their own, side by side."""
@@ -68,12 +42,6 @@ def apart(rule, cell_name):
     pieces = [(np.asarray(ORDER[b] == i), b) for b, i in ((0, 1), (0, 2), (1, 3), (1, 4))]
     xs, ys = (jnp.stack([a[where, b] for where, b in pieces], 1) for a in (xs, ys))
     return flagged(net(rule, cell_name), xs, ys, None, jnp.ones((4, 4), bool))
-
-
-def padded():
-    """The data, with padding that must not be read."""
-    xs, ys = data()
-    return jnp.where(MASK[..., None], xs, jnp.nan), ys
 
 
 @pytest.mark.parametrize("rule, cell_name", CASES)
