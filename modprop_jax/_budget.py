@@ -1,7 +1,6 @@
 """How many steps to take at once, from sizes and a memory budget."""
 
 import math
-from typing import Any
 
 import jax
 from jaxtyping import PyTree
@@ -40,7 +39,7 @@ def _states(carry: PyTree) -> PyTree:
     return inexact([node.state if _is_carry(node) else node for node in nodes])
 
 
-def _is_carry(node: Any) -> bool:
+def _is_carry(node: object) -> bool:
     return isinstance(node, Carry)
 
 

@@ -1,13 +1,13 @@
 """What can be seen at trace time and is wrong: one ValueError that says what came and the fix."""
 
 import contextlib
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
 from . import _arguments as arguments
@@ -27,7 +27,7 @@ from ._trace._by_error import AwaitingError, ByError
 from ._tree import inexact
 
 
-def as_inputs(xs: Array, dtype: Any) -> Array:
+def as_inputs(xs: Array, dtype: np.dtype) -> Array:
     """Inputs in the dtype that the cell computes in, or a ValueError."""
     if not _means(xs.dtype, dtype):
         fix = f"cast the inputs with xs.astype({dtype})"
@@ -38,7 +38,12 @@ def as_inputs(xs: Array, dtype: Any) -> Array:
 
 
 def check_scan(
-    cell: Any, carry: PyTree, xs: Array, rule: Any, chunk: int | None, unroll: Any
+    cell: AbstractCell,
+    carry: PyTree,
+    xs: Array,
+    rule: AbstractRule,
+    chunk: int | None,
+    unroll: int,
 ) -> Array:
     """The inputs, in the dtype to compute in; a ValueError if a call of `scan` can't be served."""
     as_cell("cell", cell)
@@ -76,7 +81,7 @@ def _check_single(cell: AbstractCell) -> None:
             )
 
 
-def check_early(rule: AbstractRule, cell: Any) -> None:
+def check_early(rule: AbstractRule, cell: object) -> None:
     """The rule's check of a cell that may not have its weights yet; `scan` repeats it.
 
     None, booleans, shapes or shared nodes may stand for arrays until the loss puts these in: the
@@ -84,14 +89,14 @@ def check_early(rule: AbstractRule, cell: Any) -> None:
     """
     if not isinstance(cell, AbstractCell):
         return
-    inner: Any = dynamics(cell)
+    inner = dynamics(cell)
     names = inner.matmul_parameters if isinstance(inner, SeparableCell) else ()
     if isinstance(inner, AbstractCell) and all(eqx.is_array(getattr(inner, n)) for n in names):
         with contextlib.suppress(AttributeError, TypeError):
             rule.check(cell)
 
 
-def check_drive(cell: AbstractCell, xs: Any, drive: PyTree) -> PyTree:
+def check_drive(cell: AbstractCell, xs: Array, drive: PyTree) -> PyTree:
     """The drive, in the cell's dtype; a ValueError unless it is shaped as what units receive."""
     if drive is None:
         return None
@@ -169,7 +174,7 @@ def check_explicit(program: AbstractProgram) -> None:
         )
 
 
-def check_flags(xs: Any, done: Any, valid: Any) -> None:
+def check_flags(xs: Array, done: Array | None, valid: Array | None) -> None:
     """A ValueError unless flags are boolean, one for each step and example."""
     for name, flag in (("done", done), ("valid", valid)):
         if flag is None:
@@ -201,7 +206,7 @@ def check_index(cell: AbstractCell, state: PyTree, index: Array) -> None:
         )
 
 
-def _by_name(want: Any, drive: Any) -> Any:
+def _by_name(want: PyTree, drive: PyTree) -> PyTree:
     """Of a named tuple, parts that came in a dict."""
     names = getattr(want, "_fields", ())
     if not isinstance(drive, dict) or not names or not set(drive) <= set(names):
@@ -209,12 +214,12 @@ def _by_name(want: Any, drive: Any) -> Any:
     return type(want)(*map(drive.get, names))
 
 
-def _can_add(given: Any, part: Any) -> bool:
+def _can_add(given: ArrayLike | None, part: jax.ShapeDtypeStruct) -> bool:
     fits = given is None or jnp.shape(given) == part.shape
     return fits and (given is None or _means(jnp.result_type(given), part.dtype))
 
 
-def _means(came: Any, dtype: Any) -> bool:
+def _means(came: np.dtype, dtype: np.dtype) -> bool:
     """Whether data of one dtype have one meaning in another: booleans and integers (spikes, counts)
     and narrower floats; wider ones would lose digits."""
     exact = came == dtype or came == jnp.bool_ or jnp.issubdtype(came, jnp.integer)
@@ -245,7 +250,7 @@ def _check_arrays(state: PyTree) -> None:
             arguments.array("The state of a carry", leaf, "or hold arrays")
 
 
-def _check_shapes(cell: AbstractCell, state: PyTree, xs: Any) -> Any:
+def _check_shapes(cell: AbstractCell, state: PyTree, xs: Array) -> np.dtype:
     if jnp.ndim(xs) < 2:
         raise ValueError(
             f"xs must be (T, *batch, features), time first, but has shape {jnp.shape(xs)}."
@@ -310,7 +315,7 @@ def check_carry(cell: AbstractCell, carry: Carry, rule: AbstractRule) -> None:
         )
 
 
-def _check_closure(cell: AbstractCell, state: PyTree, xs: Any) -> None:
+def _check_closure(cell: AbstractCell, state: PyTree, xs: Array) -> None:
     """A traced value that the cell closes over would silently get no gradient."""
     inner = cell.cell if isinstance(cell, Filtered) else cell
     state = state[0] if isinstance(cell, Filtered) else state

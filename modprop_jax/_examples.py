@@ -1,7 +1,5 @@
 """Examples of a carry: those that begin anew, and those that are selected."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
@@ -84,7 +82,7 @@ def take_examples(layer: AbstractCell | RNN, carry: PyTree, index: Data) -> PyTr
     return distinct(Carry(take(state), value, take(carry.observed), carry.rule), carry)
 
 
-def _cell_of(layer: Any, carry: PyTree, name: str) -> AbstractCell:
+def _cell_of(layer: object, carry: PyTree, name: str) -> AbstractCell:
     """The cell, where the carry is one of its own."""
     cell = layer.cell if isinstance(layer, RNN) else layer
     if not isinstance(cell, AbstractCell):

@@ -279,7 +279,7 @@ def _over_segments(
     return eqx.combine(arrays, static), sums
 
 
-def _check_segments(segment_loss: Any, segment: Any, memory: Any) -> None:
+def _check_segments(segment_loss: object, segment: object, memory: object) -> None:
     arguments.function("segment_loss", segment_loss, "(model, carry, xs, ys) -> (loss, carry)")
     if segment != "auto":
         try:

@@ -1,6 +1,6 @@
 """What drives a layer from outside: its inputs, and what is added to its drive."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,15 @@ def features(inputs: Array | Inputs) -> Array:
     return inputs.x if isinstance(inputs, Inputs) else inputs
 
 
-def drive_of(cell: Any, message: Any, inputs: Array | Inputs) -> PyTree:
+@runtime_checkable
+class Driven(Protocol):
+    """What has a drive: a separable cell, whatever else it is."""
+
+    def drive(self, message: PyTree, x: Array) -> PyTree:
+        """What each unit receives."""
+
+
+def drive_of(cell: Driven, message: PyTree, inputs: Array | Inputs) -> PyTree:
     """What each unit of a separable cell receives, from all sides."""
     if not isinstance(inputs, Inputs):
         return cell.drive(message, inputs)
@@ -31,6 +39,6 @@ def drive_of(cell: Any, message: Any, inputs: Array | Inputs) -> PyTree:
     return jax.tree.map(one, inputs.push, drive, is_leaf=is_none)
 
 
-def is_none(node: Any) -> bool:
+def is_none(node: object) -> bool:
     """Whether there is nothing."""
     return node is None

@@ -27,7 +27,7 @@ class Imposed:
     def __hash__(self) -> int:
         return hash(type(self.rule))
 
-    def __eq__(self, other: Any) -> bool:
+    def __eq__(self, other: object) -> bool:
         if not isinstance(other, Imposed) or self.structure != other.structure:
             return False
         return all(mine is theirs for mine, theirs in zip(self.leaves, other.leaves))
@@ -41,7 +41,7 @@ def layers(model: PyTree) -> list["RNN"]:
     return list(filter(is_layer, jax.tree.leaves(model, is_leaf=is_layer)))
 
 
-def is_layer(node: Any) -> bool:
+def is_layer(node: object) -> bool:
     """Whether a node of a model is a recurrent layer."""
     return isinstance(node, RNN)
 

@@ -36,7 +36,7 @@ def explicit_batch(xs: Array) -> tuple | None:
 
 
 def with_auto_axes(
-    run: Callable[..., Any], spec: tuple, program: PyTree, start: Any, steps: Any
+    run: Callable[..., Any], spec: tuple, program: PyTree, start: PyTree, steps: PyTree
 ) -> Any:
     """`run(program, start, steps)` with all mesh axes Auto inside; the batch stays partitioned.
 
@@ -128,7 +128,7 @@ def over_steps(
     return lax.scan(body, vary(start, varying((start, xs))), xs, *args, **options)
 
 
-def _is_typed(leaf: Any) -> bool:
+def _is_typed(leaf: object) -> bool:
     return isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
 
 

@@ -1,6 +1,7 @@
 """Starts that learn: which parameters a cell's `init` reads, and whether each stays in its unit."""
 
 import functools
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -11,7 +12,7 @@ from jax.core import Tracer
 from jax.extend.core import Var
 from jaxtyping import Array, Bool, PyTree
 
-from ._precision import start_of, widened
+from ._precision import start_of, Starting, widened
 from ._static import FrozenArray
 from ._tree import inexact, pullback
 
@@ -19,11 +20,11 @@ from ._tree import inexact, pullback
 class _Bones(NamedTuple):
     """A cell without the values of its parameters: a key to look up what its `init` does."""
 
-    structure: Any
+    structure: Hashable
     leaves: tuple
 
 
-def _bones(cell: Any) -> _Bones:
+def _bones(cell: Starting) -> _Bones:
     def one(leaf):
         if eqx.is_inexact_array(leaf) or isinstance(leaf, Tracer):
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
@@ -40,7 +41,7 @@ def _generic(bones: _Bones) -> Any:
     return jax.tree.unflatten(bones.structure, map(_value, bones.leaves))
 
 
-def _value(leaf: Any) -> Any:
+def _value(leaf: PyTree) -> PyTree:
     """Of an array that is not known: within (0, 1), where functions that stand for a constraint
     have finite derivatives."""
     if isinstance(leaf, FrozenArray):
@@ -55,7 +56,7 @@ def _value(leaf: Any) -> Any:
     return jnp.asarray(values, leaf.dtype)
 
 
-def read_by_start(cell: Any) -> PyTree:
+def read_by_start(cell: Starting) -> PyTree:
     """A boolean for each parameter of the cell: whether its start has a derivative by it.
 
     Seen in the pullback of `init`, without its values: what is stopped, or gives a shape or a dtype
@@ -87,27 +88,27 @@ def _read(bones: _Bones) -> list[bool]:
     return [isinstance(v, Var) and v in reached for v in jaxpr.outvars]
 
 
-def _trains(leaf: Any) -> bool:
+def _trains(leaf: object) -> bool:
     return isinstance(leaf, jax.ShapeDtypeStruct) and jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
-def start_learns(cell: Any) -> bool:
+def start_learns(cell: Starting) -> bool:
     """Whether a cell's start depends on parameters."""
     return any(jax.tree.leaves(read_by_start(cell)))
 
 
-def names_read(cell: Any) -> str:
+def names_read(cell: Starting) -> str:
     """The parameters that a cell's start depends on, for a message."""
     read, _ = jax.tree_util.tree_flatten_with_path(read_by_start(cell))
     return ", ".join(jax.tree_util.keystr(path).lstrip(".") for path, reads in read if reads)
 
 
-def pull_start(cell: Any, credit: PyTree) -> PyTree:
+def pull_start(cell: Starting, credit: PyTree) -> PyTree:
     """Credit on the start of one example, as a gradient of the cell."""
     return pullback(start_of, widened(cell))(credit)[0]
 
 
-def at_start(cell: Any, state: PyTree, batch: tuple[int, ...]) -> Bool[Array, "*batch"]:
+def at_start(cell: Starting, state: PyTree, batch: tuple[int, ...]) -> Bool[Array, "*batch"]:
     """Which examples are in the state that the cell starts from, up to rounding."""
 
     def same(have, want):
@@ -121,7 +122,7 @@ def at_start(cell: Any, state: PyTree, batch: tuple[int, ...]) -> Bool[Array, "*
     return jnp.stack(each).all(axis=0)
 
 
-def start_mixes_units(cell: Any, n: int) -> bool:
+def start_mixes_units(cell: Starting, n: int) -> bool:
     """Whether the start is not made unit by unit, from parameters whose leading axis is (gates x
     units), or from one value for all.
 

@@ -6,8 +6,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
+from ._arguments import Numbers
 from ._constrained import AbstractConstrained
 
 
@@ -32,14 +34,18 @@ Trainable = Array | AbstractConstrained | Constant
 """A constant of a cell: an array trains, and so does what stays in a range."""
 
 
-def constant(value: Any) -> Array | Constant:
+Given = Numbers | AbstractConstrained | Constant
+"""A constant of a cell, as it is given."""
+
+
+def constant(value: object) -> Array | Constant:
     """Keep a `jax.Array` (it trains); freeze everything else."""
     if isinstance(value, Constant | jax.Array):
         return value
     return Constant(_freeze(np.asarray(value, dtype=np.float64).tolist()))
 
 
-def numeric(value: Trainable, dtype: Any) -> Any:
+def numeric(value: Trainable, dtype: DTypeLike) -> Any:
     """The value for arithmetic in `dtype`: a Python float, or an array."""
     if isinstance(value, AbstractConstrained):
         return value.value.astype(dtype)
@@ -61,8 +67,8 @@ class FrozenArray(eqx.Module):
 
     content: "_Content" = eqx.field(static=True)
 
-    def __init__(self, value: Any):
-        value = np.asarray(value)
+    def __init__(self, given: object):
+        value = np.asarray(given)
         # NumPy only: under jit, jnp.asarray would make a tracer of a constant
         value = value.astype(jax.dtypes.canonicalize_dtype(value.dtype))
         value.flags.writeable = False
@@ -88,7 +94,7 @@ class _Content:
     def __hash__(self) -> int:
         return self.hash
 
-    def __eq__(self, other: Any) -> bool:
+    def __eq__(self, other: object) -> bool:
         if self is other or not isinstance(other, _Content):
             return self is other
         mine, theirs = self.array, other.array
@@ -99,5 +105,5 @@ class _Content:
         return f"{self.array.dtype}{list(self.array.shape)}"
 
 
-def _freeze(value: Any) -> Any:
+def _freeze(value: float | list) -> float | tuple:
     return tuple(map(_freeze, value)) if isinstance(value, list) else value

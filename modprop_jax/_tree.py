@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import Tracer
-from jaxtyping import Array, PyTree
+from jax.typing import ArrayLike
+from jaxtyping import Array, Int, PyTree
 
 from ._precision import wide
 from ._sharding import local_pullback
@@ -102,12 +103,12 @@ def materialise(tangents: PyTree, like: PyTree) -> PyTree:
     )
 
 
-def slice_time(tree: PyTree, start: Any, size: int) -> PyTree:
+def slice_time(tree: PyTree, start: Int[ArrayLike, ""], size: int) -> PyTree:
     """`size` steps from `start` of every leaf's leading axis, without a copy of the rest."""
     return jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, start, size), tree)
 
 
-def at_step(tree: PyTree, index: Any) -> PyTree:
+def at_step(tree: PyTree, index: Int[ArrayLike, ""]) -> PyTree:
     """Every leaf at one place of its leading axis."""
     return jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, index, keepdims=False), tree)
 
@@ -117,7 +118,7 @@ def shifted(before: PyTree, states: PyTree) -> PyTree:
     return jax.tree.map(lambda b, s: jnp.concatenate([b[None], s[:-1]]), before, states)
 
 
-def as_array(name: str, value: Any) -> Array:
+def as_array(name: str, value: Data) -> Array:
     """What came as data (an array, also NumPy's, or nested lists of numbers), as JAX's array.
 
     64 bits become 32 where JAX has no others, eagerly as under `jit`.
@@ -195,7 +196,7 @@ def stop(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda a: lax.stop_gradient(a) if eqx.is_array(a) else a, tree)
 
 
-def with_fields(module: Module, **fields: Any) -> Module:
+def with_fields(module: Module, **fields: object) -> Module:
     """A copy with other values in these fields, which may be static: `eqx.tree_at` reaches none."""
     copy = object.__new__(type(module))
     for name, value in (vars(module) | fields).items():

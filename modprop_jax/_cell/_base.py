@@ -3,7 +3,7 @@
 import abc
 import operator
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple, SupportsIndex
+from typing import ClassVar, NamedTuple, SupportsIndex
 
 import equinox as eqx
 import jax
@@ -119,7 +119,7 @@ def batch_shape(cell: AbstractCell, state: PyTree) -> tuple[int, ...]:
     return leaf.shape[: leaf.ndim - example.ndim]
 
 
-def of_package(defined: Any) -> bool:
+def of_package(defined: object) -> bool:
     """Whether a class or function is one of this package's own."""
     return str(getattr(defined, "__module__", "")).partition(".")[0] == __name__.partition(".")[0]
 
@@ -131,7 +131,7 @@ def defined_in(cls: type, name: str) -> type:
     )
 
 
-def as_cell(name: str, value: Any) -> AbstractCell:
+def as_cell(name: str, value: object) -> AbstractCell:
     """The value, if it is a cell; else a ValueError."""
     if isinstance(value, AbstractCell):
         return value

@@ -1,4 +1,4 @@
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, PyTree
 
 from .. import _arguments as arguments
 from .._constrained import AbstractConstrained
-from .._static import Constant, constant
+from .._static import Constant, constant, Given
 from ._base import AbstractCell, as_cell, batch_axes, BatchShape, Final
 from ._emission import Leaky
 
@@ -44,7 +44,7 @@ class Filtered(AbstractCell):
     leak: Constant | tuple[Constant, ...]
     scale: bool = eqx.field(static=True)
 
-    def __init__(self, cell: AbstractCell, leak: Any, *, scale: bool = False):
+    def __init__(self, cell: AbstractCell, leak: Given | tuple[Given, ...], *, scale: bool = False):
         """**Arguments:**
 
         - `cell`: the cell whose emission is filtered.
@@ -98,7 +98,7 @@ class Filtered(AbstractCell):
         self.cell.check_input(features)
 
 
-def _frozen(cell: AbstractCell, leak: Any) -> Constant:
+def _frozen(cell: AbstractCell, leak: Given) -> Constant:
     if isinstance(leak, jax.Array | AbstractConstrained):
         raise ValueError(
             "leak of Filtered is a constant, but a jax.Array came, which would train "

@@ -13,7 +13,7 @@ from .._static import FrozenArray
 from ._base import AbstractCell, batch_axes, BatchShape
 
 
-def _frozen(leaf: Any) -> FrozenArray:
+def _frozen(leaf: PyTree) -> FrozenArray:
     # NumPy alone: under jit, jnp.asarray would make a tracer of a constant
     dtype = leaf.dtype if isinstance(leaf, jax.Array) else np.asarray(leaf).dtype
     if not (jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_)):
@@ -21,7 +21,7 @@ def _frozen(leaf: Any) -> FrozenArray:
     return FrozenArray(leaf)
 
 
-def _identity(state: Any) -> Any:
+def _identity(state: PyTree) -> PyTree:
     return state
 
 

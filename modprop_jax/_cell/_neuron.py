@@ -7,9 +7,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from .. import _arguments as arguments
+from .._arguments import Numbers
 from .._precision import start_of, wide
 from .._static import FrozenArray
 from .._synapses import AbstractSynapses, as_map, as_synapses, Bias, Dense, Masked
@@ -75,11 +77,11 @@ class NeuronCell(SeparableCell):
         key: PRNGKeyArray,
         use_bias: bool = False,
         autapses: bool = False,
-        mask: Any = None,
-        signs: Any = None,
+        mask: Numbers | None = None,
+        signs: Numbers | None = None,
         recurrent: AbstractSynapses | None = None,
         inputs: AbstractSynapses | None = None,
-        dtype: Any = None,
+        dtype: DTypeLike | None = None,
     ):
         """**Arguments:**
 
@@ -241,7 +243,7 @@ class NeuronCell(SeparableCell):
         each = [synapses(activity[name]) for name, synapses in self.afferents.items()]
         return functools.reduce(jnp.add, each)
 
-    def received(self, drive: Array, like: Any, x: Any) -> Float[Array, "*batch n"]:
+    def received(self, drive: Array, like: PyTree, x: Array) -> Float[Array, "*batch n"]:
         """`W_recᵀ drive`, of a cell whose mask is applied (`effective`)."""
         del like, x
         return self.recurrent.back(drive)

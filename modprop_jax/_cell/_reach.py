@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import Tracer
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from .._precision import start_of
 from .._static import FrozenArray
 from .._tree import inexact
+from ._base import AbstractCell
 from ._dataflow import ENTRIES, EXAMPLES, FIXED, Flow, flow
 
 
@@ -31,7 +32,7 @@ class ClosesOver(Exception):
 class Skeleton(NamedTuple):
     """A cell without the values of its parameters: a key to look up what is known of it."""
 
-    structure: Any
+    structure: Hashable
     leaves: tuple
 
     @property
@@ -57,7 +58,7 @@ class Skeleton(NamedTuple):
         return jax.tree.unflatten(self.structure, map(one, self.leaves))
 
 
-def skeleton(cell: Any) -> Skeleton:
+def skeleton(cell: AbstractCell) -> Skeleton:
     """Of a cell whose integers count by their values where they are known: they may be indices."""
 
     def one(leaf):
@@ -75,7 +76,7 @@ class At(NamedTuple):
 
     state: PyTree
     message: PyTree
-    x: Any
+    x: PyTree
     drive: PyTree
 
 
@@ -230,7 +231,7 @@ def pulled(
     return Pulled(jax.tree.leaves(out), by_array, by_at, apart, by_unit)
 
 
-def call(cell: Any, method: str, at: At) -> PyTree:
+def call(cell: AbstractCell, method: str, at: At) -> PyTree:
     """What a method makes of its arguments, its floats."""
     try:
         return inexact(getattr(cell, method)(*(getattr(at, name) for name in reads(method))))
@@ -252,7 +253,7 @@ def units(bones: Skeleton, features: int | None = None) -> int:
     return bones.cell(bones.arrays).hidden_size if features is None else 0
 
 
-def floating(struct: Any) -> bool:
+def floating(struct: jax.ShapeDtypeStruct | Array) -> bool:
     """Whether an array of this dtype has a derivative."""
     return jnp.issubdtype(struct.dtype, jnp.inexact)
 
@@ -270,5 +271,5 @@ def _labels(tree: PyTree) -> frozenset[str]:
     return frozenset().union(*(part.labels for part in jax.tree.leaves(tree)))
 
 
-def _open(leaf: Any) -> bool:
+def _open(leaf: object) -> bool:
     return isinstance(leaf, jax.ShapeDtypeStruct)

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import equinox as eqx
 import jax
@@ -17,6 +17,9 @@ from .._precision import widened
 from .._program._base import AbstractProgram
 from .._tree import distinct, inexact
 from ._card import Card
+
+
+Units = TypeVar("Units", bound=SeparableCell)
 
 
 class Carry(eqx.Module):
@@ -120,7 +123,7 @@ class AbstractRule(eqx.Module):
         return None
 
 
-def as_rule(name: str, value: Any) -> AbstractRule:
+def as_rule(name: str, value: object) -> AbstractRule:
     """The value, if it is a credit rule; else a ValueError."""
     if isinstance(value, AbstractRule):
         return value
@@ -177,7 +180,7 @@ def require_units(rule: AbstractRule, cell: AbstractCell) -> SeparableCell:
     return _apart(rule, require_separable(rule, cell))
 
 
-def _apart(rule: AbstractRule, inner: Any) -> Any:
+def _apart(rule: AbstractRule, inner: Units) -> Units:
     name = type(rule).__name__
     if isinstance(inner, NeuronCell):
         check_neurons(name, inner)

@@ -1,19 +1,23 @@
 """Where a stochastic rule's noise comes from: keys, or a table of recorded numbers."""
 
 import functools
-from typing import Any
+from collections.abc import Sequence
 
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.core import Tracer
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Int
 
 from .. import _arguments as arguments
 from .._static import FrozenArray
 from .._tree import each
 
+
+Noise = str | ArrayLike | Sequence
+"""The name of a law, or a table of numbers."""
 
 LAWS = {"rademacher": jr.rademacher, "normal": jr.normal}
 
@@ -28,7 +32,7 @@ class Drawn(eqx.Module):
         """False: it comes from keys, which go with the examples."""
         return False
 
-    def draw(self, keys: Array, step: Int[Array, "*lead"], size: int, dtype: Any) -> Array:
+    def draw(self, keys: Array, step: Int[Array, "*lead"], size: int, dtype: DTypeLike) -> Array:
         """(*lead, size) numbers; the step does not matter."""
         one = functools.partial(LAWS[self.law], shape=(size,), dtype=dtype)
         return each(one, step.ndim)(keys)
@@ -44,7 +48,7 @@ class Given(eqx.Module):
         """Whether a row is that of a place in the batch."""
         return len(self.table.shape) > 2
 
-    def draw(self, keys: Array, step: Int[Array, "*lead"], size: int, dtype: Any) -> Array:
+    def draw(self, keys: Array, step: Int[Array, "*lead"], size: int, dtype: DTypeLike) -> Array:
         """(*lead, size) numbers; the keys do not matter."""
         del keys
         table = jnp.asarray(self.table.numpy()[..., :size], dtype)
@@ -68,7 +72,7 @@ class Given(eqx.Module):
             )
 
 
-def as_noise(noise: Any, probes: int) -> Drawn | Given:
+def as_noise(noise: Noise, probes: int) -> Drawn | Given:
     """What `noise=` says, or a ValueError."""
     if isinstance(noise, str):
         if noise not in LAWS:

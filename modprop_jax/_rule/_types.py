@@ -7,13 +7,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .. import _arguments as arguments
+from .._arguments import Numbers
 from .._synapses import AbstractSynapses
 
 
 Types = tuple[int, ...] | None
 
 
-def as_types(types: Any) -> Types:
+def as_types(types: Numbers | None) -> Types:
     """Cell types as a static tuple of the integers 0 ... C - 1, each of them in use."""
     return None if types is None else arguments.cell_types("types", types)
 

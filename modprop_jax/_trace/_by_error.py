@@ -117,5 +117,5 @@ def _nodes(carry: PyTree) -> list[Any]:
     return jax.tree.leaves(carry, is_leaf=_is_node)
 
 
-def _is_node(node: Any) -> bool:
+def _is_node(node: object) -> bool:
     return isinstance(node, ByError | AwaitingError)

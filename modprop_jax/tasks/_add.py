@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import jax.random as jr
 import optax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import _arguments as arguments
@@ -21,7 +22,7 @@ def add(
     lags: Sequence[int] = (5, 9),
     repeat: int = 1,
     deterministic: bool = True,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> tuple[Float[Array, "T batch 2"], Float[Array, "T batch 2"]]:
     r"""A stream of fair bits; the label is a weighted sum of two earlier ones.
 

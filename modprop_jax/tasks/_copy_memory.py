@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .. import _arguments as arguments
@@ -18,7 +19,7 @@ def copy_memory(
     length: int = 10,
     symbols: int = 8,
     delay: int = 100,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> tuple[Float[Array, "T batch channels"], Int[Array, "T batch"]]:
     r"""S symbols out of K, a delay that ends in a go cue, then S steps to reproduce them.
 

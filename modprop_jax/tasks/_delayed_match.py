@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .. import _arguments as arguments
@@ -21,7 +22,7 @@ def delayed_match(
     delay: int = 100,
     amplitude: float = 1.0,
     noise: float = 0.1,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> tuple[Float[Array, "T batch categories"], Int[Array, " batch"]]:
     r"""A sample, a silence, a test stimulus on the same channels: match or non-match at the end.
 

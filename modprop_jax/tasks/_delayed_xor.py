@@ -4,6 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import jax.random as jr
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .. import _arguments as arguments
@@ -19,7 +20,7 @@ def delayed_xor(
     amplitude: float = 2.0,
     baseline: float = 0.02,
     noise: float = 0.01,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> tuple[Float[Array, "T batch 2"], Int[Array, " batch"]]:
     """Two fair bits, each a bump or silence on its channel, `delay` steps apart.
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .. import _arguments as arguments
@@ -19,7 +20,7 @@ def sequential_digits(
     split: str = "train",
     by: str = "rows",
     hold: int = 1,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> tuple[Float[Array, "T batch features"], Int[Array, " batch"]]:
     """A minibatch of handwritten digits as sequences, drawn with replacement.
 
@@ -51,7 +52,7 @@ def sequential_digits(
 
 
 def sequential_digits_split(
-    split: str = "test", *, by: str = "rows", hold: int = 1, dtype: Any = None
+    split: str = "test", *, by: str = "rows", hold: int = 1, dtype: DTypeLike | None = None
 ) -> tuple[Float[Array, "T images features"], Int[Array, " images"]]:
     """All images of one split, in a fixed order; see `sequential_digits`."""
     dtype = arguments.dtype("dtype", dtype)
@@ -59,7 +60,7 @@ def sequential_digits_split(
     return _sequences(jnp.asarray(images), by, hold, dtype), jnp.asarray(labels)
 
 
-def _sequences(images: Array, by: str, hold: int, dtype: Any) -> Array:
+def _sequences(images: Array, by: str, hold: int, dtype: DTypeLike | None) -> Array:
     features = {"rows": 8, "pixels": 1}[arguments.choice("by", by, ("rows", "pixels"))]
     arguments.sizes(hold=hold)
     dtype = arguments.dtype("dtype", dtype)

@@ -5,6 +5,7 @@ from typing import Any, get_args, Literal
 
 import jax.numpy as jnp
 import jax.random as jr
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from .. import _arguments as arguments
@@ -27,7 +28,7 @@ def evidence_accumulation(
     group: int = 10,
     rate: float = 0.04,
     noise_rate: float = 0.01,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> tuple[Float[Array, "T batch inputs"], Int[Array, " batch"]]:
     r"""Spiking cues on the left or on the right, a silence, and then a signal to answer.
 

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import _arguments as arguments
@@ -18,7 +19,7 @@ def flip_flop(
     bits: int = 3,
     steps: int = 256,
     rate: float = 0.2,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> tuple[Float[Array, "T batch bits"], Float[Array, "T batch bits"]]:
     r"""Sparse pulses of ±1 on independent channels; the target is the last pulse of each.
 

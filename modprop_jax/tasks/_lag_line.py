@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import _arguments as arguments
@@ -29,7 +30,7 @@ def lag_line(
     weights: Sequence[float] = (1.0, 2.0),
     tau_m: Sequence[float] = (1.0, 2.0),
     tau_r: float = 0.1,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> tuple[Float[Array, "T batch 1"], Float[Array, "T batch 1"]]:
     """A smooth square wave, and what a chain of lagging neurons makes of it.
 
@@ -81,7 +82,7 @@ def lag_line_cell(
     *,
     tau_r: float = 0.1,
     dt: float = 0.01,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
     **options: Any,
 ) -> GLECell:
     """A chain of softplus neurons without biases, of given weights: the lag line.

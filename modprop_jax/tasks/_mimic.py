@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import _arguments as arguments
@@ -27,7 +28,7 @@ def mimic(
     repeat: int = 1,
     recurrent_scale: float = 1.0,
     teacher: int = 0,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> tuple[Float[Array, "T batch in"], Float[Array, "T batch out"]]:
     r"""Random bits in; the label is what a fixed network of rate neurons, the teacher, puts out.
 

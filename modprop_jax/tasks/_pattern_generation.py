@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import jax.random as jr
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import _arguments as arguments
@@ -22,7 +23,7 @@ def pattern_generation(
     rate: float = 0.05,
     periods: Sequence[int] = (1000, 500, 333, 200),
     noise: float = 0.0,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> tuple[Float[Array, "T batch in"], Float[Array, "T batch 1"]]:
     r"""Always the same input spikes, and a sum of sinusoids to produce at every step.
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import _arguments as arguments
@@ -23,7 +24,7 @@ def sine_wave(
     periods: Sequence[int | float] = (10, 20, 40),
     switching: Literal["random", "regular"] = "random",
     amplitude: float = 0.1,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> tuple[Float[Array, "T batch 2"], Float[Array, "T batch 2"]]:
     r"""Off and on in turn; while on, a cosine and a sine of a period that the input names.
 

@@ -12,7 +12,7 @@ from ..._precision import wide
 from .._base import require_neurons
 from .._card import Card
 from .._influence import AbstractInfluenceRule
-from .._noise import as_noise, Drawn, Given
+from .._noise import as_noise, Drawn, Given, Noise
 from ..stochastic._base import require_weights
 from ._kernel import Kernel
 
@@ -86,7 +86,7 @@ class KeRNL(AbstractInfluenceRule):
         sigma: float = 1e-2,
         learn: optax.GradientTransformation = optax.adam(1e-3),
         alpha: float | None = None,
-        noise: Any = "normal",
+        noise: Noise = "normal",
         author_compat: bool = False,
     ):
         """**Arguments:**

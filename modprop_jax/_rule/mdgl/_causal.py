@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ..._cell import NeuronCell
 from ..._cell._emission import Leaky
 from ..._credit import Back, Credit, Point, Record
 from ..._flags import erase
@@ -27,9 +28,9 @@ class CausalHop(AbstractTransportRule):
     Source: Liu, Smith, Mihalas, Shea-Brown & Sümbül, PNAS 118 (2021).
     """
 
-    rule: Any
+    rule: AbstractTransportRule
 
-    def prepare(self, cell: Any) -> AbstractSynapses:
+    def prepare(self, cell: NeuronCell) -> AbstractSynapses:
         """Ŵ."""
         return self.rule.prepare(cell)
 

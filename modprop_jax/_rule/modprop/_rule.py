@@ -8,6 +8,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from ... import _arguments as arguments
+from ..._arguments import Numbers
 from ..._cell import AbstractCell, LeakyCell, NeuronCell
 from ..._cell._base import dynamics
 from ..._cell._claims import check_apart
@@ -90,7 +91,13 @@ class ModProp(AbstractRule):
     types: Types = eqx.field(static=True)
     taps: int | None = eqx.field(static=True)
 
-    def __init__(self, mu: Any | Literal["auto"], types: Any = None, *, taps: int | None = None):
+    def __init__(
+        self,
+        mu: Numbers | Constant | Literal["auto"],
+        types: Numbers | None = None,
+        *,
+        taps: int | None = None,
+    ):
         """**Arguments:**
 
         - `mu`: μ of the sending neuron: a float, one value a type (C,), or one a neuron (n,); or
@@ -175,7 +182,7 @@ class ModProp(AbstractRule):
 
     def filter(self, cell: NeuronCell) -> Filter:
         """κ and what goes with it, from the current weights."""
-        return filter_of(1.0 if self.mu is None else self.mu, self.types, cell)
+        return filter_of(constant(1.0) if self.mu is None else self.mu, self.types, cell)
 
     def radius(self, cell: NeuronCell) -> Float[Array, "*members"] | None:
         """Of Ĵ; None where μ is measured or taps end the transport."""

@@ -1,4 +1,4 @@
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -91,7 +91,7 @@ class SnAp(AbstractInfluenceRule):
         """Needs arrays that do not train to be known."""
         self._known(dynamics(cell))
 
-    def prepare(self, cell: Any) -> PyTree:
+    def prepare(self, cell: AbstractCell) -> PyTree:
         """How units act on each other's drives, where this is the same at all steps."""
         return coupling(widened(cell))
 
@@ -158,7 +158,7 @@ class SnAp(AbstractInfluenceRule):
         return _with_constants(cell, known)
 
 
-def _is_constant(leaf: Any) -> bool:
+def _is_constant(leaf: object) -> bool:
     return eqx.is_array(leaf) and not eqx.is_inexact_array(leaf)
 
 

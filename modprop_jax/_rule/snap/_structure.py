@@ -2,8 +2,8 @@
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -29,7 +29,7 @@ class Dependence(NamedTuple):
 class Skeleton(NamedTuple):
     """A cell without the values of its parameters: a key to look its structure up by."""
 
-    structure: Any
+    structure: Hashable
     leaves: tuple
 
 
@@ -45,12 +45,12 @@ def skeleton(cell: AbstractCell) -> Skeleton:
     return Skeleton(structure, tuple(map(one, leaves)))
 
 
-def rows_after(cell: AbstractCell, state: PyTree, x: Any) -> Array:
+def rows_after(cell: AbstractCell, state: PyTree, x: PyTree) -> Array:
     """The rows after a step of one example."""
     return to_rows(cell.step(state, x))
 
 
-def features_of(cell: AbstractCell, state: PyTree, x: Any) -> Array:
+def features_of(cell: AbstractCell, state: PyTree, x: PyTree) -> Array:
     """The emission of one example, which does not depend on the input."""
     del x
     return cell.emit(state).reshape(-1)

@@ -1,4 +1,4 @@
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -14,7 +14,7 @@ from ..._start import pull_start
 from ..._trace._base import refusal
 from ..._tree import inexact, pullback
 from .._card import Card
-from .._noise import Drawn
+from .._noise import Drawn, Noise
 from ._base import AbstractStochasticRule, mix
 from ._rank_one import Linearised, Tangent
 
@@ -69,7 +69,9 @@ class UORO(AbstractStochasticRule):
         source="Tallec & Ollivier 2018",
     )
 
-    def __init__(self, *, noise: Any = "rademacher", probes: int = 1, epsilon: float | int = 1e-7):
+    def __init__(
+        self, *, noise: Noise = "rademacher", probes: int = 1, epsilon: float | int = 1e-7
+    ):
         """**Arguments:**
 
         - `noise`: `"rademacher"` (±1) or `"normal"`; or recorded numbers, an array (T, k) or
