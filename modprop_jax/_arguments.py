@@ -136,9 +136,14 @@ def is_real(value: object) -> TypeGuard[npt.ArrayLike]:
 
 def boolean(name: str, value: object) -> bool:
     """True or False."""
-    if not isinstance(value, bool | np.bool_):
-        raise ValueError(f"{name} must be True or False, but is {shown(value)}.")
-    return bool(value)
+    return bool(instance(name, value, bool | np.bool_, "True or False"))
+
+
+def instance(name: str, value: object, kinds: type | types.UnionType, words: str) -> Any:
+    """The value, if it is of one of these kinds."""
+    if not isinstance(value, kinds):
+        raise ValueError(f"{name} must be {words}, but is {shown(value)}.")
+    return value
 
 
 def choice(name: str, value: object, choices: Sequence[str]) -> Any:
@@ -222,9 +227,7 @@ def cell_types(name: str, value: object) -> tuple[int, ...]:
 
 def array(name: str, value: object, what: str) -> Any:
     """An array; `what` says of what."""
-    if not is_array(value):
-        raise ValueError(f"{name} must be an array, {what}, but is {shown(value)}.")
-    return value
+    return instance(name, value, jax.Array | np.ndarray, f"an array, {what}")
 
 
 def sequences(**values: PyTree) -> None:
@@ -249,21 +252,22 @@ def as_labels(name: str, value: object, shape: tuple[int, ...]) -> Any:
     return labels
 
 
+def is_function(value: object) -> TypeGuard[Callable]:
+    """Whether it is something to call; a class is not."""
+    return callable(value) and not isinstance(value, type)
+
+
 def function(name: str, value: object, what: str) -> Any:
     """Something to call; `what` says as what."""
-    if not callable(value) or isinstance(value, type):
+    if not is_function(value):
         raise ValueError(f"{name} must be a function, {what}, but is {shown(value)}.")
     return value
 
 
 def transformation(name: str, value: object) -> optax.GradientTransformation:
     """An optax transformation."""
-    if not isinstance(value, optax.GradientTransformation):
-        raise ValueError(
-            f"{name} must be an optax transformation such as optax.sgd(0.05), but is "
-            f"{shown(value)}."
-        )
-    return value
+    words = "an optax transformation such as optax.sgd(0.05)"
+    return instance(name, value, optax.GradientTransformation, words)
 
 
 def signs(name: str, value: object, n: int | None = None) -> tuple[int, ...]:
@@ -285,7 +289,7 @@ def elementwise(name: str, value: object, n: int | None = None) -> Callable:
 
     `n`: the number of neurons, for a function that has a constant for each.
     """
-    if not callable(value) or isinstance(value, type):
+    if not is_function(value):
         raise ValueError(
             f"{name} must be an elementwise function such as jax.numpy.tanh, but is {shown(value)}."
         )
@@ -363,7 +367,7 @@ def _fault(function: Callable, n: int) -> str | None:
             one, two = (function(jnp.asarray(v, jnp.result_type(float))) for v in (some, other))
     except Exception as error:  # a function of the user's may raise anything
         return f"raised {type(error).__name__} on a vector: {error}"
-    if isinstance(one, Tracer):
+    if is_traced(one):
         return "closes over a traced array, which would get no gradient"
     if not isinstance(one, jax.Array) or one.shape != (n,):
         return f"made {shown(one)} of a vector of shape {(n,)}"

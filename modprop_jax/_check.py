@@ -6,12 +6,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
 from . import _arguments as arguments
-from ._cell import AbstractCell, computing, Filtered, NeuronCell, SeparableCell
+from ._cell import AbstractCell, computing, NeuronCell, SeparableCell
 from ._cell._base import as_cell, dynamics
 from ._cell._claims import check_claims, check_examples
 from ._cell._gated import GatedCell
@@ -20,10 +19,10 @@ from ._precision import start_of, wide, widened
 from ._program._base import AbstractProgram
 from ._program._estimate import Estimate
 from ._rule import AbstractRule, BPTT, Carry
-from ._rule._base import as_rule, require_real
+from ._rule._base import as_rule, is_carry, require_real
 from ._sharding import varying
 from ._start import names_read, start_learns
-from ._trace._by_error import AwaitingError, ByError
+from ._trace._by_error import by_error, tokens
 from ._tree import inexact
 
 
@@ -51,7 +50,7 @@ def check_scan(
     if chunk is not None:
         arguments.size("chunk", chunk)
     arguments.size("unroll", unroll)
-    state = carry.state if isinstance(carry, Carry) else carry
+    state = carry.state if is_carry(carry) else carry
     require_real(rule, cell, state)
     _check_single(dynamics(cell))
     rule.check(cell)
@@ -60,7 +59,7 @@ def check_scan(
     if not isinstance(rule, BPTT) and features(xs).ndim > 2:
         check_examples(dynamics(cell), features(xs).shape[-1])
     _check_closure(computing(cell), widened(state), xs)
-    if isinstance(carry, Carry):
+    if is_carry(carry):
         check_carry(cell, carry, rule)
     elif rule.needs_key:
         raise ValueError(
@@ -156,8 +155,8 @@ def check_mapped(program: AbstractProgram, came: tuple[PyTree, ...], axes: froze
             "AxisType.Auto, or let each device learn for itself, by weights that "
             'jax.lax.pcast(..., to="varying").'
         )
-    value = carry.trace if program.streams else None
-    if isinstance(value, ByError) and any(axes - varying(leaf) for leaf in jax.tree.leaves(value)):
+    past = by_error(carry.trace) if program.streams else []
+    if any(axes - varying(leaf) for leaf in jax.tree.leaves(past)):
         raise ValueError(
             "In jax.shard_map this carry is the same on all devices, and its next value would be "
             'summed over them: make it with jax.lax.pcast(carry, axis, to="varying"), or stream '
@@ -295,7 +294,7 @@ def _check_shapes(cell: AbstractCell, state: PyTree, xs: Array) -> np.dtype:
 
 def check_carry(cell: AbstractCell, carry: Carry, rule: AbstractRule) -> None:
     name = type(rule).__name__
-    if isinstance(carry.trace, AwaitingError):
+    if tokens(carry.trace):
         raise ValueError(
             f"The trace of {name} goes on with the error, so a carry that scan returned has none "
             "until the gradient is taken: stream with online_value_and_grad, which hands it on."
@@ -317,8 +316,8 @@ def check_carry(cell: AbstractCell, carry: Carry, rule: AbstractRule) -> None:
 
 def _check_closure(cell: AbstractCell, state: PyTree, xs: Array) -> None:
     """A traced value that the cell closes over would silently get no gradient."""
-    inner = cell.cell if isinstance(cell, Filtered) else cell
-    state = state[0] if isinstance(cell, Filtered) else state
+    inner, emission = cell.parts()
+    state, _ = emission.split(state)
     arrays, static = eqx.partition((inner, state, xs[0]), eqx.is_array)
 
     def run(arrays):
@@ -328,7 +327,7 @@ def _check_closure(cell: AbstractCell, state: PyTree, xs: Array) -> None:
         return eqx.filter((after, cell.emit(after)), eqx.is_array)
 
     closed = jax.make_jaxpr(run)(arrays).consts
-    traced = [c for c in closed if isinstance(c, Tracer) and eqx.is_inexact_array(c)]
+    traced = [c for c in closed if arguments.is_traced(c) and eqx.is_inexact_array(c)]
     if traced:
         raise ValueError(
             f"{type(inner).__name__} closes over a traced array of shape {traced[0].shape}, which "

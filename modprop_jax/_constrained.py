@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ._arguments import check_range, is_real, number, Numbers, POSITIVE, Range, shown
@@ -31,6 +32,10 @@ class AbstractConstrained(eqx.Module):
 
     def __float__(self) -> float:
         return float(self.value)
+
+    def in_dtype(self, dtype: DTypeLike) -> Array:
+        """For arithmetic in it."""
+        return self.value.astype(dtype)
 
 
 class Positive(AbstractConstrained):

@@ -16,8 +16,8 @@ from ._check import check_early
 from ._fold import fold
 from ._precision import wide, widened
 from ._rnn import Imposed, imposing, is_layer, layers
-from ._rule import AbstractRule, BPTT, Carry, DiagonalRTRL, EICredit, RTRL
-from ._rule._base import as_rule
+from ._rule import AbstractRule, BPTT, DiagonalRTRL, EICredit, RTRL
+from ._rule._base import as_rule, is_carry
 from ._rule._estimating import with_next
 from ._sharding import vary, varying
 from ._trace._by_error import by_error, tokens, with_traces
@@ -362,9 +362,6 @@ def _check_rules(model: PyTree) -> None:
 
 
 def _check_free_of_segments(model: PyTree, carry: PyTree) -> None:
-    def is_carry(node):
-        return isinstance(node, Carry)
-
     # not from the cells: their weights may come in the loss
     carried = list(filter(is_carry, jax.tree.leaves(carry, is_leaf=is_carry)))
     found = layers(model)

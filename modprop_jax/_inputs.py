@@ -27,16 +27,21 @@ class Driven(Protocol):
         """What each unit receives."""
 
 
+def pushed(inputs: Array | Inputs) -> PyTree:
+    """What is added to the drive; None: nothing."""
+    return inputs.push if isinstance(inputs, Inputs) else None
+
+
 def drive_of(cell: Driven, message: PyTree, inputs: Array | Inputs) -> PyTree:
     """What each unit of a separable cell receives, from all sides."""
-    if not isinstance(inputs, Inputs):
-        return cell.drive(message, inputs)
-    drive = cell.drive(message, inputs.x)
+    drive, push = cell.drive(message, features(inputs)), pushed(inputs)
+    if push is None:
+        return drive
 
     def one(push, drive):
         return drive if push is None else jnp.add(drive, push)
 
-    return jax.tree.map(one, inputs.push, drive, is_leaf=is_none)
+    return jax.tree.map(one, push, drive, is_leaf=is_none)
 
 
 def is_none(node: object) -> bool:

@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, TypeGuard
 
 import equinox as eqx
 import jax
@@ -41,7 +41,7 @@ def layers(model: PyTree) -> list["RNN"]:
     return list(filter(is_layer, jax.tree.leaves(model, is_leaf=is_layer)))
 
 
-def is_layer(node: object) -> bool:
+def is_layer(node: object) -> TypeGuard["RNN"]:
     """Whether a node of a model is a recurrent layer."""
     return isinstance(node, RNN)
 

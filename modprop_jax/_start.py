@@ -8,13 +8,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jax.extend.core import Var
 from jaxtyping import Array, Bool, PyTree
 
+from ._arguments import is_traced
 from ._precision import start_of, Starting, widened
-from ._static import FrozenArray
-from ._tree import inexact, pullback
+from ._static import FrozenArray, thawed
+from ._tree import inexact, is_shape, pullback
 
 
 class _Bones(NamedTuple):
@@ -26,7 +26,7 @@ class _Bones(NamedTuple):
 
 def _bones(cell: Starting) -> _Bones:
     def one(leaf):
-        if eqx.is_inexact_array(leaf) or isinstance(leaf, Tracer):
+        if eqx.is_inexact_array(leaf) or is_traced(leaf):
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
         if eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
@@ -44,10 +44,8 @@ def _generic(bones: _Bones) -> Any:
 def _value(leaf: PyTree) -> PyTree:
     """Of an array that is not known: within (0, 1), where functions that stand for a constraint
     have finite derivatives."""
-    if isinstance(leaf, FrozenArray):
-        return jnp.asarray(leaf.numpy())
-    if not isinstance(leaf, jax.ShapeDtypeStruct):
-        return leaf
+    if not is_shape(leaf):
+        return thawed(leaf)
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.split(jax.random.key(0), leaf.shape)
     if not jnp.issubdtype(leaf.dtype, jnp.inexact):
@@ -82,14 +80,18 @@ def _read(bones: _Bones) -> list[bool]:
     credit = jax.eval_shape(start, given)
     jaxpr = jax.make_jaxpr(back)(credit, given).jaxpr
     reached = set(jaxpr.invars[: len(jax.tree.leaves(credit))])
+
+    def is_reached(atom):
+        return isinstance(atom, Var) and atom in reached
+
     for equation in jaxpr.eqns:
-        if any(isinstance(v, Var) and v in reached for v in equation.invars):
+        if any(map(is_reached, equation.invars)):
             reached.update(equation.outvars)
-    return [isinstance(v, Var) and v in reached for v in jaxpr.outvars]
+    return list(map(is_reached, jaxpr.outvars))
 
 
 def _trains(leaf: object) -> bool:
-    return isinstance(leaf, jax.ShapeDtypeStruct) and jnp.issubdtype(leaf.dtype, jnp.inexact)
+    return is_shape(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
 def start_learns(cell: Starting) -> bool:

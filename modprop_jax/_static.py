@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from ._arguments import Numbers
 from ._constrained import AbstractConstrained
@@ -29,6 +29,12 @@ class Constant(eqx.Module):
     def __float__(self) -> float:
         return float(np.asarray(self.value))
 
+    def in_dtype(self, dtype: DTypeLike) -> float | Array:
+        """For arithmetic in it: a Python float, or an array."""
+        if isinstance(self.value, float):
+            return self.value
+        return jnp.asarray(np.asarray(self.value), dtype)
+
 
 Trainable = Array | AbstractConstrained | Constant
 """A constant of a cell: an array trains, and so does what stays in a range."""
@@ -40,20 +46,22 @@ Given = Numbers | AbstractConstrained | Constant
 
 def constant(value: object) -> Array | Constant:
     """Keep a `jax.Array` (it trains); freeze everything else."""
-    if isinstance(value, Constant | jax.Array):
-        return value
+    return value if isinstance(value, Constant | jax.Array) else frozen(value)
+
+
+def frozen(value: object) -> Constant:
+    """What does not train, whatever it was."""
     return Constant(_freeze(np.asarray(value, dtype=np.float64).tolist()))
+
+
+def is_constant(node: object) -> bool:
+    """Whether it is a number that does not train, as a node of a tree."""
+    return isinstance(node, Constant)
 
 
 def numeric(value: Trainable, dtype: DTypeLike) -> Any:
     """The value for arithmetic in `dtype`: a Python float, or an array."""
-    if isinstance(value, AbstractConstrained):
-        return value.value.astype(dtype)
-    if isinstance(value, Constant):
-        if isinstance(value.value, float):
-            return value.value
-        return jnp.asarray(np.asarray(value.value), dtype)
-    return value.astype(dtype)
+    return value.astype(dtype) if isinstance(value, jax.Array) else value.in_dtype(dtype)
 
 
 def spread(value: Trainable, like: Array) -> Any:
@@ -82,6 +90,17 @@ class FrozenArray(eqx.Module):
     def numpy(self) -> np.ndarray:
         """The array: always the same object, so that a program holds it once."""
         return self.content.array
+
+
+def content(leaf: PyTree) -> PyTree:
+    """The array of a frozen one; anything else as it is."""
+    return leaf.numpy() if isinstance(leaf, FrozenArray) else leaf
+
+
+def thawed(leaf: PyTree) -> PyTree:
+    """As `content`, JAX's array in place of a frozen one."""
+    known = content(leaf)
+    return leaf if known is leaf else jnp.asarray(known)
 
 
 class _Content:

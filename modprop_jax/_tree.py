@@ -1,17 +1,17 @@
 """Small pytree tools that the core shares."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeGuard, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int, PyTree
 
+from ._arguments import is_traced
 from ._precision import wide
 from ._sharding import local_pullback
 
@@ -103,6 +103,11 @@ def materialise(tangents: PyTree, like: PyTree) -> PyTree:
     )
 
 
+def is_shape(leaf: object) -> TypeGuard[jax.ShapeDtypeStruct]:
+    """Whether it stands for an array that is not known."""
+    return isinstance(leaf, jax.ShapeDtypeStruct)
+
+
 def slice_time(tree: PyTree, start: Int[ArrayLike, ""], size: int) -> PyTree:
     """`size` steps from `start` of every leaf's leading axis, without a copy of the rest."""
     return jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, start, size), tree)
@@ -150,7 +155,7 @@ def traced(tree: PyTree) -> PyTree:
     """
 
     def one(leaf):
-        return jnp.copy(leaf) if isinstance(leaf, Tracer) else leaf
+        return jnp.copy(leaf) if is_traced(leaf) else leaf
 
     return jax.tree.map(one, tree)
 

@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Bool, PyTree
 
-from .._arguments import shown
+from .._arguments import is_function, shown
 from ._emission import AbstractEmission, Plain
 
 
@@ -138,7 +138,7 @@ def as_cell(name: str, value: object) -> AbstractCell:
     if isinstance(value, eqx.nn.GRUCell | eqx.nn.LSTMCell):
         kind = type(value).__name__
         hint = f": equinox's has no initial state, take its arrays with {kind}.from_equinox(cell)"
-    elif callable(value) and not isinstance(value, type):
+    elif is_function(value):
         hint = "; wrap a plain step function as FunctionCell(step, params, state)"
     else:
         hint = ""

@@ -1,6 +1,7 @@
 """Time constants, connectivity and other constants of cells."""
 
 import math
+import types
 from typing import Any
 
 import equinox as eqx
@@ -14,7 +15,7 @@ from jaxtyping import Array, Bool
 from .._arguments import check_range, is_real, Numbers, Range, shown
 from .._constrained import AbstractConstrained
 from .._precision import wide
-from .._static import constant, FrozenArray, Given, numeric, Trainable
+from .._static import constant, content, FrozenArray, Given, numeric, Trainable
 
 
 Exists = Bool[np.ndarray, "post pre"] | Bool[Array, "post pre"]
@@ -24,13 +25,18 @@ Exists = Bool[np.ndarray, "post pre"] | Bool[Array, "post pre"]
 def decay(tau: Trainable, dt: Trainable, dtype: DTypeLike) -> Any:
     """exp(-dt/τ): a Python float if both are."""
     ratio = numeric(dt, dtype) / numeric(tau, dtype)
-    return math.exp(-ratio) if isinstance(ratio, float) else jnp.exp(-ratio)
+    return _functions(ratio).exp(-ratio)
 
 
 def rise(tau: Trainable, dt: Trainable, dtype: DTypeLike) -> Any:
     """1 - exp(-dt/τ), to all digits where τ is long: the leak there rounds to 1."""
     ratio = numeric(dt, dtype) / numeric(tau, dtype)
-    return -math.expm1(-ratio) if isinstance(ratio, float) else -jnp.expm1(-ratio)
+    return -_functions(ratio).expm1(-ratio)
+
+
+def _functions(number: float | Array) -> types.ModuleType:
+    """Python's for a Python float, which stays one."""
+    return math if isinstance(number, float) else jnp
 
 
 def trainable(name: str, value: Given, n: int | None, within: Range, dtype: DTypeLike) -> Trainable:
@@ -78,7 +84,7 @@ def trained_ranges(
     return {
         f"{prefix}{name} must be {ranges[name].words}": ranges[name].holds(value).all()
         for name, value in trained.items()
-        if isinstance(value, jax.Array)
+        if eqx.is_array(value)
     }
 
 
@@ -104,7 +110,7 @@ def connectivity(
 
 def as_mask(connectivity: FrozenArray | Array | None) -> np.ndarray | Array | None:
     """The mask, as it was given."""
-    return connectivity.numpy() if isinstance(connectivity, FrozenArray) else connectivity
+    return content(connectivity)
 
 
 def synapses(

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jax.core import Tracer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
@@ -161,11 +160,8 @@ class EquilibriumCell(AbstractCell):
             )
         options = as_relaxation(rtol, atol, max_steps, damping)
         self.rtol, self.atol, self.max_steps, self.damping = options
-        if solver is not None and not isinstance(solver, eqx.Module):
-            raise ValueError(
-                "solver must be a fixed-point or root finder of optimistix, or None, but is "
-                f"{arguments.shown(solver)}."
-            )
+        words = "a fixed-point or root finder of optimistix, or None"
+        arguments.instance("solver", solver, eqx.Module | None, words)
         if solver is not None and damping is not None:
             raise ValueError(
                 f"damping={damping} is for plain sweeps, but solver={type(solver).__name__} came "
@@ -352,7 +348,7 @@ def _implicit(cell: EquilibriumCell, rates: Array, direct: Array) -> Found:
 
 
 def _units(name: str, flags: Numbers, n: int) -> np.ndarray:
-    if isinstance(flags, Tracer):
+    if arguments.is_traced(flags):
         raise ValueError(f"{name} is part of a cell's structure, but is {arguments.shown(flags)}.")
     flags = np.asarray(flags)
     if flags.shape != (n,) or flags.dtype != np.bool_:

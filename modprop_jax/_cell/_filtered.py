@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, PyTree
 
 from .. import _arguments as arguments
 from .._constrained import AbstractConstrained
-from .._static import Constant, constant, Given
+from .._static import Constant, frozen, Given
 from ._base import AbstractCell, as_cell, batch_axes, BatchShape, Final
 from ._emission import Leaky
 
@@ -51,16 +51,16 @@ class Filtered(AbstractCell):
         - `leak`: k in [0, 1]; scalar or one value for each emitted feature; or a tuple of these.
         - `scale`: multiply z by 1 - k, where k < 1.
         """
-        if isinstance(cell, Filtered):
+        self.cell = as_cell("cell", cell)
+        if cell.parts()[1].remembers:
             raise ValueError(
                 "cell is Filtered, and Filtered(Filtered(cell)) is not served: filter the emission "
                 "once."
             )
-        self.cell = as_cell("cell", cell)
         self.scale = arguments.boolean("scale", scale)
-        if isinstance(leak, tuple) and not leak:
-            raise ValueError("leak is an empty tuple, but must hold at least one k in [0, 1].")
         if isinstance(leak, tuple):
+            if not leak:
+                raise ValueError("leak is an empty tuple, but must hold at least one k in [0, 1].")
             self.leak = tuple(_frozen(cell, each) for each in leak)
         else:
             self.leak = _frozen(cell, leak)
@@ -116,6 +116,4 @@ def _frozen(cell: AbstractCell, leak: Given) -> Constant:
             f"{np.shape(leak)}; for several filters side by side pass a tuple."
         )
     arguments.check_range("leak", leak, arguments.FRACTION)
-    frozen = constant(leak)
-    assert isinstance(frozen, Constant)
-    return frozen
+    return frozen(leak)

@@ -179,8 +179,7 @@ class NeuronCell(SeparableCell):
         """Gradients of the afferents, as a gradient of the cell."""
 
         def of_field(name, gradient):
-            is_map = isinstance(getattr(self, name), AbstractSynapses)
-            return gradient if is_map else gradient.weight
+            return gradient.weight if name in (*self._matrices, "bias") else gradient
 
         fields = {name: of_field(name, gradient) for name, gradient in gradients.items()}
         return with_fields(nothing(inexact(self)), **fields)
@@ -193,6 +192,10 @@ class NeuronCell(SeparableCell):
     @property
     def matmul_parameters(self) -> tuple[str, ...]:
         """Weights that are matrices."""
+        return self._matrices
+
+    @property
+    def _matrices(self) -> tuple[str, ...]:
         names = "weight_rec", "weight_in"
         return tuple(n for n in names if not isinstance(getattr(self, n), AbstractSynapses))
 
@@ -258,7 +261,7 @@ class NeuronCell(SeparableCell):
         """The same cell with masked weights and no mask (so the mask is applied only once)."""
         synapses = self.recurrent.resolved()
         fields: dict[str, Any] = {"weight_rec": synapses}
-        if not isinstance(self.weight_rec, AbstractSynapses):
+        if "weight_rec" in self._matrices:
             fields = {"weight_rec": synapses.as_matrix(), "connectivity": None, "autapses": True}
         if isinstance(self.weight_in, AbstractSynapses):
             fields["weight_in"] = self.weight_in.resolved()

@@ -129,7 +129,7 @@ def layer_constant(
     each: bool = False,
 ) -> Trainable:
     """A time constant of one layer; with `each` it trains whatever it is, one a neuron."""
-    within = arguments.POSITIVE if isinstance(dt, jax.Array) else at_least(float(dt))
+    within = arguments.POSITIVE if eqx.is_array(dt) else at_least(float(dt))
     tau = trainable(name, tau, n, within, dtype)
     if each and not isinstance(tau, AbstractConstrained):
         tau = jnp.broadcast_to(jnp.asarray(spread(tau, jnp.zeros(n, dtype)), dtype), (n,))

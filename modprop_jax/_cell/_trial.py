@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.core import Tracer
 from jaxtyping import Array, Bool, PyTree
 
+from .._arguments import is_traced
 from .._tree import inexact, pullback
 from ._dataflow import ENTRIES, EXAMPLES
 from ._reach import call, ClosesOver, floating, pulled, reach, reads, shapes, Skeleton, units
@@ -182,7 +182,7 @@ def _seeds(masks: np.ndarray, others: int = 0) -> np.ndarray:
 def _tried(trial: Callable, *inputs: np.ndarray) -> list:
     """A trial, compiled and run, also while something else is traced."""
     traced = jax.jit(trial).trace(inputs[0])
-    if any(isinstance(const, Tracer) for const in traced.jaxpr.consts):
+    if is_traced(traced.jaxpr.consts):
         raise ClosesOver
     run = traced.lower().compile()
     return [jax.tree.map(np.asarray, run(each)) for each in inputs]

@@ -1,6 +1,7 @@
 """The reverse of a segment: credit transported back, parameters charged chunk by chunk."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -241,15 +242,19 @@ def instantaneous(cell: AbstractCell, record: Record, direct: Direct) -> PyTree:
 
 
 def stepped(cell: AbstractCell, before: PyTree, inputs: PyTree) -> PyTree:
-    """The states after steps. Of a cell that is not made of units, step by step, as it ran: what
-    it makes of a leading axis of time is not known."""
-    step = cell.step if isinstance(cell, SeparableCell) else jax.vmap(cell.step)
-    return step(before, inputs)
+    """The states after steps."""
+    return _over_time(cell, cell.step)(before, inputs)
 
 
 def emitted(cell: AbstractCell, states: PyTree) -> Array:
-    """The emissions of steps, as `stepped`."""
-    return cell.emit(states) if isinstance(cell, SeparableCell) else jax.vmap(cell.emit)(states)
+    """The emissions of steps."""
+    return _over_time(cell, cell.emit)(states)
+
+
+def _over_time(cell: AbstractCell, method: Callable) -> Callable:
+    """Of a cell that is not made of units, step by step, as it ran: what it makes of a leading axis
+    of time is not known."""
+    return method if isinstance(cell, SeparableCell) else jax.vmap(method)
 
 
 def _flagged(back: Back, credit: Credit, flags: Flags, start: PyTree) -> Back:

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeGuard, TypeVar
 
 import equinox as eqx
 import jax
@@ -48,6 +48,11 @@ class Carry(eqx.Module):
     def types(self) -> tuple[int, ...] | None:
         """The rule's cell types, on which the meaning of a trace depends."""
         return self.rule.cell_types
+
+
+def is_carry(node: object) -> TypeGuard[Carry]:
+    """Whether it is a carry: else it is a bare state, or another node of a tree."""
+    return isinstance(node, Carry)
 
 
 class AbstractRule(eqx.Module):

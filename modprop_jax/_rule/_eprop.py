@@ -2,7 +2,7 @@ from typing import ClassVar
 
 from jaxtyping import Array, PyTree
 
-from .._cell import AbstractCell, NeuronCell, SeparableCell
+from .._cell import AbstractCell, SeparableCell
 from .._cell._separable import stopped_message
 from .._credit import Back, Credit, Point
 from .._program._base import AbstractProgram
@@ -52,7 +52,7 @@ class EProp(AbstractSurrogateRule):
         """One eligibility trace a synapse and state variable."""
         if Presynaptic.serves(on):
             return Presynaptic()
-        return PerSynapse(filter_is_local=True) if isinstance(on.cell, NeuronCell) else PerUnit()
+        return PerSynapse(filter_is_local=True) if on.neurons else PerUnit()
 
     def receives(self, on: AbstractProgram) -> bool:
         """All credit is alike."""

@@ -7,7 +7,6 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Int
 
@@ -28,9 +27,17 @@ class Drawn(eqx.Module):
     law: str = eqx.field(static=True)
 
     @property
+    def needs_key(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
     def by_place(self) -> bool:
         """False: it comes from keys, which go with the examples."""
         return False
+
+    def check(self, name: str, cell: str, batch: tuple[int, ...] | None, size: int) -> None:
+        """Nothing to check."""
 
     def draw(self, keys: Array, step: Int[Array, "*lead"], size: int, dtype: DTypeLike) -> Array:
         """(*lead, size) numbers; the step does not matter."""
@@ -42,6 +49,11 @@ class Given(eqx.Module):
     """Row t of a table at an example's step t, (T, k) or (T, *batch, k); NaN past its end."""
 
     table: FrozenArray
+
+    @property
+    def needs_key(self) -> bool:
+        """No."""
+        return False
 
     @property
     def by_place(self) -> bool:
@@ -81,7 +93,7 @@ def as_noise(noise: Noise, probes: int) -> Drawn | Given:
                 f"such as 1/3 of uniform noise, is biased), or an array, but is {noise!r}."
             )
         return Drawn(noise)
-    if isinstance(noise, Tracer):
+    if arguments.is_traced(noise):
         raise ValueError(
             "noise is part of the rule's structure, but a traced array came: make the rule "
             "outside of the transformed function."

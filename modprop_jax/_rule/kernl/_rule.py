@@ -112,7 +112,7 @@ class KeRNL(AbstractInfluenceRule):
     @property
     def needs_key(self) -> bool:
         """For the noise, unless it is given."""
-        return isinstance(self.noise, Drawn)
+        return self.noise.needs_key
 
     @property
     def by_place(self) -> bool:
@@ -138,7 +138,7 @@ class KeRNL(AbstractInfluenceRule):
 
     def check_noise(self, cell: AbstractCell, batch: tuple[int, ...] | None) -> None:
         """A ValueError if noise was given for other neurons, or another batch; None: any."""
-        if isinstance(self.noise, Given):
+        if not self.noise.needs_key:
             n = require_neurons(self, cell).hidden_size
             self.noise.check("KeRNL", type(cell).__name__, batch, n)
 

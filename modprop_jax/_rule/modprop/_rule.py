@@ -4,7 +4,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from ... import _arguments as arguments
@@ -15,7 +14,7 @@ from ..._cell._claims import check_apart
 from ..._cell._separable import stopped_message
 from ..._precision import start_of
 from ..._program._transport import Transport
-from ..._static import Constant, constant
+from ..._static import Constant, constant, is_constant
 from ..._synapses import AbstractSynapses, Blocks, Dense
 from .._base import AbstractRule, over_members, require_neurons, require_types
 from .._card import Card
@@ -106,25 +105,27 @@ class ModProp(AbstractRule):
         - `types`: cell type 0 ... C-1 of each neuron; None: cell-specific.
         - `taps`: S, steps in which credit crosses between neurons; None: no limit.
         """
-        if isinstance(mu, str) and mu != "auto":
+        measured = isinstance(mu, str)
+        given = not measured and not is_constant(mu)
+        if measured and mu != "auto":
             raise ValueError(
                 f'mu must be a number, one a type or one a neuron, or "auto", but is {mu!r}.'
             )
-        if not isinstance(mu, str | Constant) and not arguments.is_real(mu):
+        if given and not arguments.is_real(mu):
             raise ValueError(
                 'mu must be a number, one a type or one a neuron, or "auto", but is '
                 f"{arguments.shown(mu)}."
             )
-        if not isinstance(mu, str | Constant):
+        if given:
             arguments.check_range("mu", mu, arguments.FINITE)
         taps = None if taps is None else arguments.count("taps", taps)
-        if taps is not None and isinstance(mu, str):
+        if taps is not None and measured:
             raise ValueError(
                 "taps must be a number of steps, 0 or more, with a mu that is not measured, but "
                 f"taps={taps!r} came with mu={mu!r}: filters of finitely many taps do not change "
                 "in time."
             )
-        self.mu = None if isinstance(mu, str) else constant(mu)
+        self.mu = None if measured else constant(mu)
         self.types = as_types(types)
         self.taps = taps
 
@@ -210,7 +211,7 @@ class ModProp(AbstractRule):
         return following + _phantom(across, own, state)
 
     def _check_stable(self, cell: Any) -> None:
-        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((self, cell))):
+        if arguments.is_traced((self, cell)):
             return
         with jax.ensure_compile_time_eval():
             filters = over_members(self.filter, cell)

@@ -3,7 +3,6 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import PyTree
 
 from ... import _arguments as arguments
@@ -80,7 +79,7 @@ class SnAp(AbstractInfluenceRule):
         self.connectivity = None
         if like is not None:
             arrays = _constants(dynamics(as_cell("like", like)))
-            if any(isinstance(array, Tracer) for array in arrays):
+            if arguments.is_traced(arrays):
                 raise ValueError(
                     "SnAp(n, like=cell) keeps the cell's mask as a constant, but it is traced: "
                     "make the rule outside of the transformed function."
@@ -140,7 +139,7 @@ class SnAp(AbstractInfluenceRule):
         cell = widened(cell)
         own = _constants(cell)
         if self.connectivity is None:
-            if any(isinstance(array, Tracer) for array in own):
+            if arguments.is_traced(own):
                 raise ValueError(
                     f"SnAp({self.n}) needs to know the mask of this {type(cell).__name__}, but it "
                     "is traced: make the cell with a constant mask, the same for all members of an "
@@ -149,7 +148,7 @@ class SnAp(AbstractInfluenceRule):
             return cell
         known = [frozen.numpy() for frozen in self.connectivity]
         if [a.shape for a in own] != [a.shape for a in known] or not all(
-            isinstance(a, Tracer) or np.array_equal(a, b) for a, b in zip(own, known)
+            arguments.is_traced(a) or np.array_equal(a, b) for a, b in zip(own, known)
         ):
             raise ValueError(
                 f"SnAp({self.n}, like=cell) was made for another mask than that of this "

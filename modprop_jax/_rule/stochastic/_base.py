@@ -96,7 +96,7 @@ class AbstractStochasticRule(AbstractInfluenceRule):
         self, cell: AbstractCell, emission: AbstractEmission, batch: tuple[int, ...] | None
     ) -> None:
         """A ValueError if noise was given for another cell, or another batch; None: any."""
-        if isinstance(self.noise, Given):
+        if not self.noise.needs_key:
             names = type(self).__name__, type(cell).__name__
             self.noise.check(*names, batch, self.draws(cell, emission))
 

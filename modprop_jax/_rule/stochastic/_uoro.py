@@ -14,7 +14,7 @@ from ..._start import pull_start
 from ..._trace._base import refusal
 from ..._tree import inexact, pullback
 from .._card import Card
-from .._noise import Drawn, Noise
+from .._noise import Noise
 from ._base import AbstractStochasticRule, mix
 from ._rank_one import Linearised, Tangent
 
@@ -118,7 +118,7 @@ class UORO(AbstractStochasticRule):
 
     def of_start(self, on: AbstractProgram, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
         """`A = ν`, `B = ν ∂init/∂θ`."""
-        if not isinstance(self.noise, Drawn):
+        if not self.noise.needs_key:
             raise refusal(on)
         flat, shaped = ravel_pytree(inexact(start_of(on.cell)))
         noise = shaped(self.noise.draw(key, jnp.zeros((), jnp.int32), flat.size, flat.dtype))
