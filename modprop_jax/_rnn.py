@@ -112,8 +112,17 @@ class RNN(eqx.Module):
         del key
         xs = as_array("xs", xs)
         start = as_arrays(self.cell).init(xs.shape[1:-1]) if carry is None else carry
-        options: Any = {"drive": drive, "context": context, "done": done, "valid": valid}
-        out = scan(self.cell, start, xs, rule=self.rule, states=states, **options)
+        out = scan(
+            self.cell,
+            start,
+            xs,
+            rule=self.rule,
+            drive=drive,
+            context=context,
+            done=done,
+            valid=valid,
+            states=states,
+        )
         if carry is not None:
             return out
         return out[1:] if states else out[1]

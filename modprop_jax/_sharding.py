@@ -122,10 +122,17 @@ def local_pullback(function: Callable[..., PyTree], *primals: PyTree) -> Callabl
 
 
 def over_steps(
-    body: Callable[..., Any], start: PyTree, xs: PyTree = None, *args: Any, **options: Any
+    body: Callable[..., Any],
+    start: PyTree,
+    xs: PyTree = None,
+    length: int | None = None,
+    *,
+    reverse: bool = False,
+    unroll: int = 1,
 ) -> Any:
     """`jax.lax.scan`, whose start may differ along fewer axes than what the steps see."""
-    return lax.scan(body, vary(start, varying((start, xs))), xs, *args, **options)
+    start = vary(start, varying((start, xs)))
+    return lax.scan(body, start, xs, length, reverse, unroll)
 
 
 def _is_typed(leaf: object) -> bool:

@@ -1,9 +1,8 @@
 """Cell types, and the three block means of the type-specific rules side by side."""
 
-from typing import Any
-
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from .. import _arguments as arguments
@@ -20,7 +19,7 @@ def as_types(types: Numbers | None) -> Types:
 
 
 def mean_over_all(
-    synapses: AbstractSynapses, types: tuple[int, ...], gain: Any = 1.0, mu: Any = 1.0
+    synapses: AbstractSynapses, types: tuple[int, ...], gain: ArrayLike = 1.0, mu: ArrayLike = 1.0
 ) -> Float[Array, "C C"]:
     """Block means of gain · W · mu over all pairs of neurons, connected or not (ModProp)."""
     count = np.bincount(types)

@@ -1,5 +1,6 @@
 """Add: the probability of a bit, from two of the bits that went before."""
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -116,10 +117,6 @@ def _soft_cross_entropy(
     return loss, (nothing - loss) / (nothing - everything)
 
 
-def _evaluation(key: PRNGKeyArray, **options: Any) -> tuple[Array, Array]:
-    return add(key, 64, **options)
-
-
 def online_preset(
     data: Mapping[str, Any], *, alpha: float, iterations: int, learning_rate: float, **others: Any
 ) -> Preset:
@@ -155,7 +152,7 @@ ADD = Task(
     description="A stream of bits: the chance of a label that depends on two earlier ones.",
     out_size=2,
     batch=add,
-    evaluation=_evaluation,
+    evaluation=functools.partial(add, batch=64),
     loss=_soft_cross_entropy,
     readout="every",
     stream=True,

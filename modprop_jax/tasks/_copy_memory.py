@@ -1,6 +1,6 @@
 """Copy memory: keep a sequence of symbols through a delay, then reproduce it."""
 
-from typing import Any
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -75,16 +75,12 @@ def _recall(
     return -jnp.mean(picked, where=asked), jnp.mean(correct, where=asked, dtype=logits.dtype)
 
 
-def _evaluation(key: PRNGKeyArray, **options: Any) -> tuple[Array, Array]:
-    return copy_memory(key, 128, **options)
-
-
 COPY_MEMORY = Task(
     name="copy_memory",
     description="Symbols, a delay, a go cue: reproduce the symbols in order.",
     out_size=9,
     batch=copy_memory,
-    evaluation=_evaluation,
+    evaluation=functools.partial(copy_memory, batch=128),
     loss=_recall,
     readout="every",
     presets={

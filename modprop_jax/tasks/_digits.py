@@ -1,7 +1,6 @@
 """Handwritten digits, read a row or a pixel at a time."""
 
 import functools
-from typing import Any
 
 import jax.numpy as jnp
 import jax.random as jr
@@ -91,17 +90,13 @@ def _images_of(split: str) -> tuple[np.ndarray, np.ndarray]:
     return images[index].astype(np.uint8), labels[index].astype(np.int32)
 
 
-def _evaluation(key: PRNGKeyArray, **options: Any) -> tuple[Array, Array]:
-    del key  # the test set is what it is
-    return sequential_digits_split("test", **options)
-
-
 SEQUENTIAL_DIGITS = Task(
     name="sequential_digits",
     description="Handwritten digits read row by row: name the digit at the end.",
     out_size=10,
     batch=sequential_digits,
-    evaluation=_evaluation,
+    # the test set is what it is
+    evaluation=lambda key, **options: sequential_digits_split("test", **options),
     loss=cross_entropy,
     readout="last",
     presets={

@@ -116,10 +116,6 @@ def lag_line_cell(
     )
 
 
-def _evaluation(key: PRNGKeyArray, **options: Any) -> tuple[Array, Array]:
-    return lag_line(key, 64, **options)
-
-
 # Ten times coarser, and two periods.
 _COARSE = {"steps": 80, "dt": 0.1}
 _preset = functools.partial(
@@ -137,7 +133,7 @@ LAG_LINE = Task(
     description="A square wave: answer as two neurons in a chain that lag behind it.",
     out_size=1,
     batch=lag_line,
-    evaluation=_evaluation,
+    evaluation=functools.partial(lag_line, batch=64),
     loss=squared_error_of_a_step,
     readout="every",
     stream=True,

@@ -1,6 +1,6 @@
 """Mimic: answer random inputs as a fixed recurrent network does."""
 
-from typing import Any
+import functools
 
 import equinox as eqx
 import jax
@@ -124,16 +124,12 @@ def squared_error_of_a_step(
     return loss / ys.shape[0], score
 
 
-def _evaluation(key: PRNGKeyArray, **options: Any) -> tuple[Array, Array]:
-    return mimic(key, 64, **options)
-
-
 MIMIC = Task(
     name="mimic",
     description="Random bits: give the answers of a fixed recurrent network, at every step.",
     out_size=32,
     batch=mimic,
-    evaluation=_evaluation,
+    evaluation=functools.partial(mimic, batch=64),
     loss=squared_error_of_a_step,
     readout="every",
     stream=True,

@@ -112,17 +112,13 @@ def _own_randomness() -> Iterator[None]:
         np.random.set_state(numpy)
 
 
-def _evaluation(key: PRNGKeyArray, **options: Any) -> tuple[Array, Array]:
-    del key  # the test set is what it is
-    return mnist1d_split("test", **options)
-
-
 MNIST1D = Task(
     name="mnist1d",
     description="MNIST-1D, point by point: name the shape of the line.",
     out_size=10,
     batch=mnist1d,
-    evaluation=_evaluation,
+    # the test set is what it is
+    evaluation=lambda key, **options: mnist1d_split("test", **options),
     loss=summed_cross_entropy,
     readout="every",
     presets={

@@ -1,8 +1,8 @@
 """Pattern generation: turn frozen noise into one frozen waveform."""
 
+import functools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax.numpy as jnp
 import jax.random as jr
@@ -92,11 +92,6 @@ def _waveform(
     return total / jnp.max(jnp.abs(total))
 
 
-def _evaluation(key: PRNGKeyArray, **options: Any) -> tuple[Array, Array]:
-    # The pattern is all there is; with input noise, these are new trials of it.
-    return pattern_generation(key, 1, **options)
-
-
 # Published with spiking neurons, a leaky readout and plain gradient descent; here with leaky rate
 # neurons of the same number and time constant, an instantaneous readout and Adam.
 PATTERN_GENERATION = Task(
@@ -104,7 +99,8 @@ PATTERN_GENERATION = Task(
     description="Frozen input spikes: produce one frozen waveform, at every step.",
     out_size=1,
     batch=pattern_generation,
-    evaluation=_evaluation,
+    # The pattern is all there is; with input noise, these are new trials of it.
+    evaluation=functools.partial(pattern_generation, batch=1),
     loss=squared_error,
     readout="every",
     score="R²",

@@ -1,7 +1,8 @@
 """Sine wave: while asked to, produce a circle of the period that the input names."""
 
+import functools
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -89,16 +90,12 @@ def sine_wave(
     return xs.astype(dtype), jnp.where(on[..., None], amplitude * wave, 0).astype(dtype)
 
 
-def _evaluation(key: PRNGKeyArray, **options: Any) -> tuple[Array, Array]:
-    return sine_wave(key, 64, **options)
-
-
 SINE_WAVE = Task(
     name="sine_wave",
     description="While switched on, a cosine and a sine of the period that the input names.",
     out_size=2,
     batch=sine_wave,
-    evaluation=_evaluation,
+    evaluation=functools.partial(sine_wave, batch=64),
     loss=squared_error_of_a_step,
     readout="every",
     stream=True,

@@ -1,7 +1,6 @@
 """Handwritten digits, shown whole: for networks that settle."""
 
 import functools
-from typing import Any
 
 import jax.numpy as jnp
 import jax.random as jr
@@ -62,11 +61,6 @@ def _shown(images: Array, paired: bool, dtype: DTypeLike | None) -> Array:
     return jnp.concatenate([pixels, pixels], axis=-1) if paired else pixels
 
 
-def _evaluation(key: PRNGKeyArray, **options: Any) -> tuple[Array, Array]:
-    del key  # the test set is what it is
-    return digits_split("test", **options)
-
-
 _preset = functools.partial(
     Preset,
     cell="equilibrium",
@@ -82,7 +76,8 @@ DIGITS = Task(
     description="Handwritten digits, shown whole: name the digit that the network settles on.",
     out_size=10,
     batch=digits,
-    evaluation=_evaluation,
+    # the test set is what it is
+    evaluation=lambda key, **options: digits_split("test", **options),
     loss=cross_entropy,
     readout="last",
     presets={

@@ -1,4 +1,4 @@
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -9,7 +9,6 @@ from jaxtyping import Array, Float, PyTree
 from ... import _arguments as arguments
 from ..._arguments import Numbers
 from ..._cell import AbstractCell, LeakyCell, NeuronCell
-from ..._cell._base import dynamics
 from ..._cell._claims import check_apart
 from ..._cell._separable import stopped_message
 from ..._precision import start_of
@@ -151,15 +150,16 @@ class ModProp(AbstractRule):
 
     def check(self, cell: AbstractCell) -> None:
         """Needs a cell that fits, and stable transport where the weights are concrete."""
-        self.check_fits(cell)
+        inner = self.check_fits(cell)
         if self.taps is None and self.mu is not None:
-            self._check_stable(dynamics(cell))
+            self._check_stable(inner)
 
-    def check_fits(self, cell: AbstractCell) -> None:
-        """Needs a neuron cell with gain and membrane; one type a neuron; a mu that fits."""
+    def check_fits(self, cell: AbstractCell) -> NeuronCell:
+        """The dynamics, if they fit: neurons with gain and membrane, a type each, and the mu."""
         inner = require_neurons(self, cell)
         require_types(self, self.types, inner.hidden_size)
         over_members(self._check_member, inner)
+        return inner
 
     def _check_member(self, cell: NeuronCell) -> None:
         n = cell.hidden_size
@@ -210,7 +210,7 @@ class ModProp(AbstractRule):
         following = cell.integrate(state, cell.drive(stopped_message(cell, state), x))
         return following + _phantom(across, own, state)
 
-    def _check_stable(self, cell: Any) -> None:
+    def _check_stable(self, cell: NeuronCell) -> None:
         if arguments.is_traced((self, cell)):
             return
         with jax.ensure_compile_time_eval():
@@ -228,9 +228,9 @@ class ModProp(AbstractRule):
         )
 
 
-def transport_radius(rule: AbstractRule, cell: Any) -> Float[Array, "*members"] | None:
+def transport_radius(rule: AbstractRule, cell: AbstractCell) -> Float[Array, "*members"] | None:
     """Spectral radius of a rule's transport, where the weights alone decide it; else None."""
-    return rule.radius(cell) if isinstance(rule, ModProp) else None
+    return rule.radius(require_neurons(rule, cell)) if isinstance(rule, ModProp) else None
 
 
 def _check_membrane(cell: NeuronCell) -> None:
