@@ -25,6 +25,9 @@ Numbers = ArrayLike | Sequence[ArrayLike] | Sequence[Sequence[ArrayLike]]
 """Numbers as they are given: one, an array, JAX's or NumPy's, or nested sequences."""
 
 
+Kinds = type | types.UnionType | tuple[type, ...]
+
+
 class Range(NamedTuple):
     """Values that an argument may have, an interval: in words, and by its ends."""
 
@@ -139,11 +142,22 @@ def boolean(name: str, value: object) -> bool:
     return bool(instance(name, value, bool | np.bool_, "True or False"))
 
 
-def instance(name: str, value: object, kinds: type | types.UnionType, words: str) -> Any:
+def instance(name: str, value: object, kinds: Kinds, words: str) -> Any:
     """The value, if it is of one of these kinds."""
+    return require(value, kinds, f"{name} must be {words}, but is {shown(value)}.")
+
+
+def require(value: object, kinds: Kinds, refusal: str) -> Any:
+    """As `instance`, with words of one's own."""
     if not isinstance(value, kinds):
-        raise ValueError(f"{name} must be {words}, but is {shown(value)}.")
+        raise ValueError(refusal)
     return value
+
+
+def entries(value: Sequence, least: int, words: str) -> None:
+    """A ValueError unless it is a list or tuple of so many entries at least."""
+    if not isinstance(value, list | tuple) or len(value) < least:
+        raise ValueError(f"{words}, but is {shown(value)}.")
 
 
 def choice(name: str, value: object, choices: Sequence[str]) -> Any:

@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 
 from . import _arguments as arguments
 from ._cell import AbstractCell, computing, NeuronCell, SeparableCell
-from ._cell._base import as_cell, dynamics
+from ._cell._base import as_cell, dynamics, is_cell
 from ._cell._claims import check_claims, check_examples
 from ._cell._gated import GatedCell
 from ._inputs import features, is_none
@@ -86,11 +86,10 @@ def check_early(rule: AbstractRule, cell: object) -> None:
     None, booleans, shapes or shared nodes may stand for arrays until the loss puts these in: the
     weights are no arrays then, or attributes are missing that are asked for.
     """
-    if not isinstance(cell, AbstractCell):
+    if not is_cell(cell):
         return
     inner = dynamics(cell)
-    names = inner.matmul_parameters if isinstance(inner, SeparableCell) else ()
-    if isinstance(inner, AbstractCell) and all(eqx.is_array(getattr(inner, n)) for n in names):
+    if is_cell(inner) and all(eqx.is_array(getattr(inner, n)) for n in inner.matmul_parameters):
         with contextlib.suppress(AttributeError, TypeError):
             rule.check(cell)
 
@@ -101,13 +100,14 @@ def check_drive(cell: AbstractCell, xs: Array, drive: PyTree) -> PyTree:
         return None
     inner = dynamics(cell)
     name = type(inner).__name__
-    if not isinstance(inner, SeparableCell):
-        raise ValueError(
-            f"drive= is added to what the units of a NeuronCell (or another SeparableCell) "
-            f"receive, but a {name} has no drive: make it more features of xs, which its step adds."
-        )
+    units = arguments.require(
+        inner,
+        SeparableCell,
+        f"drive= is added to what the units of a NeuronCell (or another SeparableCell) "
+        f"receive, but a {name} has no drive: make it more features of xs, which its step adds.",
+    )
     own = jax.eval_shape(
-        lambda x: inner.drive(inner.message(start_of(inner, x.shape[:-1])), x), xs[0]
+        lambda x: units.drive(units.message(start_of(units, x.shape[:-1])), x), xs[0]
     )
     want = jax.tree.map(lambda d: jax.ShapeDtypeStruct((len(xs), *d.shape), d.dtype), own)
     drive = _by_name(want, drive)

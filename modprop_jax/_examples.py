@@ -6,6 +6,7 @@ from jaxtyping import PyTree
 
 from ._arguments import shown
 from ._cell import AbstractCell, computing
+from ._cell._base import is_cell
 from ._check import check_carry, check_ended, check_index
 from ._precision import widened
 from ._program._base import Boundary
@@ -76,7 +77,7 @@ def _bound(layer: object, carry: PyTree, name: str) -> tuple[AbstractCell, Abstr
     """The cell, where the carry is one of its own, and the rule that made it: of a bare state, one
     that carries nothing."""
     cell = layer.cell if is_layer(layer) else layer
-    if not isinstance(cell, AbstractCell):
+    if not is_cell(cell):
         raise ValueError(f"layer of {name} must be an RNN or a cell, but is {shown(layer)}.")
     if not is_carry(carry):
         return cell, BPTT()

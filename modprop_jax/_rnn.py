@@ -9,7 +9,7 @@ from ._cell._base import as_cell, batch_axes, BatchShape
 from ._rule import AbstractRule, BPTT
 from ._rule._base import as_rule
 from ._scan import Carry, scan
-from ._tree import as_array, as_arrays, Data, with_fields
+from ._tree import as_array, as_arrays, Data, nodes, with_fields
 
 
 class Imposed:
@@ -38,7 +38,7 @@ imposing = jax.make_user_context(default_value=None)
 
 def layers(model: PyTree) -> list["RNN"]:
     """The recurrent layers of a model."""
-    return list(filter(is_layer, jax.tree.leaves(model, is_leaf=is_layer)))
+    return nodes(model, RNN)
 
 
 def is_layer(node: object) -> TypeGuard["RNN"]:

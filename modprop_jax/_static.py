@@ -1,6 +1,6 @@
 """Constants: those that do not train, and what all are in arithmetic."""
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import equinox as eqx
 import jax
@@ -54,7 +54,7 @@ def frozen(value: object) -> Constant:
     return Constant(_freeze(np.asarray(value, dtype=np.float64).tolist()))
 
 
-def is_constant(node: object) -> bool:
+def is_constant(node: object) -> TypeGuard[Constant]:
     """Whether it is a number that does not train, as a node of a tree."""
     return isinstance(node, Constant)
 

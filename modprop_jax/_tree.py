@@ -21,6 +21,7 @@ Data = Any
 
 
 Module = TypeVar("Module", bound=eqx.Module)
+Node = TypeVar("Node")
 
 
 def inexact(tree: PyTree) -> PyTree:
@@ -101,6 +102,15 @@ def materialise(tangents: PyTree, like: PyTree) -> PyTree:
         like,
         is_leaf=lambda t: t is None,
     )
+
+
+def nodes(tree: PyTree, kind: type[Node]) -> list[Node]:
+    """The nodes of this kind, in order; none of those inside of another."""
+
+    def is_one(node: object) -> TypeGuard[Node]:
+        return isinstance(node, kind)
+
+    return list(filter(is_one, jax.tree.leaves(tree, is_leaf=is_one)))
 
 
 def is_shape(leaf: object) -> TypeGuard[jax.ShapeDtypeStruct]:

@@ -3,7 +3,7 @@
 import abc
 import operator
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple, SupportsIndex
+from typing import ClassVar, NamedTuple, SupportsIndex, TypeGuard
 
 import equinox as eqx
 import jax
@@ -131,9 +131,14 @@ def defined_in(cls: type, name: str) -> type:
     )
 
 
+def is_cell(node: object) -> TypeGuard[AbstractCell]:
+    """Whether it is a cell: where only a part of a model came, something may stand for one."""
+    return isinstance(node, AbstractCell)
+
+
 def as_cell(name: str, value: object) -> AbstractCell:
     """The value, if it is a cell; else a ValueError."""
-    if isinstance(value, AbstractCell):
+    if is_cell(value):
         return value
     if isinstance(value, eqx.nn.GRUCell | eqx.nn.LSTMCell):
         kind = type(value).__name__

@@ -191,11 +191,8 @@ class EquilibriumCell(AbstractCell):
         units that are not inputs; else from each layer to the next alone. `options`: further
         arguments of the cell, `signs` of all units among them.
         """
-        if not isinstance(sizes, list | tuple) or len(sizes) < 2:
-            raise ValueError(
-                "sizes holds the units of the input layer, of those between and of the output "
-                f"layer, at least two numbers, but is {arguments.shown(sizes)}."
-            )
+        words = "sizes holds the units of the input layer, of those between and of the output"
+        arguments.entries(sizes, 2, f"{words} layer, at least two numbers")
         sizes = [arguments.size("an entry of sizes", entry) for entry in sizes]
         layer = np.repeat(np.arange(len(sizes)), sizes)
         mask = layer[:, None] == layer[None, :] + 1

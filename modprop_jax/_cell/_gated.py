@@ -151,11 +151,12 @@ def made(
 
 def taken(make: Callable[..., Cell], namesake: type, cell: Any, mask: Numbers | None) -> Cell:
     """One of our cells with the arrays of its namesake in `equinox.nn`."""
-    if not isinstance(cell, namesake):
-        raise ValueError(
-            f"from_equinox needs cell to be an equinox.nn.{namesake.__name__}, but it is "
-            f"{arguments.shown(cell)}."
-        )
+    arguments.require(
+        cell,
+        namesake,
+        f"from_equinox needs cell to be an equinox.nn.{namesake.__name__}, but it is "
+        f"{arguments.shown(cell)}.",
+    )
     sizes, key = (cell.input_size, cell.hidden_size), jax.random.key(0)
     new = make(*sizes, use_bias=cell.use_bias, mask=mask, key=key)
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from .. import _arguments as arguments
 from .._constrained import AbstractConstrained
 from .._precision import wide, widened
-from .._static import Constant, Given, numeric, Trainable
+from .._static import Given, is_constant, numeric, Trainable
 from ._base import AbstractCell, batch_axes, BatchShape, Final
 from ._constants import trainable, trained_ranges
 from ._prospective_layer import (
@@ -117,11 +117,8 @@ class GLECell(AbstractCell):
 
         **Errors:** ValueError for anything that does not fit.
         """
-        if not isinstance(sizes, list | tuple) or len(sizes) < 2:
-            raise ValueError(
-                "sizes holds the number of inputs and one entry a layer, at least one, but is "
-                f"{arguments.shown(sizes)}."
-            )
+        words = "sizes holds the number of inputs and one entry a layer, at least one"
+        arguments.entries(sizes, 2, words)
         self.order = arguments.choice("order", order, ("sweep", "sync"))
         self.gamma = arguments.number("gamma", gamma, arguments.NOT_NEGATIVE)
         if self.gamma > 0 and order != "sync":
@@ -133,7 +130,7 @@ class GLECell(AbstractCell):
         use_bias = arguments.boolean("use_bias", use_bias)
         dtype, key = arguments.dtype("dtype", dtype), arguments.key("key", key)
         dt = self.dt = trainable("dt", dt, None, arguments.POSITIVE, dtype)
-        known = dt if isinstance(dt, Constant) else numeric(dt, dtype)
+        known = dt if is_constant(dt) else numeric(dt, dtype)
         layers, size = [], arguments.size("the first entry of sizes", sizes[0])
         count = len(sizes) - 1
         constants = _by_layer("tau_m", tau_m, count), _by_layer("tau_r", tau_r, count)

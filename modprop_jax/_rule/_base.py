@@ -158,26 +158,27 @@ def over_members(function: Callable[[Any], Any], cell: NeuronCell) -> Any:
 def require_neurons(rule: AbstractRule, cell: AbstractCell) -> NeuronCell:
     """The neuron cell that a local rule needs, or a ValueError."""
     inner = dynamics(cell)
-    if not isinstance(inner, NeuronCell):
-        raise ValueError(
-            f"{type(rule).__name__} needs a NeuronCell, whose neurons are coupled only through "
-            f"a linear drive, but the cell is a {type(inner).__name__}. Use BPTT or RTRL, or "
-            "write the dynamics as a NeuronCell (init, integrate, emit)."
-        )
-    return _apart(rule, inner)
+    neurons = arguments.require(
+        inner,
+        NeuronCell,
+        f"{type(rule).__name__} needs a NeuronCell, whose neurons are coupled only through "
+        f"a linear drive, but the cell is a {type(inner).__name__}. Use BPTT or RTRL, or "
+        "write the dynamics as a NeuronCell (init, integrate, emit).",
+    )
+    return _apart(rule, neurons)
 
 
 def require_separable(rule: AbstractRule, cell: AbstractCell) -> SeparableCell:
     """The separable cell that a local rule needs, or a ValueError."""
     inner = dynamics(cell)
-    if not isinstance(inner, SeparableCell):
-        raise ValueError(
-            f"{type(rule).__name__} needs a cell whose units are coupled only through drives (a "
-            f"NeuronCell, or a SeparableCell such as GRUCell), but the cell is a "
-            f"{type(inner).__name__}. Use BPTT or RTRL, or write the dynamics as one (init, "
-            "integrate, emit)."
-        )
-    return inner
+    return arguments.require(
+        inner,
+        SeparableCell,
+        f"{type(rule).__name__} needs a cell whose units are coupled only through drives (a "
+        f"NeuronCell, or a SeparableCell such as GRUCell), but the cell is a "
+        f"{type(inner).__name__}. Use BPTT or RTRL, or write the dynamics as one (init, "
+        "integrate, emit).",
+    )
 
 
 def require_units(rule: AbstractRule, cell: AbstractCell) -> SeparableCell:

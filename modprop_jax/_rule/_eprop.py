@@ -2,6 +2,7 @@ from typing import ClassVar
 
 from jaxtyping import Array, PyTree
 
+from .. import _arguments as arguments
 from .._cell import AbstractCell, SeparableCell
 from .._cell._separable import stopped_message
 from .._credit import Back, Credit, Point
@@ -66,11 +67,12 @@ class EProp(AbstractSurrogateRule):
 
     def step(self, cell: SeparableCell, state: PyTree, x: Array) -> PyTree:
         """The cell's step, with the message stopped."""
-        if not isinstance(cell, SeparableCell):
-            raise ValueError(
-                "EProp needs a NeuronCell or another SeparableCell for its one-step derivative, "
-                f"but the cell is a {type(cell).__name__}. Use scan."
-            )
+        arguments.require(
+            cell,
+            SeparableCell,
+            "EProp needs a NeuronCell or another SeparableCell for its one-step derivative, "
+            f"but the cell is a {type(cell).__name__}. Use scan.",
+        )
         return cell.integrate(state, cell.drive(stopped_message(cell, state), x))
 
 
