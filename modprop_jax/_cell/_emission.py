@@ -179,8 +179,12 @@ class Leaky(AbstractEmission):
     def back(self, memory: PyTree) -> tuple[PyTree, Array]:
         """`k credit` to the memory before, and `s_out credit` to z."""
 
-        earlier = self._each(lambda k, credit: self._coefficients(k, credit)[0] * credit, memory)
-        emitted = self._each(lambda k, credit: self._coefficients(k, credit)[1] * credit, memory)
+        def one(k, credit):
+            leak, gain = self._coefficients(k, credit)
+            return leak * credit, gain * credit
+
+        both = self._each(one, memory)
+        earlier, emitted = (self._each(lambda _, pair: pair[i], both) for i in (0, 1))
         return earlier, functools.reduce(jnp.add, jax.tree.leaves(emitted))
 
     def run_back(self, memory: PyTree, flags: Flags | None, steps: int) -> tuple[PyTree, Array]:
