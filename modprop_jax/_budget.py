@@ -1,12 +1,11 @@
 """How many steps to take at once, from sizes and a memory budget."""
 
 import math
-from typing import Any
 
 import jax
 from jaxtyping import PyTree
 
-from ._rule import Carry
+from ._rule._base import is_carry
 from ._tree import inexact
 
 
@@ -36,12 +35,8 @@ def auto_checkpoint(steps: int) -> int:
 
 def _states(carry: PyTree) -> PyTree:
     """The states in a carry, without the traces of the past."""
-    nodes = jax.tree.leaves(carry, is_leaf=_is_carry)
-    return inexact([node.state if _is_carry(node) else node for node in nodes])
-
-
-def _is_carry(node: Any) -> bool:
-    return isinstance(node, Carry)
+    nodes = jax.tree.leaves(carry, is_leaf=is_carry)
+    return inexact([node.state if is_carry(node) else node for node in nodes])
 
 
 def _bytes(tree: PyTree) -> int:

@@ -1,18 +1,17 @@
 """What can be seen at trace time and is wrong: one ValueError that says what came and the fix."""
 
 import contextlib
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
+from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
 from . import _arguments as arguments
-from ._cell import AbstractCell, computing, Filtered, NeuronCell, SeparableCell
-from ._cell._base import as_cell, dynamics
+from ._cell import AbstractCell, computing, NeuronCell, SeparableCell
+from ._cell._base import as_cell, dynamics, is_cell
 from ._cell._claims import check_claims, check_examples
 from ._cell._gated import GatedCell
 from ._inputs import features, is_none
@@ -20,14 +19,14 @@ from ._precision import start_of, wide, widened
 from ._program._base import AbstractProgram
 from ._program._estimate import Estimate
 from ._rule import AbstractRule, BPTT, Carry
-from ._rule._base import as_rule, require_real
+from ._rule._base import as_rule, is_carry, require_real
 from ._sharding import varying
 from ._start import names_read, start_learns
-from ._trace._by_error import AwaitingError, ByError
+from ._trace._by_error import by_error, tokens
 from ._tree import inexact
 
 
-def as_inputs(xs: Array, dtype: Any) -> Array:
+def as_inputs(xs: Array, dtype: np.dtype) -> Array:
     """Inputs in the dtype that the cell computes in, or a ValueError."""
     if not _means(xs.dtype, dtype):
         fix = f"cast the inputs with xs.astype({dtype})"
@@ -38,7 +37,12 @@ def as_inputs(xs: Array, dtype: Any) -> Array:
 
 
 def check_scan(
-    cell: Any, carry: PyTree, xs: Array, rule: Any, chunk: int | None, unroll: Any
+    cell: AbstractCell,
+    carry: PyTree,
+    xs: Array,
+    rule: AbstractRule,
+    chunk: int | None,
+    unroll: int,
 ) -> Array:
     """The inputs, in the dtype to compute in; a ValueError if a call of `scan` can't be served."""
     as_cell("cell", cell)
@@ -46,7 +50,7 @@ def check_scan(
     if chunk is not None:
         arguments.size("chunk", chunk)
     arguments.size("unroll", unroll)
-    state = carry.state if isinstance(carry, Carry) else carry
+    state = carry.state if is_carry(carry) else carry
     require_real(rule, cell, state)
     _check_single(dynamics(cell))
     rule.check(cell)
@@ -55,7 +59,7 @@ def check_scan(
     if not isinstance(rule, BPTT) and features(xs).ndim > 2:
         check_examples(dynamics(cell), features(xs).shape[-1])
     _check_closure(computing(cell), widened(state), xs)
-    if isinstance(carry, Carry):
+    if is_carry(carry):
         check_carry(cell, carry, rule)
     elif rule.needs_key:
         raise ValueError(
@@ -76,34 +80,34 @@ def _check_single(cell: AbstractCell) -> None:
             )
 
 
-def check_early(rule: AbstractRule, cell: Any) -> None:
+def check_early(rule: AbstractRule, cell: object) -> None:
     """The rule's check of a cell that may not have its weights yet; `scan` repeats it.
 
     None, booleans, shapes or shared nodes may stand for arrays until the loss puts these in: the
     weights are no arrays then, or attributes are missing that are asked for.
     """
-    if not isinstance(cell, AbstractCell):
+    if not is_cell(cell):
         return
-    inner: Any = dynamics(cell)
-    names = inner.matmul_parameters if isinstance(inner, SeparableCell) else ()
-    if isinstance(inner, AbstractCell) and all(eqx.is_array(getattr(inner, n)) for n in names):
+    inner = dynamics(cell)
+    if is_cell(inner) and all(eqx.is_array(getattr(inner, n)) for n in inner.matmul_parameters):
         with contextlib.suppress(AttributeError, TypeError):
             rule.check(cell)
 
 
-def check_drive(cell: AbstractCell, xs: Any, drive: PyTree) -> PyTree:
+def check_drive(cell: AbstractCell, xs: Array, drive: PyTree) -> PyTree:
     """The drive, in the cell's dtype; a ValueError unless it is shaped as what units receive."""
     if drive is None:
         return None
     inner = dynamics(cell)
     name = type(inner).__name__
-    if not isinstance(inner, SeparableCell):
-        raise ValueError(
-            f"drive= is added to what the units of a NeuronCell (or another SeparableCell) "
-            f"receive, but a {name} has no drive: make it more features of xs, which its step adds."
-        )
+    units = arguments.require(
+        inner,
+        SeparableCell,
+        f"drive= is added to what the units of a NeuronCell (or another SeparableCell) "
+        f"receive, but a {name} has no drive: make it more features of xs, which its step adds.",
+    )
     own = jax.eval_shape(
-        lambda x: inner.drive(inner.message(start_of(inner, x.shape[:-1])), x), xs[0]
+        lambda x: units.drive(units.message(start_of(units, x.shape[:-1])), x), xs[0]
     )
     want = jax.tree.map(lambda d: jax.ShapeDtypeStruct((len(xs), *d.shape), d.dtype), own)
     drive = _by_name(want, drive)
@@ -151,8 +155,8 @@ def check_mapped(program: AbstractProgram, came: tuple[PyTree, ...], axes: froze
             "AxisType.Auto, or let each device learn for itself, by weights that "
             'jax.lax.pcast(..., to="varying").'
         )
-    value = carry.trace if program.streams else None
-    if isinstance(value, ByError) and any(axes - varying(leaf) for leaf in jax.tree.leaves(value)):
+    past = by_error(carry.trace) if program.streams else []
+    if any(axes - varying(leaf) for leaf in jax.tree.leaves(past)):
         raise ValueError(
             "In jax.shard_map this carry is the same on all devices, and its next value would be "
             'summed over them: make it with jax.lax.pcast(carry, axis, to="varying"), or stream '
@@ -169,7 +173,7 @@ def check_explicit(program: AbstractProgram) -> None:
         )
 
 
-def check_flags(xs: Any, done: Any, valid: Any) -> None:
+def check_flags(xs: Array, done: Array | None, valid: Array | None) -> None:
     """A ValueError unless flags are boolean, one for each step and example."""
     for name, flag in (("done", done), ("valid", valid)):
         if flag is None:
@@ -201,7 +205,7 @@ def check_index(cell: AbstractCell, state: PyTree, index: Array) -> None:
         )
 
 
-def _by_name(want: Any, drive: Any) -> Any:
+def _by_name(want: PyTree, drive: PyTree) -> PyTree:
     """Of a named tuple, parts that came in a dict."""
     names = getattr(want, "_fields", ())
     if not isinstance(drive, dict) or not names or not set(drive) <= set(names):
@@ -209,12 +213,12 @@ def _by_name(want: Any, drive: Any) -> Any:
     return type(want)(*map(drive.get, names))
 
 
-def _can_add(given: Any, part: Any) -> bool:
+def _can_add(given: ArrayLike | None, part: jax.ShapeDtypeStruct) -> bool:
     fits = given is None or jnp.shape(given) == part.shape
     return fits and (given is None or _means(jnp.result_type(given), part.dtype))
 
 
-def _means(came: Any, dtype: Any) -> bool:
+def _means(came: np.dtype, dtype: np.dtype) -> bool:
     """Whether data of one dtype have one meaning in another: booleans and integers (spikes, counts)
     and narrower floats; wider ones would lose digits."""
     exact = came == dtype or came == jnp.bool_ or jnp.issubdtype(came, jnp.integer)
@@ -245,7 +249,7 @@ def _check_arrays(state: PyTree) -> None:
             arguments.array("The state of a carry", leaf, "or hold arrays")
 
 
-def _check_shapes(cell: AbstractCell, state: PyTree, xs: Any) -> Any:
+def _check_shapes(cell: AbstractCell, state: PyTree, xs: Array) -> np.dtype:
     if jnp.ndim(xs) < 2:
         raise ValueError(
             f"xs must be (T, *batch, features), time first, but has shape {jnp.shape(xs)}."
@@ -290,7 +294,7 @@ def _check_shapes(cell: AbstractCell, state: PyTree, xs: Any) -> Any:
 
 def check_carry(cell: AbstractCell, carry: Carry, rule: AbstractRule) -> None:
     name = type(rule).__name__
-    if isinstance(carry.trace, AwaitingError):
+    if tokens(carry.trace):
         raise ValueError(
             f"The trace of {name} goes on with the error, so a carry that scan returned has none "
             "until the gradient is taken: stream with online_value_and_grad, which hands it on."
@@ -310,10 +314,10 @@ def check_carry(cell: AbstractCell, carry: Carry, rule: AbstractRule) -> None:
         )
 
 
-def _check_closure(cell: AbstractCell, state: PyTree, xs: Any) -> None:
+def _check_closure(cell: AbstractCell, state: PyTree, xs: Array) -> None:
     """A traced value that the cell closes over would silently get no gradient."""
-    inner = cell.cell if isinstance(cell, Filtered) else cell
-    state = state[0] if isinstance(cell, Filtered) else state
+    inner, emission = cell.parts()
+    state, _ = emission.split(state)
     arrays, static = eqx.partition((inner, state, xs[0]), eqx.is_array)
 
     def run(arrays):
@@ -323,7 +327,7 @@ def _check_closure(cell: AbstractCell, state: PyTree, xs: Any) -> None:
         return eqx.filter((after, cell.emit(after)), eqx.is_array)
 
     closed = jax.make_jaxpr(run)(arrays).consts
-    traced = [c for c in closed if isinstance(c, Tracer) and eqx.is_inexact_array(c)]
+    traced = [c for c in closed if arguments.is_traced(c) and eqx.is_inexact_array(c)]
     if traced:
         raise ValueError(
             f"{type(inner).__name__} closes over a traced array of shape {traced[0].shape}, which "

@@ -1,6 +1,6 @@
 """How credit is written down: the terms that rules, traces and the segment primitive share."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jaxtyping import Array, PyTree
 
@@ -41,7 +41,7 @@ class Point(NamedTuple):
 
     before: PyTree
     inputs: Array | Inputs
-    drive: Any
+    drive: PyTree
     observed: PyTree = ()
     flags: Flags | None = None
 
@@ -60,7 +60,7 @@ class Back(NamedTuple):
 
     total: PyTree
     credit: Credit
-    message: Any
+    message: PyTree
 
 
 class Record(NamedTuple):
@@ -72,7 +72,7 @@ class Record(NamedTuple):
 
     before: PyTree
     states: PyTree
-    drives: Any
+    drives: PyTree
     inputs: Array | Inputs
     observed: PyTree = ()
     flags: Flags | None = None

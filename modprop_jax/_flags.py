@@ -1,17 +1,17 @@
 """Sequences that end or pause inside a segment: which states are fresh, which steps take place."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
 from ._credit import Flags
-from ._precision import start_of
+from ._precision import start_of, Starting
 from ._tree import shifted
 
 
-def as_flags(done: Any, valid: Any, like: Array) -> tuple[Flags | None, Array | None]:
+def as_flags(
+    done: Array | None, valid: Array | None, like: Array
+) -> tuple[Flags | None, Array | None]:
     """Flags of a segment, and which examples end with its last step; None: nothing of the kind.
 
     `like`: the inputs (T, *batch, m).
@@ -52,7 +52,7 @@ def select_trace(flag: Bool[Array, "..."], yes: PyTree, no: PyTree) -> PyTree:
     return jax.tree.map(one, yes, no)
 
 
-def entering(cell: Any, flags: Flags | None, before: PyTree, start: PyTree = None) -> PyTree:
+def entering(cell: Starting, flags: Flags | None, before: PyTree, start: PyTree = None) -> PyTree:
     """The states that steps start from: the initial one where a sequence begins.
 
     `start`: that state (*batch, ...); None: `cell.init`.

@@ -1,6 +1,6 @@
 """What drives a layer from outside: its inputs, and what is added to its drive."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,18 +19,31 @@ def features(inputs: Array | Inputs) -> Array:
     return inputs.x if isinstance(inputs, Inputs) else inputs
 
 
-def drive_of(cell: Any, message: Any, inputs: Array | Inputs) -> PyTree:
+@runtime_checkable
+class Driven(Protocol):
+    """What has a drive: a separable cell, whatever else it is."""
+
+    def drive(self, message: PyTree, x: Array) -> PyTree:
+        """What each unit receives."""
+
+
+def pushed(inputs: Array | Inputs) -> PyTree:
+    """What is added to the drive; None: nothing."""
+    return inputs.push if isinstance(inputs, Inputs) else None
+
+
+def drive_of(cell: Driven, message: PyTree, inputs: Array | Inputs) -> PyTree:
     """What each unit of a separable cell receives, from all sides."""
-    if not isinstance(inputs, Inputs):
-        return cell.drive(message, inputs)
-    drive = cell.drive(message, inputs.x)
+    drive, push = cell.drive(message, features(inputs)), pushed(inputs)
+    if push is None:
+        return drive
 
     def one(push, drive):
         return drive if push is None else jnp.add(drive, push)
 
-    return jax.tree.map(one, inputs.push, drive, is_leaf=is_none)
+    return jax.tree.map(one, push, drive, is_leaf=is_none)
 
 
-def is_none(node: Any) -> bool:
+def is_none(node: object) -> bool:
     """Whether there is nothing."""
     return node is None

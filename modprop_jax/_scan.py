@@ -17,6 +17,7 @@ from ._inputs import Inputs
 from ._precision import widened
 from ._program._base import AbstractProgram, Boundary, Loop, Steps
 from ._rule import AbstractRule, BPTT, Carry
+from ._rule._base import is_carry
 from ._sharding import explicit_batch, vary, varying, with_auto_axes
 from ._tree import as_array, as_arrays, as_sequences, Data
 
@@ -99,7 +100,7 @@ def scan(
     came = cell, rule, carry, steps
     axes = varying(came)
     cell, rule, carry, steps = vary(came, axes)
-    program = rule.on(cell, xs.shape[-1], streams=isinstance(carry, Carry))
+    program = rule.on(cell, xs.shape[-1], streams=is_carry(carry))
     check_program(program, cell)
     check_mapped(program, came, axes)
     end, zs, after = _run(program, enter(carry), steps, Loop(chunk, unroll))
@@ -111,14 +112,14 @@ def scan(
 
 def enter(carry: PyTree) -> Boundary:
     """Of what came to `scan`: a carry, or a bare state."""
-    if isinstance(carry, Carry):
+    if is_carry(carry):
         return Boundary(carry.state, carry.trace, carry.observed)
     return Boundary(carry)
 
 
 def leave(carry: PyTree, end: Boundary) -> PyTree:
     """What goes on from there, of the kind that came."""
-    return Carry(*end, carry.rule) if isinstance(carry, Carry) else end.state
+    return Carry(*end, carry.rule) if is_carry(carry) else end.state
 
 
 def _steps(

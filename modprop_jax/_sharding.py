@@ -36,7 +36,7 @@ def explicit_batch(xs: Array) -> tuple | None:
 
 
 def with_auto_axes(
-    run: Callable[..., Any], spec: tuple, program: PyTree, start: Any, steps: Any
+    run: Callable[..., Any], spec: tuple, program: PyTree, start: PyTree, steps: PyTree
 ) -> Any:
     """`run(program, start, steps)` with all mesh axes Auto inside; the batch stays partitioned.
 
@@ -122,13 +122,20 @@ def local_pullback(function: Callable[..., PyTree], *primals: PyTree) -> Callabl
 
 
 def over_steps(
-    body: Callable[..., Any], start: PyTree, xs: PyTree = None, *args: Any, **options: Any
+    body: Callable[..., Any],
+    start: PyTree,
+    xs: PyTree = None,
+    length: int | None = None,
+    *,
+    reverse: bool = False,
+    unroll: int = 1,
 ) -> Any:
     """`jax.lax.scan`, whose start may differ along fewer axes than what the steps see."""
-    return lax.scan(body, vary(start, varying((start, xs))), xs, *args, **options)
+    start = vary(start, varying((start, xs)))
+    return lax.scan(body, start, xs, length, reverse, unroll)
 
 
-def _is_typed(leaf: Any) -> bool:
+def _is_typed(leaf: object) -> bool:
     return isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
 
 

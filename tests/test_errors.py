@@ -128,7 +128,7 @@ def test_mu_for_each_type_needs_types():
         run(cell("leaky"), rule=mpj.ModProp(np.ones(3)))
 
 
-def test_mu_that_is_a_word():
+def test_mu_that_is_a_word(without_type_checks):
     with pytest.raises(ValueError, match="mu must be a number.*but is 'large'"):
         mpj.ModProp("large")
 

@@ -3,13 +3,13 @@
 import abc
 import operator
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple, SupportsIndex
+from typing import ClassVar, NamedTuple, SupportsIndex, TypeGuard
 
 import equinox as eqx
 import jax
 from jaxtyping import Array, Bool, PyTree
 
-from .._arguments import shown
+from .._arguments import is_function, shown
 from ._emission import AbstractEmission, Plain
 
 
@@ -119,7 +119,7 @@ def batch_shape(cell: AbstractCell, state: PyTree) -> tuple[int, ...]:
     return leaf.shape[: leaf.ndim - example.ndim]
 
 
-def of_package(defined: Any) -> bool:
+def of_package(defined: object) -> bool:
     """Whether a class or function is one of this package's own."""
     return str(getattr(defined, "__module__", "")).partition(".")[0] == __name__.partition(".")[0]
 
@@ -131,14 +131,19 @@ def defined_in(cls: type, name: str) -> type:
     )
 
 
-def as_cell(name: str, value: Any) -> AbstractCell:
+def is_cell(node: object) -> TypeGuard[AbstractCell]:
+    """Whether it is a cell: where only a part of a model came, something may stand for one."""
+    return isinstance(node, AbstractCell)
+
+
+def as_cell(name: str, value: object) -> AbstractCell:
     """The value, if it is a cell; else a ValueError."""
-    if isinstance(value, AbstractCell):
+    if is_cell(value):
         return value
     if isinstance(value, eqx.nn.GRUCell | eqx.nn.LSTMCell):
         kind = type(value).__name__
         hint = f": equinox's has no initial state, take its arrays with {kind}.from_equinox(cell)"
-    elif callable(value) and not isinstance(value, type):
+    elif is_function(value):
         hint = "; wrap a plain step function as FunctionCell(step, params, state)"
     else:
         hint = ""

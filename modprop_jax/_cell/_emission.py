@@ -3,9 +3,9 @@
 import abc
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
@@ -14,7 +14,7 @@ from .._credit import Flags
 from .._flags import erase, select, where_valid
 from .._precision import wide
 from .._sharding import over_steps
-from .._static import Constant, numeric
+from .._static import Constant, is_constant, numeric
 
 
 class AbstractEmission(eqx.Module):
@@ -27,6 +27,11 @@ class AbstractEmission(eqx.Module):
     @abc.abstractmethod
     def remembers(self) -> bool:
         """Whether what is seen depends on earlier emissions."""
+
+    @property
+    @abc.abstractmethod
+    def first(self) -> "AbstractEmission":
+        """The first of its filters alone."""
 
     @abc.abstractmethod
     def split(self, state: PyTree) -> tuple[PyTree, PyTree]:
@@ -74,6 +79,11 @@ class Plain(AbstractEmission):
     def remembers(self) -> bool:
         """No."""
         return False
+
+    @property
+    def first(self) -> "Plain":
+        """It has none."""
+        return self
 
     def split(self, state: PyTree) -> tuple[PyTree, tuple[()]]:
         """All is the cell's."""
@@ -150,7 +160,7 @@ class Leaky(AbstractEmission):
 
     def beside(self, memory: PyTree) -> Array:
         """The features of all filters side by side."""
-        return jnp.concatenate(memory, axis=-1) if isinstance(memory, tuple) else memory
+        return jnp.concatenate(jax.tree.leaves(memory), axis=-1)
 
     def run(
         self, memory: PyTree, zs: Float[Array, "T ..."], flags: Flags | None, unroll: int
@@ -174,10 +184,8 @@ class Leaky(AbstractEmission):
             return leak * credit, gain * credit
 
         both = self._each(one, memory)
-        if not isinstance(self.leak, tuple):
-            return both
-        earlier, emitted = zip(*both)
-        return earlier, functools.reduce(jnp.add, emitted)
+        earlier, emitted = (self._each(lambda _, pair: pair[i], both) for i in (0, 1))
+        return earlier, functools.reduce(jnp.add, jax.tree.leaves(emitted))
 
     def run_back(self, memory: PyTree, flags: Flags | None, steps: int) -> tuple[PyTree, Array]:
         """None past a beginning; as it came where no step takes place."""
@@ -191,11 +199,14 @@ class Leaky(AbstractEmission):
 
         return over_steps(body, memory, flags, steps, reverse=True)
 
-    def _each(self, function: Callable, *trees: PyTree) -> Any:
+    @property
+    def first(self) -> "Leaky":
+        """The first of the filters."""
+        return Leaky(jax.tree.leaves(self.leak, is_leaf=is_constant)[0], self.scale)
+
+    def _each(self, function: Callable, *trees: PyTree) -> PyTree:
         """`function(leak, ...)` of each filter, one or a tuple of them."""
-        if not isinstance(self.leak, tuple):
-            return function(self.leak, *trees)
-        return tuple(function(k, *leaves) for k, *leaves in zip(self.leak, *trees, strict=True))
+        return jax.tree.map(function, self.leak, *trees, is_leaf=is_constant)
 
     def _coefficients(self, k: Constant, z: Array) -> tuple[Array, Array]:
         """`(k, s_out)`, each shaped as z."""

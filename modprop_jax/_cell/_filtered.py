@@ -1,4 +1,4 @@
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, PyTree
 
 from .. import _arguments as arguments
 from .._constrained import AbstractConstrained
-from .._static import Constant, constant
+from .._static import Constant, frozen, Given
 from ._base import AbstractCell, as_cell, batch_axes, BatchShape, Final
 from ._emission import Leaky
 
@@ -44,23 +44,23 @@ class Filtered(AbstractCell):
     leak: Constant | tuple[Constant, ...]
     scale: bool = eqx.field(static=True)
 
-    def __init__(self, cell: AbstractCell, leak: Any, *, scale: bool = False):
+    def __init__(self, cell: AbstractCell, leak: Given | tuple[Given, ...], *, scale: bool = False):
         """**Arguments:**
 
         - `cell`: the cell whose emission is filtered.
         - `leak`: k in [0, 1]; scalar or one value for each emitted feature; or a tuple of these.
         - `scale`: multiply z by 1 - k, where k < 1.
         """
-        if isinstance(cell, Filtered):
+        self.cell = as_cell("cell", cell)
+        if cell.parts()[1].remembers:
             raise ValueError(
                 "cell is Filtered, and Filtered(Filtered(cell)) is not served: filter the emission "
                 "once."
             )
-        self.cell = as_cell("cell", cell)
         self.scale = arguments.boolean("scale", scale)
-        if isinstance(leak, tuple) and not leak:
-            raise ValueError("leak is an empty tuple, but must hold at least one k in [0, 1].")
         if isinstance(leak, tuple):
+            if not leak:
+                raise ValueError("leak is an empty tuple, but must hold at least one k in [0, 1].")
             self.leak = tuple(_frozen(cell, each) for each in leak)
         else:
             self.leak = _frozen(cell, leak)
@@ -98,7 +98,7 @@ class Filtered(AbstractCell):
         self.cell.check_input(features)
 
 
-def _frozen(cell: AbstractCell, leak: Any) -> Constant:
+def _frozen(cell: AbstractCell, leak: Given) -> Constant:
     if isinstance(leak, jax.Array | AbstractConstrained):
         raise ValueError(
             "leak of Filtered is a constant, but a jax.Array came, which would train "
@@ -116,6 +116,4 @@ def _frozen(cell: AbstractCell, leak: Any) -> Constant:
             f"{np.shape(leak)}; for several filters side by side pass a tuple."
         )
     arguments.check_range("leak", leak, arguments.FRACTION)
-    frozen = constant(leak)
-    assert isinstance(frozen, Constant)
-    return frozen
+    return frozen(leak)

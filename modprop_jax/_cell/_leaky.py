@@ -5,11 +5,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .. import _arguments as arguments
+from .._arguments import Numbers
 from .._precision import wide
-from .._static import Trainable
+from .._static import Given, Trainable
 from .._synapses import AbstractSynapses
 from ._base import batch_axes, BatchShape, Final
 from ._constants import decay, rise, trainable, trained_ranges
@@ -44,16 +46,16 @@ class LeakyCell(NeuronCell):
         in_size: int,
         hidden_size: int,
         *,
-        tau: Any,
-        dt: Any = 1.0,
+        tau: Given,
+        dt: Given = 1.0,
         activation: Callable = jax.nn.relu,
         use_bias: bool = False,
         autapses: bool = False,
-        mask: Any = None,
-        signs: Any = None,
+        mask: Numbers | None = None,
+        signs: Numbers | None = None,
         recurrent: AbstractSynapses | None = None,
         inputs: AbstractSynapses | None = None,
-        dtype: Any = None,
+        dtype: DTypeLike | None = None,
         key: PRNGKeyArray,
     ):
         """**Arguments:** those of `NeuronCell`, and

@@ -4,11 +4,12 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .. import _arguments as arguments
 from .._precision import wide
-from .._static import spread, Trainable
+from .._static import Given, spread, Trainable
 from ._base import batch_axes, BatchShape, Final
 from ._constants import decay, rise, trainable, trained_ranges
 from ._neuron import NeuronCell
@@ -46,10 +47,10 @@ class AbstractLIF(NeuronCell):
         in_size: int,
         hidden_size: int,
         *,
-        tau: Any,
-        threshold: Any = 1.0,
+        tau: Given,
+        threshold: Given = 1.0,
         dampening: float = 0.3,
-        dt: Any = 1.0,
+        dt: Given = 1.0,
         refractory: int = 0,
         surrogate: Callable[[Array], Array] = triangular,
         scale_input: bool = False,
@@ -123,7 +124,7 @@ class LIFCell(AbstractLIF):
     Source: Bellec et al., Nature Communications 11 (2020), whose conventions are the defaults.
     """
 
-    def __init__(self, in_size: int, hidden_size: int, *, tau: Any, **options: Any):
+    def __init__(self, in_size: int, hidden_size: int, *, tau: Given, **options: Any):
         """**Arguments:** those of `NeuronCell`, and
 
         - `tau`: membrane time constant in the unit of `dt`; scalar or (n,); a `jax.Array` or a
@@ -193,9 +194,9 @@ class ALIFCell(AbstractLIF):
         in_size: int,
         hidden_size: int,
         *,
-        tau: Any,
-        tau_adaptation: Any,
-        beta: Any,
+        tau: Given,
+        tau_adaptation: Given,
+        beta: Given,
         scale_adaptation: bool = False,
         divide_by_adaptive: bool = False,
         **options: Any,
@@ -264,5 +265,5 @@ class ALIFCell(AbstractLIF):
         return ALIFCell.emit(self, state)
 
 
-def _like(value: Any, array: Array) -> Array:
+def _like(value: ArrayLike, array: Array) -> Array:
     return jnp.broadcast_to(jnp.asarray(value, array.dtype), array.shape)

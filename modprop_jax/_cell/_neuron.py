@@ -7,9 +7,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from .. import _arguments as arguments
+from .._arguments import Numbers
 from .._precision import start_of, wide
 from .._static import FrozenArray
 from .._synapses import AbstractSynapses, as_map, as_synapses, Bias, Dense, Masked
@@ -75,11 +77,11 @@ class NeuronCell(SeparableCell):
         key: PRNGKeyArray,
         use_bias: bool = False,
         autapses: bool = False,
-        mask: Any = None,
-        signs: Any = None,
+        mask: Numbers | None = None,
+        signs: Numbers | None = None,
         recurrent: AbstractSynapses | None = None,
         inputs: AbstractSynapses | None = None,
-        dtype: Any = None,
+        dtype: DTypeLike | None = None,
     ):
         """**Arguments:**
 
@@ -177,8 +179,7 @@ class NeuronCell(SeparableCell):
         """Gradients of the afferents, as a gradient of the cell."""
 
         def of_field(name, gradient):
-            is_map = isinstance(getattr(self, name), AbstractSynapses)
-            return gradient if is_map else gradient.weight
+            return gradient.weight if name in (*self._matrices, "bias") else gradient
 
         fields = {name: of_field(name, gradient) for name, gradient in gradients.items()}
         return with_fields(nothing(inexact(self)), **fields)
@@ -191,6 +192,10 @@ class NeuronCell(SeparableCell):
     @property
     def matmul_parameters(self) -> tuple[str, ...]:
         """Weights that are matrices."""
+        return self._matrices
+
+    @property
+    def _matrices(self) -> tuple[str, ...]:
         names = "weight_rec", "weight_in"
         return tuple(n for n in names if not isinstance(getattr(self, n), AbstractSynapses))
 
@@ -241,7 +246,7 @@ class NeuronCell(SeparableCell):
         each = [synapses(activity[name]) for name, synapses in self.afferents.items()]
         return functools.reduce(jnp.add, each)
 
-    def received(self, drive: Array, like: Any, x: Any) -> Float[Array, "*batch n"]:
+    def received(self, drive: Array, like: PyTree, x: Array) -> Float[Array, "*batch n"]:
         """`W_recᵀ drive`, of a cell whose mask is applied (`effective`)."""
         del like, x
         return self.recurrent.back(drive)
@@ -256,7 +261,7 @@ class NeuronCell(SeparableCell):
         """The same cell with masked weights and no mask (so the mask is applied only once)."""
         synapses = self.recurrent.resolved()
         fields: dict[str, Any] = {"weight_rec": synapses}
-        if not isinstance(self.weight_rec, AbstractSynapses):
+        if "weight_rec" in self._matrices:
             fields = {"weight_rec": synapses.as_matrix(), "connectivity": None, "autapses": True}
         if isinstance(self.weight_in, AbstractSynapses):
             fields["weight_in"] = self.weight_in.resolved()

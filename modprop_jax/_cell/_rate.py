@@ -3,11 +3,13 @@ from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .. import _arguments as arguments
+from .._arguments import Numbers
 from .._precision import wide
-from .._static import numeric, spread, Trainable
+from .._static import Given, numeric, spread, Trainable
 from .._synapses import AbstractSynapses
 from ._base import batch_axes, BatchShape, Final
 from ._constants import trainable, trained_ranges
@@ -40,15 +42,15 @@ class RateCell(NeuronCell):
         in_size: int,
         hidden_size: int,
         *,
-        alpha: Any = 1.0,
+        alpha: Given = 1.0,
         activation: Callable = jnp.tanh,
         use_bias: bool = True,
         autapses: bool = True,
-        mask: Any = None,
-        signs: Any = None,
+        mask: Numbers | None = None,
+        signs: Numbers | None = None,
         recurrent: AbstractSynapses | None = None,
         inputs: AbstractSynapses | None = None,
-        dtype: Any = None,
+        dtype: DTypeLike | None = None,
         key: PRNGKeyArray,
     ):
         """**Arguments:** those of `NeuronCell`, and

@@ -22,7 +22,7 @@ class Found(NamedTuple):
 
 
 def equilibrium_with_credit(
-    cell: Any, state: PyTree, x: Array, find: Callable[[Any, Array, Array], Found]
+    cell: PyTree, state: PyTree, x: Array, find: Callable[[Any, Array, Array], Found]
 ) -> PyTree:
     """The cell's next equilibrium, with credit as its derivative.
 
@@ -62,7 +62,7 @@ def equilibrium_with_credit(
     return after
 
 
-def with_gradient(cell: Any, weight: Array, bias: Array | None) -> PyTree:
+def with_gradient(cell: eqx.Module, weight: Array, bias: Array | None) -> PyTree:
     """A gradient of the cell: its weights and bias."""
     empty = jax.tree.map(lambda _: None, inexact(cell))
     return eqx.tree_at(

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from .._cell import NeuronCell, SeparableCell
 from .._cell._emission import AbstractEmission, Plain
 from .._credit import Flags
 from .._flags import erase, select
@@ -97,6 +98,21 @@ class AbstractProgram(eqx.Module):
     def begin_trace(self, ended: Array, value: PyTree) -> PyTree:
         """The value of the trace, that of the cell's own start where an example has ended."""
         return self.trace.begin(self, ended, value)
+
+    def batch_axes(self, value: PyTree) -> PyTree:
+        """Where the axes of the batch begin in each leaf of the trace's value; None: it is shared
+        by all examples."""
+        return None if self.trace is None else self.trace.batch_axes(value)
+
+    @property
+    def separable(self) -> bool:
+        """Whether units are coupled only through drives."""
+        return isinstance(self.cell, SeparableCell)
+
+    @property
+    def neurons(self) -> bool:
+        """Whether the drive is one sum over afferents."""
+        return isinstance(self.cell, NeuronCell)
 
     def unfiltered(self) -> "AbstractProgram":
         """The same, of the cell's own emission."""

@@ -8,7 +8,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from .._credit import Record
 from .._flags import erase
 from .._sharding import over_steps
-from .._trace._by_error import AwaitingError, ByError
+from .._trace._by_error import AwaitingError, by_error, ByError, tokens
 from .._tree import add, nothing, stop
 from .._vjp import with_derivative
 from ._base import AbstractProgram, Boundary, Loop, Steps
@@ -70,9 +70,13 @@ class Estimate(AbstractProgram):
 
     def begin_trace(self, ended: Array, value: ByError | AwaitingError) -> ByError | AwaitingError:
         """No past, which the backward pass sees to where the value awaits the error."""
-        if isinstance(value, AwaitingError):
+        if tokens(value):
             return value
-        return ByError(self.trace.forget(ended, value.value))
+        return ByError(self.trace.forget(ended, *by_error(value)))
+
+    def batch_axes(self, value: ByError) -> ByError:
+        """Those of what the value holds."""
+        return ByError(self.trace.batch_axes(value.value))
 
 
 class Segment(NamedTuple):

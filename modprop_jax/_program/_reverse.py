@@ -1,7 +1,8 @@
 """The reverse of a segment: credit transported back, parameters charged chunk by chunk."""
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -32,7 +33,7 @@ from ._base import AbstractProgram
 
 def transport(
     on: AbstractProgram, points: Point, direct: PyTree, credit: Credit
-) -> tuple[Credit, PyTree, Any]:
+) -> tuple[Credit, PyTree, PyTree]:
     """`rule.back` over consecutive steps, last one first.
 
     Returns the credit before the first step and, for each step, the total credit on the state
@@ -59,7 +60,13 @@ def points_of(cell: AbstractCell, record: Record) -> Point:
 
 
 def charge_neurons(
-    own: PyTree, rest: PyTree, points: Point, states: PyTree, total: Any, message: Any, ct_z: Any
+    own: PyTree,
+    rest: PyTree,
+    points: Point,
+    states: PyTree,
+    total: PyTree,
+    message: PyTree,
+    ct_z: Array | None,
 ) -> tuple[PyTree, PyTree]:
     """Charge a separable cell's elementwise parameters; return their gradient and the drive's.
 
@@ -80,7 +87,12 @@ def charge_neurons(
 
 
 def charge(
-    cell: AbstractCell, points: Point, states: PyTree, total: PyTree, message: Any, ct_z: Any
+    cell: AbstractCell,
+    points: Point,
+    states: PyTree,
+    total: PyTree,
+    message: PyTree,
+    ct_z: Array | None,
 ) -> tuple[PyTree, PyTree]:
     """Gradient of all of the cell's parameters, summed over all leading axes, and of the inputs."""
     if total is None:  # of a rule without credit, only what the emission reads learns
@@ -201,7 +213,7 @@ def reverse(
 
 def bring_back(
     on: AbstractProgram, record: Record, credit: Credit
-) -> tuple[Credit, Point, PyTree, Any, Any]:
+) -> tuple[Credit, Point, PyTree, PyTree, Array | None]:
     """Credit at the end of a segment, brought to its start without any loss inside.
 
     Returns the credit at the start, the points of the segment and, for each step, the total
@@ -230,15 +242,19 @@ def instantaneous(cell: AbstractCell, record: Record, direct: Direct) -> PyTree:
 
 
 def stepped(cell: AbstractCell, before: PyTree, inputs: PyTree) -> PyTree:
-    """The states after steps. Of a cell that is not made of units, step by step, as it ran: what
-    it makes of a leading axis of time is not known."""
-    step = cell.step if isinstance(cell, SeparableCell) else jax.vmap(cell.step)
-    return step(before, inputs)
+    """The states after steps."""
+    return _over_time(cell, cell.step)(before, inputs)
 
 
 def emitted(cell: AbstractCell, states: PyTree) -> Array:
-    """The emissions of steps, as `stepped`."""
-    return cell.emit(states) if isinstance(cell, SeparableCell) else jax.vmap(cell.emit)(states)
+    """The emissions of steps."""
+    return _over_time(cell, cell.emit)(states)
+
+
+def _over_time(cell: AbstractCell, method: Callable) -> Callable:
+    """Of a cell that is not made of units, step by step, as it ran: what it makes of a leading axis
+    of time is not known."""
+    return method if isinstance(cell, SeparableCell) else jax.vmap(method)
 
 
 def _flagged(back: Back, credit: Credit, flags: Flags, start: PyTree) -> Back:

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from .._cell import NeuronCell, SeparableCell
 from .._cell._base import batch_shape
 from .._credit import Credit, Record
 from .._flags import erase
@@ -74,7 +73,7 @@ class Transport(AbstractProgram):
         self, at: Credit, seen: PyTree, steps: Steps, loop: Loop
     ) -> tuple[PyTree, Array, Record, PyTree]:
         """Last state, emissions, record, and what is observed then."""
-        if isinstance(self.cell, SeparableCell):
+        if self.separable:
             segment = Segment(self, at.state, at.modulator, steps, self.first(steps.flags), seen)
             return through(segment, loop)
         # without units the derivative is JAX's own, of the rule's step
@@ -86,7 +85,7 @@ class Transport(AbstractProgram):
     def _lands(self, at: Credit, steps: Steps) -> bool:
         """Whether the trace, with a single step in it, knows all credit of that step."""
         single = self.trace is not None and len(steps.xs) == 1 and steps.flags is None
-        return single and isinstance(self.cell, NeuronCell) and self.rule.receives(self)
+        return single and self.neurons and self.rule.receives(self)
 
     def _one_step(
         self, at: Credit, value: PyTree, seen: PyTree, steps: Steps

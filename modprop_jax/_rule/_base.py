@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard, TypeVar
 
 import equinox as eqx
 import jax
@@ -17,6 +17,9 @@ from .._precision import widened
 from .._program._base import AbstractProgram
 from .._tree import distinct, inexact
 from ._card import Card
+
+
+Units = TypeVar("Units", bound=SeparableCell)
 
 
 class Carry(eqx.Module):
@@ -45,6 +48,11 @@ class Carry(eqx.Module):
     def types(self) -> tuple[int, ...] | None:
         """The rule's cell types, on which the meaning of a trace depends."""
         return self.rule.cell_types
+
+
+def is_carry(node: object) -> TypeGuard[Carry]:
+    """Whether it is a carry: else it is a bare state, or another node of a tree."""
+    return isinstance(node, Carry)
 
 
 class AbstractRule(eqx.Module):
@@ -120,7 +128,7 @@ class AbstractRule(eqx.Module):
         return None
 
 
-def as_rule(name: str, value: Any) -> AbstractRule:
+def as_rule(name: str, value: object) -> AbstractRule:
     """The value, if it is a credit rule; else a ValueError."""
     if isinstance(value, AbstractRule):
         return value
@@ -150,26 +158,27 @@ def over_members(function: Callable[[Any], Any], cell: NeuronCell) -> Any:
 def require_neurons(rule: AbstractRule, cell: AbstractCell) -> NeuronCell:
     """The neuron cell that a local rule needs, or a ValueError."""
     inner = dynamics(cell)
-    if not isinstance(inner, NeuronCell):
-        raise ValueError(
-            f"{type(rule).__name__} needs a NeuronCell, whose neurons are coupled only through "
-            f"a linear drive, but the cell is a {type(inner).__name__}. Use BPTT or RTRL, or "
-            "write the dynamics as a NeuronCell (init, integrate, emit)."
-        )
-    return _apart(rule, inner)
+    neurons = arguments.require(
+        inner,
+        NeuronCell,
+        f"{type(rule).__name__} needs a NeuronCell, whose neurons are coupled only through "
+        f"a linear drive, but the cell is a {type(inner).__name__}. Use BPTT or RTRL, or "
+        "write the dynamics as a NeuronCell (init, integrate, emit).",
+    )
+    return _apart(rule, neurons)
 
 
 def require_separable(rule: AbstractRule, cell: AbstractCell) -> SeparableCell:
     """The separable cell that a local rule needs, or a ValueError."""
     inner = dynamics(cell)
-    if not isinstance(inner, SeparableCell):
-        raise ValueError(
-            f"{type(rule).__name__} needs a cell whose units are coupled only through drives (a "
-            f"NeuronCell, or a SeparableCell such as GRUCell), but the cell is a "
-            f"{type(inner).__name__}. Use BPTT or RTRL, or write the dynamics as one (init, "
-            "integrate, emit)."
-        )
-    return inner
+    return arguments.require(
+        inner,
+        SeparableCell,
+        f"{type(rule).__name__} needs a cell whose units are coupled only through drives (a "
+        f"NeuronCell, or a SeparableCell such as GRUCell), but the cell is a "
+        f"{type(inner).__name__}. Use BPTT or RTRL, or write the dynamics as one (init, "
+        "integrate, emit).",
+    )
 
 
 def require_units(rule: AbstractRule, cell: AbstractCell) -> SeparableCell:
@@ -177,7 +186,7 @@ def require_units(rule: AbstractRule, cell: AbstractCell) -> SeparableCell:
     return _apart(rule, require_separable(rule, cell))
 
 
-def _apart(rule: AbstractRule, inner: Any) -> Any:
+def _apart(rule: AbstractRule, inner: Units) -> Units:
     name = type(rule).__name__
     if isinstance(inner, NeuronCell):
         check_neurons(name, inner)

@@ -2,7 +2,7 @@ from typing import ClassVar
 
 from jaxtyping import Array, PyTree
 
-from .._cell import AbstractCell, SeparableCell
+from .._cell import AbstractCell
 from .._credit import Back, Credit, Point
 from .._program._base import AbstractProgram
 from .._trace import AbstractTrace, Dense
@@ -50,7 +50,7 @@ class BPTT(AbstractSurrogateRule):
     def back(self, on: AbstractProgram, point: Point, credit: Credit, direct: PyTree) -> Back:
         """`λ = credit + direct`, then through the cell's own Jacobian."""
         cell, total = on.cell, add(credit.state, direct)
-        if not isinstance(cell, SeparableCell):
+        if not on.separable:
             (before,) = pullback(lambda s: cell.step(s, point.x), point.before)(total)
             return Back(total, Credit(before), None)
         before, drive = pullback(cell.integrate, point.before, point.drive)(total)

@@ -128,11 +128,12 @@ class EICredit(AbstractSurrogateRule):
     def check(self, cell: AbstractCell) -> None:
         """Needs an `EquilibriumCell`."""
         inner = dynamics(cell)
-        if not isinstance(inner, EquilibriumCell):
-            raise ValueError(
-                f"EICredit needs an EquilibriumCell, but the cell is a {type(inner).__name__}: for "
-                "credit over time use BPTT, or QuasiStatic on a NeuronCell."
-            )
+        arguments.require(
+            inner,
+            EquilibriumCell,
+            f"EICredit needs an EquilibriumCell, but the cell is a {type(inner).__name__}: for "
+            "credit over time use BPTT, or QuasiStatic on a NeuronCell.",
+        )
 
     def trace(self, on: AbstractProgram) -> AbstractTrace:
         """Nothing of the past is needed."""

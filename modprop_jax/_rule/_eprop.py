@@ -2,7 +2,8 @@ from typing import ClassVar
 
 from jaxtyping import Array, PyTree
 
-from .._cell import AbstractCell, NeuronCell, SeparableCell
+from .. import _arguments as arguments
+from .._cell import AbstractCell, SeparableCell
 from .._cell._separable import stopped_message
 from .._credit import Back, Credit, Point
 from .._program._base import AbstractProgram
@@ -56,7 +57,7 @@ class EProp(AbstractSurrogateRule):
         """One eligibility trace a synapse and state variable."""
         if Presynaptic.serves(on):
             return Presynaptic()
-        return PerSynapse(filter_is_local=True) if isinstance(on.cell, NeuronCell) else PerUnit()
+        return PerSynapse(filter_is_local=True) if on.neurons else PerUnit()
 
     def receives(self, on: AbstractProgram) -> bool:
         """All credit is alike."""
@@ -70,11 +71,12 @@ class EProp(AbstractSurrogateRule):
 
     def step(self, cell: SeparableCell, state: PyTree, x: Array) -> PyTree:
         """The cell's step, with the message stopped."""
-        if not isinstance(cell, SeparableCell):
-            raise ValueError(
-                "EProp needs a NeuronCell or another SeparableCell for its one-step derivative, "
-                f"but the cell is a {type(cell).__name__}. Use scan."
-            )
+        arguments.require(
+            cell,
+            SeparableCell,
+            "EProp needs a NeuronCell or another SeparableCell for its one-step derivative, "
+            f"but the cell is a {type(cell).__name__}. Use scan.",
+        )
         return cell.integrate(state, cell.drive(stopped_message(cell, state), x))
 
 

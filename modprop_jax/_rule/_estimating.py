@@ -8,8 +8,8 @@ from jaxtyping import PyTree
 from .._cell import AbstractCell
 from .._cell._emission import Plain
 from .._program._estimate import Estimate
-from .._trace._by_error import AbstractCreditTrace, AwaitingError, ByError
-from ._base import AbstractRule, Carry
+from .._trace._by_error import AbstractCreditTrace, ByError, tokens
+from ._base import AbstractRule, Carry, is_carry
 
 
 class AbstractEstimatingRule(AbstractRule):
@@ -58,4 +58,4 @@ def with_next(carry: PyTree, cotangents: list[PyTree]) -> PyTree:
 
 
 def _went_on(node: PyTree) -> bool:
-    return isinstance(node, Carry) and isinstance(node.trace, AwaitingError)
+    return is_carry(node) and bool(tokens(node.trace))

@@ -1,7 +1,8 @@
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from jaxtyping import Array, PyTree
 
+from .._cell import AbstractCell
 from .._credit import Back, Credit, Point
 from .._program._base import AbstractProgram
 from .._trace import AbstractTrace
@@ -52,6 +53,6 @@ class ReadoutOnly(AbstractSurrogateRule):
         """None."""
         return Back(None, credit, None)
 
-    def step(self, cell: Any, state: PyTree, x: Array) -> PyTree:
+    def step(self, cell: AbstractCell, state: PyTree, x: Array) -> PyTree:
         """The cell's step, without a derivative."""
         return stop(cell.step(state, x))

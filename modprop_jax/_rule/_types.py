@@ -1,25 +1,25 @@
 """Cell types, and the three block means of the type-specific rules side by side."""
 
-from typing import Any
-
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from .. import _arguments as arguments
+from .._arguments import Numbers
 from .._synapses import AbstractSynapses
 
 
 Types = tuple[int, ...] | None
 
 
-def as_types(types: Any) -> Types:
+def as_types(types: Numbers | None) -> Types:
     """Cell types as a static tuple of the integers 0 ... C - 1, each of them in use."""
     return None if types is None else arguments.cell_types("types", types)
 
 
 def mean_over_all(
-    synapses: AbstractSynapses, types: tuple[int, ...], gain: Any = 1.0, mu: Any = 1.0
+    synapses: AbstractSynapses, types: tuple[int, ...], gain: ArrayLike = 1.0, mu: ArrayLike = 1.0
 ) -> Float[Array, "C C"]:
     """Block means of gain · W · mu over all pairs of neurons, connected or not (ModProp)."""
     count = np.bincount(types)

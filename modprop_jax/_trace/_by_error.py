@@ -2,7 +2,6 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,7 +10,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 from .._credit import Point
 from .._program._base import AbstractProgram
 from .._program._reverse import stepped
-from .._tree import pullback
+from .._tree import nodes, pullback
 from ._base import AbstractCarrier
 
 
@@ -95,7 +94,7 @@ class AbstractCreditTrace(AbstractCarrier):
 
 def by_error(carry: PyTree) -> list[PyTree]:
     """The values of these traces in a carry, in order."""
-    return [node.value for node in _nodes(carry) if isinstance(node, ByError)]
+    return [node.value for node in nodes(carry, ByError)]
 
 
 def with_traces(carry: PyTree, values: list[PyTree]) -> PyTree:
@@ -110,12 +109,8 @@ def with_traces(carry: PyTree, values: list[PyTree]) -> PyTree:
 
 def tokens(carry: PyTree) -> list[Array]:
     """What the loss has to add, so that all these traces go on."""
-    return [node.token for node in _nodes(carry) if isinstance(node, AwaitingError)]
+    return [node.token for node in nodes(carry, AwaitingError)]
 
 
-def _nodes(carry: PyTree) -> list[Any]:
-    return jax.tree.leaves(carry, is_leaf=_is_node)
-
-
-def _is_node(node: Any) -> bool:
+def _is_node(node: object) -> bool:
     return isinstance(node, ByError | AwaitingError)

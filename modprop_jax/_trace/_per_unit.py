@@ -1,5 +1,3 @@
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -138,7 +136,7 @@ class PerUnit(AbstractTrace):
         return jax.tree.map(one, _kept(inner), fresh, *(value for _, value in came))
 
 
-def _kept(cell: Any, gradient: PyTree = None) -> PyTree:
+def _kept(cell: SeparableCell, gradient: PyTree = None) -> PyTree:
     """The parameters that belong to their units, those of a start that learns among them; None in
     place of the others. `gradient`: the same of a gradient of the cell.
     """

@@ -1,9 +1,7 @@
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .._cell import NeuronCell
 from .._cell._base import batch_shape
 from .._cell._claims import check_leaky
 from .._credit import Credit, Record
@@ -37,8 +35,7 @@ class Presynaptic(AbstractTrace):
     @staticmethod
     def serves(on: AbstractProgram) -> bool:
         """Whether a cell's own credit decays at one rate for all neurons, seen as it is emitted."""
-        neurons = isinstance(on.cell, NeuronCell) and not on.emission.remembers
-        return neurons and on.cell.uniform_leak
+        return on.neurons and not on.emission.remembers and on.cell.uniform_leak
 
     @property
     def _count(self) -> int:
@@ -120,7 +117,7 @@ class Presynaptic(AbstractTrace):
         steps, dtype = len(record.xs), wide(cell.dtype)
         leak, gain = jnp.asarray(cell.leak, dtype), jnp.asarray(cell.gain, dtype)
         count = self._count
-        observed = record.observed if isinstance(record.observed, jax.Array) else None
+        observed = record.observed if eqx.is_array(record.observed) else None
         each = observed is not None or record.flags is not None
         batch = record.xs.shape[1:-1] if each else ()
         if self.types is None and record.flags is None:

@@ -1,7 +1,5 @@
 """A state as one vector of rows, and credit on it."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -41,5 +39,5 @@ def credit_from_rows(rows: Float[Array, "*batch rows"], like: PyTree) -> PyTree:
     return jax.tree.map(jnp.conj, inexact(from_rows(rows, like)))
 
 
-def _parts(leaf: Any) -> list:
+def _parts(leaf: Array) -> list:
     return [leaf.real, leaf.imag] if jnp.iscomplexobj(leaf) else [leaf]

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, PyTree
 from .._cell._base import batch_shape
 from .._credit import Credit, Flags, Point, Record
 from .._flags import erase, select
-from .._inputs import drive_of, Inputs, is_none
+from .._inputs import drive_of, features, Inputs, is_none, pushed
 from .._precision import start_of
 from .._program._base import AbstractProgram
 from .._program._reverse import charge, points_of, transport
@@ -121,15 +121,15 @@ class Tape(AbstractTrace):
 
     def _kept(self, on: AbstractProgram, inputs: Array | Inputs) -> Array | Inputs:
         """What is on the tape of a segment's inputs."""
-        if not self.driven and isinstance(inputs, Inputs):
+        push = pushed(inputs)
+        if not self.driven and push is not None:
             raise ValueError(
                 f"{on.name} streams from a tape of its inputs, which has no room for "
                 f"drive=: make the rule as {on.name}({self.steps}, driven=True)."
             )
         if not self.driven:
             return inputs
-        x, push = inputs if isinstance(inputs, Inputs) else (inputs, None)
-        cell = on.cell
+        x, cell = features(inputs), on.cell
         own = jax.eval_shape(lambda x: cell.drive(cell.message(start_of(cell, x.shape[:-1])), x), x)
         silent = jax.tree.map(lambda d: jnp.zeros(d.shape, d.dtype), own)
         return Inputs(x, silent if push is None else _filled(push, silent))

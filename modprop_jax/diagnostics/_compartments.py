@@ -1,7 +1,7 @@
 """What the compartments of neurons do under a rule that predicts credit."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +72,7 @@ def compartments(
             f"{arguments.shown(carry)}."
         )
     arguments.function("loss", loss, "loss(zs) -> scalar")
-    rule: Any = rnn.rule
+    rule = rnn.rule
     if not isinstance(rule, DNI | LocalDNI) or rule.learn_jacobian is None:
         raise ValueError(
             "compartments needs a layer under LocalDNI, or DNI(jacobian='learned'), but the rule "

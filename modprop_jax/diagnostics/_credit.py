@@ -108,7 +108,7 @@ class _Probe(eqx.Module):
         return self._wide()(wide, carry, **options)
 
     def _wide(self) -> RNN:
-        def into(cell: Any) -> Any:
+        def into(cell):
             return dynamics(cell).weight_in  # pyright: ignore[reportAttributeAccessIssue]
 
         weight = into(self.cell)

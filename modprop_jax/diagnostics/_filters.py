@@ -14,7 +14,7 @@ from .._cell._base import as_cell, dynamics
 from .._precision import start_of
 from .._program._run import by_drive, run
 from .._rule import AbstractRule, ModProp
-from .._rule._base import as_rule, over_members
+from .._rule._base import as_rule, over_members, require_neurons
 from .._rule.modprop._filter import powers
 from .._tree import stop
 
@@ -34,8 +34,8 @@ def filter_taps(
     **Errors:** ValueError for another rule, or a μ that is measured and changes along a run.
     """
     n = arguments.size("n", n)
-    inner: Any = dynamics(as_cell("cell", cell))
-    given = _given(rule, cell)
+    given = _given(rule, as_cell("cell", cell))
+    inner = require_neurons(given, cell)
     taps = over_members(lambda cell: powers(given.filter(cell), n - 1), inner)
     return taps.modulated, taps.local
 
@@ -54,9 +54,7 @@ def spectral_radius(rule: AbstractRule, cell: AbstractCell) -> Float[Array, "*me
     radius = None
     rule, cell = as_rule("rule", rule), as_cell("cell", cell)
     if isinstance(rule, ModProp):
-        rule.check_fits(cell)
-        inner: Any = dynamics(cell)
-        radius = rule.radius(inner)
+        radius = rule.radius(rule.check_fits(cell))
     if radius is None:
         raise ValueError(
             "spectral_radius needs a rule whose transport the weights alone decide, as of "
@@ -133,7 +131,7 @@ def plot_filter_taps(
     return figure
 
 
-def _given(rule: Any, cell: AbstractCell) -> ModProp:
+def _given(rule: object, cell: AbstractCell) -> ModProp:
     if not isinstance(rule, ModProp) or rule.mu is None:
         raise ValueError(
             "rule must be ModProp with a mu that does not change along a run, but is "

@@ -1,7 +1,7 @@
 """The errors of a `GLECell`: a low-pass of each neuron's, that looks ahead."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -129,7 +129,7 @@ class ProspectiveErrors(AbstractCreditTrace):
         cell = on.cell
         if not cell.gamma:
             return None
-        constants: Any = tuple(layer.tau_r for layer in cell.layers)
+        constants = tuple(layer.tau_r for layer in cell.layers)
         return Nudging(constants, tuple(layer.activation for layer in cell.layers), float(cell.dt))
 
 

@@ -81,13 +81,14 @@ class GLE(AbstractEstimatingRule):
 
     def check(self, cell: AbstractCell) -> None:
         """Needs a `GLECell`."""
-        if not isinstance(cell, GLECell):
-            raise ValueError(
-                f"GLE needs a GLECell, whose neurons have prospective rates, but the cell is a "
-                f"{type(cell).__name__}: make a GLECell, or use BPTT or EProp."
-            )
-        constants = {"dt": cell.dt} | {
-            f"layers[{index}].tau_r": layer.tau_r for index, layer in enumerate(cell.layers)
+        layered = arguments.require(
+            cell,
+            GLECell,
+            f"GLE needs a GLECell, whose neurons have prospective rates, but the cell is a "
+            f"{type(cell).__name__}: make a GLECell, or use BPTT or EProp.",
+        )
+        constants = {"dt": layered.dt} | {
+            f"layers[{index}].tau_r": layer.tau_r for index, layer in enumerate(layered.layers)
         }
         trained = [name for name, value in constants.items() if jax.tree.leaves(inexact(value))]
         if trained:

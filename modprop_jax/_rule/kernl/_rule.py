@@ -12,7 +12,7 @@ from ..._precision import wide
 from .._base import require_neurons
 from .._card import Card, Named
 from .._influence import AbstractInfluenceRule
-from .._noise import as_noise, Drawn, Given
+from .._noise import as_noise, Drawn, Given, Noise
 from ..stochastic._base import require_weights
 from ._kernel import Kernel
 
@@ -101,7 +101,7 @@ class KeRNL(AbstractInfluenceRule):
         sigma: float = 1e-2,
         learn: optax.GradientTransformation = optax.adam(1e-3),
         alpha: float | None = None,
-        noise: Any = "normal",
+        noise: Noise = "normal",
         author_compat: bool = False,
     ):
         """**Arguments:**
@@ -127,7 +127,7 @@ class KeRNL(AbstractInfluenceRule):
     @property
     def needs_key(self) -> bool:
         """For the noise, unless it is given."""
-        return isinstance(self.noise, Drawn)
+        return self.noise.needs_key
 
     @property
     def by_place(self) -> bool:
@@ -153,7 +153,7 @@ class KeRNL(AbstractInfluenceRule):
 
     def check_noise(self, cell: AbstractCell, batch: tuple[int, ...] | None) -> None:
         """A ValueError if noise was given for other neurons, or another batch; None: any."""
-        if isinstance(self.noise, Given):
+        if not self.noise.needs_key:
             n = require_neurons(self, cell).hidden_size
             self.noise.check("KeRNL", type(cell).__name__, batch, n)
 

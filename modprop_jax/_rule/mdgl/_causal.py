@@ -1,12 +1,10 @@
 """The causal form of MDGL's hop: a modulator broadcast at one step meets the traces of the last."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ..._cell._emission import Leaky
+from ..._cell import NeuronCell
 from ..._credit import Back, Credit, Point, Record
 from ..._flags import erase
 from ..._precision import start_of, wide
@@ -27,9 +25,9 @@ class CausalHop(AbstractTransportRule):
     Source: Liu, Smith, Mihalas, Shea-Brown & Sümbül, PNAS 118 (2021).
     """
 
-    rule: Any
+    rule: AbstractTransportRule
 
-    def prepare(self, cell: Any) -> AbstractSynapses:
+    def prepare(self, cell: NeuronCell) -> AbstractSynapses:
         """Ŵ."""
         return self.rule.prepare(cell)
 
@@ -78,9 +76,7 @@ class Broadcast(AbstractObserver):
             return on.cell.emit(on.cell.integrate(points.before, drive))
 
         (slope,) = pullback(emitted, points.drive)(jnp.ones_like(points.drive))
-        leaks: Any = on.emission
-        leak = leaks.leak[0] if isinstance(leaks.leak, tuple) else leaks.leak
-        seen, slopes = Leaky(leak, leaks.scale).run(seen, slope, record.flags, 1)
+        seen, slopes = on.emission.first.run(seen, slope, record.flags, 1)
         fresh = None if record.flags is None else record.flags.fresh
         return broadcast(before, memories, slopes, on.weights, fresh), seen
 
@@ -94,9 +90,7 @@ def broadcast(
 
     `before`: the memory before the first step; a tuple of memories: on the first of them.
     """
-    if isinstance(memories, tuple):
-        first = broadcast(before[0], memories[0], slopes, weight, fresh)
-        return first, *memories[1:]
+    (before, *_), (first, *others) = jax.tree.leaves(before), jax.tree.leaves(memories)
 
     def run(pack):
         return pack[0][1:], ()
@@ -110,5 +104,6 @@ def broadcast(
         credit = jnp.concatenate([earlier, silent]) + jnp.concatenate([silent, error])
         return credit, None, None, None
 
-    whole = jnp.concatenate([before[None], memories])
-    return with_derivative(run, backward)((whole, *stop((slopes, weight, fresh))))
+    whole = jnp.concatenate([before[None], first])
+    first = with_derivative(run, backward)((whole, *stop((slopes, weight, fresh))))
+    return jax.tree.unflatten(jax.tree.structure(memories), [first, *others])

@@ -1,9 +1,10 @@
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import equinox as eqx
 from jaxtyping import PyTree
 
 from ... import _arguments as arguments
+from ..._arguments import Numbers
 from ..._cell import AbstractCell, NeuronCell
 from ..._cell._claims import check_apart
 from ..._credit import Back, Credit, Point
@@ -82,7 +83,9 @@ class MDGL(AbstractTransportRule):
     diffuse: bool = eqx.field(static=True)
     online: bool = eqx.field(static=True)
 
-    def __init__(self, types: Any = None, *, diffuse: bool = False, online: bool = False):
+    def __init__(
+        self, types: Numbers | None = None, *, diffuse: bool = False, online: bool = False
+    ):
         """**Arguments:**
 
         - `types`: cell type 0 ... C-1 of each neuron, or None.

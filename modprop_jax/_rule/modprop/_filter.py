@@ -1,19 +1,19 @@
 """ModProp's filter: how type-summed credit moves in a step, its taps, and whether it is stable."""
 
 import functools
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from ..._cell import computing, NeuronCell
 from ..._cell._init import radius, radius_at_most
 from ..._precision import wide, widened
 from ..._sharding import over_steps
-from ..._static import numeric
+from ..._static import Constant, numeric
 from ..._synapses._base import one_hot
 from ..._tree import each, stop
 from .._types import mean_over_all, Types
@@ -46,11 +46,11 @@ class Filter(eqx.Module):
         return crossed, summed * (leak - self.own(summed, mu)) + crossed * count
 
 
-def filter_of(mu: Any, types: Types, cell: NeuronCell) -> Filter:
+def filter_of(mu: Array | Constant, types: Types, cell: NeuronCell) -> Filter:
     """The filter of this μ, from the current weights; no gradient passes through it."""
     n, dtype = cell.hidden_size, wide(cell.dtype)
     autapses, cell = cell.autapses, stop(computing(cell).effective())
-    mu = jnp.asarray(mu if isinstance(mu, float) else numeric(mu, dtype), dtype)
+    mu = jnp.asarray(numeric(mu, dtype), dtype)
     if mu.shape not in ((), (n,)):
         mu = mu[np.asarray(types)]
     mu = jnp.broadcast_to(mu, (n,))
@@ -105,7 +105,9 @@ def filter_radius(filters: Filter) -> Float[Array, "*members"]:
 
 
 @functools.partial(jax.jit, static_argnames="limit")
-def is_stable(filters: Filter, share: Any = 1.0, *, limit: float = 1.0) -> Bool[Array, ""]:
+def is_stable(
+    filters: Filter, share: Float[ArrayLike, ""] = 1.0, *, limit: float = 1.0
+) -> Bool[Array, ""]:
     """Whether this radius is at most `limit`, of all members, with this share of κ."""
 
     def one(filters):

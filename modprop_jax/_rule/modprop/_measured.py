@@ -1,7 +1,5 @@
 """μ measured: ModProp's stand-in for the activation derivative, from the run itself."""
 
-from typing import Any
-
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
@@ -12,6 +10,7 @@ from ..._flags import entering, erase, where_valid
 from ..._precision import wide
 from ..._program._base import AbstractProgram
 from ..._sharding import over_steps
+from ..._static import constant
 from ..._tree import pullback, stop
 from .._transport import AbstractObserver
 from .._types import Types
@@ -29,9 +28,9 @@ class Measured(AbstractFiltered):
         """The mean of the activation derivative."""
         return RunningMean(self.types)
 
-    def prepare(self, cell: Any) -> Filter:
+    def prepare(self, cell: NeuronCell) -> Filter:
         """κ of μ = 1."""
-        return filter_of(1.0, self.types, cell)
+        return filter_of(constant(1.0), self.types, cell)
 
     def mu_at(self, point: Point) -> Array:
         """As observed before the step."""

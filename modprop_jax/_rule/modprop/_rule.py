@@ -1,20 +1,19 @@
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from ... import _arguments as arguments
+from ..._arguments import Numbers
 from ..._cell import AbstractCell, LeakyCell, NeuronCell
-from ..._cell._base import dynamics
 from ..._cell._claims import check_apart
 from ..._cell._separable import stopped_message
 from ..._precision import start_of
 from ..._program._transport import Transport
-from ..._static import Constant, constant
+from ..._static import Constant, constant, is_constant
 from ..._synapses import AbstractSynapses, Blocks, Dense
 from .._base import AbstractRule, over_members, require_neurons, require_types
 from .._card import Card, Named
@@ -107,7 +106,13 @@ class ModProp(AbstractRule):
     types: Types = eqx.field(static=True)
     taps: int | None = eqx.field(static=True)
 
-    def __init__(self, mu: Any | Literal["auto"], types: Any = None, *, taps: int | None = None):
+    def __init__(
+        self,
+        mu: Numbers | Constant | Literal["auto"],
+        types: Numbers | None = None,
+        *,
+        taps: int | None = None,
+    ):
         """**Arguments:**
 
         - `mu`: μ of the sending neuron: a float, one value a type (C,), or one a neuron (n,); or
@@ -116,25 +121,27 @@ class ModProp(AbstractRule):
         - `types`: cell type 0 ... C-1 of each neuron; None: cell-specific.
         - `taps`: S, steps in which credit crosses between neurons; None: no limit.
         """
-        if isinstance(mu, str) and mu != "auto":
+        measured = isinstance(mu, str)
+        given = not measured and not is_constant(mu)
+        if measured and mu != "auto":
             raise ValueError(
                 f'mu must be a number, one a type or one a neuron, or "auto", but is {mu!r}.'
             )
-        if not isinstance(mu, str | Constant) and not arguments.is_real(mu):
+        if given and not arguments.is_real(mu):
             raise ValueError(
                 'mu must be a number, one a type or one a neuron, or "auto", but is '
                 f"{arguments.shown(mu)}."
             )
-        if not isinstance(mu, str | Constant):
+        if given:
             arguments.check_range("mu", mu, arguments.FINITE)
         taps = None if taps is None else arguments.count("taps", taps)
-        if taps is not None and isinstance(mu, str):
+        if taps is not None and measured:
             raise ValueError(
                 "taps must be a number of steps, 0 or more, with a mu that is not measured, but "
                 f"taps={taps!r} came with mu={mu!r}: filters of finitely many taps do not change "
                 "in time."
             )
-        self.mu = None if isinstance(mu, str) else constant(mu)
+        self.mu = None if measured else constant(mu)
         self.types = as_types(types)
         self.taps = taps
 
@@ -160,15 +167,16 @@ class ModProp(AbstractRule):
 
     def check(self, cell: AbstractCell) -> None:
         """Needs a cell that fits, and stable transport where the weights are concrete."""
-        self.check_fits(cell)
+        inner = self.check_fits(cell)
         if self.taps is None and self.mu is not None:
-            self._check_stable(dynamics(cell))
+            self._check_stable(inner)
 
-    def check_fits(self, cell: AbstractCell) -> None:
-        """Needs a neuron cell with gain and membrane; one type a neuron; a mu that fits."""
+    def check_fits(self, cell: AbstractCell) -> NeuronCell:
+        """The dynamics, if they fit: neurons with gain and membrane, a type each, and the mu."""
         inner = require_neurons(self, cell)
         require_types(self, self.types, inner.hidden_size)
         over_members(self._check_member, inner)
+        return inner
 
     def _check_member(self, cell: NeuronCell) -> None:
         n = cell.hidden_size
@@ -192,7 +200,7 @@ class ModProp(AbstractRule):
 
     def filter(self, cell: NeuronCell) -> Filter:
         """κ and what goes with it, from the current weights."""
-        return filter_of(1.0 if self.mu is None else self.mu, self.types, cell)
+        return filter_of(constant(1.0) if self.mu is None else self.mu, self.types, cell)
 
     def radius(self, cell: NeuronCell) -> Float[Array, "*members"] | None:
         """Of Ĵ; None where μ is measured or taps end the transport."""
@@ -219,8 +227,8 @@ class ModProp(AbstractRule):
         following = cell.integrate(state, cell.drive(stopped_message(cell, state), x))
         return following + _phantom(across, own, state)
 
-    def _check_stable(self, cell: Any) -> None:
-        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((self, cell))):
+    def _check_stable(self, cell: NeuronCell) -> None:
+        if arguments.is_traced((self, cell)):
             return
         with jax.ensure_compile_time_eval():
             filters = over_members(self.filter, cell)
@@ -237,9 +245,9 @@ class ModProp(AbstractRule):
         )
 
 
-def transport_radius(rule: AbstractRule, cell: Any) -> Float[Array, "*members"] | None:
+def transport_radius(rule: AbstractRule, cell: AbstractCell) -> Float[Array, "*members"] | None:
     """Spectral radius of a rule's transport, where the weights alone decide it; else None."""
-    return rule.radius(cell) if isinstance(rule, ModProp) else None
+    return rule.radius(require_neurons(rule, cell)) if isinstance(rule, ModProp) else None
 
 
 def _check_membrane(cell: NeuronCell) -> None:

@@ -1,15 +1,16 @@
 """ModProp's transport without end: by a given μ; and what it shares with a measured one."""
 
 import abc
-from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from ..._cell import NeuronCell
 from ..._credit import Back, Credit, Point
 from ..._precision import wide
 from ..._program._base import AbstractProgram
+from ..._static import Constant
 from ..._trace import AbstractTrace, PerSynapse, Presynaptic
 from ..._tree import add, pullback
 from .._transport import AbstractTransportRule
@@ -29,7 +30,7 @@ class AbstractFiltered(AbstractTransportRule):
     def mu_at(self, point: Point) -> Array | None:
         """μ (*batch, C) by which credit crosses a step; None: it is in κ."""
 
-    def modulator(self, cell: Any, batch_shape: tuple[int, ...]) -> Array:
+    def modulator(self, cell: NeuronCell, batch_shape: tuple[int, ...]) -> Array:
         """No type-summed credit (*batch, C)."""
         count = counts(self.types, cell.hidden_size).size
         return jnp.zeros((*batch_shape, count), wide(cell.dtype))
@@ -67,10 +68,10 @@ class AbstractFiltered(AbstractTransportRule):
 class Steady(AbstractFiltered):
     """By a given μ, which is part of κ."""
 
-    mu: Any
+    mu: Array | Constant
     types: Types = eqx.field(static=True)
 
-    def prepare(self, cell: Any) -> Filter:
+    def prepare(self, cell: NeuronCell) -> Filter:
         """κ and what goes with it."""
         return filter_of(self.mu, self.types, cell)
 

@@ -1,15 +1,15 @@
 """ModProp's transport that ends: credit crosses between neurons in the last S steps alone."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from ..._cell import NeuronCell
 from ..._credit import Back, Credit, Point
 from ..._precision import wide
 from ..._program._base import AbstractProgram
+from ..._static import Constant
 from ..._trace import AbstractTrace
 from .._transport import AbstractTransportRule
 from .._types import Types
@@ -26,16 +26,16 @@ class Taps(AbstractTransportRule):
     `Credit.modulator` is young credit, and the direct credit of the last S + 1 steps, newest first.
     """
 
-    mu: Any
+    mu: Array | Constant
     types: Types = eqx.field(static=True)
     taps: int = eqx.field(static=True)
 
-    def prepare(self, cell: Any) -> tuple[Filter, Power]:
+    def prepare(self, cell: NeuronCell) -> tuple[Filter, Power]:
         """The filter and its S-th power."""
         filters = filter_of(self.mu, self.types, cell)
         return filters, jax.tree.map(lambda p: p[-1], powers(filters, self.taps))
 
-    def modulator(self, cell: Any, batch_shape: tuple[int, ...]) -> tuple[Array, Array]:
+    def modulator(self, cell: NeuronCell, batch_shape: tuple[int, ...]) -> tuple[Array, Array]:
         """Zeros."""
         n, dtype = cell.hidden_size, wide(cell.dtype)
         young = jnp.zeros((*batch_shape, n), dtype)

@@ -46,7 +46,7 @@ def coupling(cell: AbstractCell) -> Any:
 
 
 def state_entries(
-    pattern: Pattern, cell: Any, coupled: Any, before: PyTree, x: Array | Inputs
+    pattern: Pattern, cell: Any, coupled: PyTree, before: PyTree, x: Array | Inputs
 ) -> Float[Array, " entries"]:
     """J at the pattern's entries.
 

@@ -1,6 +1,5 @@
 from jaxtyping import PyTree
 
-from ..._cell import NeuronCell
 from ..._credit import Back, Credit, Point
 from ..._program._base import AbstractProgram
 from ..._trace import AbstractTrace, PerSynapse, PerUnit
@@ -27,8 +26,7 @@ class OwnUnit(AbstractTransportRule):
 
     def trace(self, on: AbstractProgram) -> AbstractTrace:
         """Those of e-prop."""
-        neurons = isinstance(on.cell, NeuronCell)
-        return PerSynapse(filter_is_local=True) if neurons else PerUnit()
+        return PerSynapse(filter_is_local=True) if on.neurons else PerUnit()
 
     def back(self, on: AbstractProgram, point: Point, credit: Credit, direct: PyTree) -> Back:
         """The own part of the cell's Jacobian."""

@@ -1,9 +1,8 @@
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import equinox as eqx
 import jax
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import PyTree
 
 from ... import _arguments as arguments
@@ -89,7 +88,7 @@ class SnAp(AbstractInfluenceRule):
         self.connectivity = None
         if like is not None:
             arrays = _constants(dynamics(as_cell("like", like)))
-            if any(isinstance(array, Tracer) for array in arrays):
+            if arguments.is_traced(arrays):
                 raise ValueError(
                     "SnAp(n, like=cell) keeps the cell's mask as a constant, but it is traced: "
                     "make the rule outside of the transformed function."
@@ -100,7 +99,7 @@ class SnAp(AbstractInfluenceRule):
         """Needs arrays that do not train to be known."""
         self._known(dynamics(cell))
 
-    def prepare(self, cell: Any) -> PyTree:
+    def prepare(self, cell: AbstractCell) -> PyTree:
         """How units act on each other's drives, where this is the same at all steps."""
         return coupling(widened(cell))
 
@@ -149,7 +148,7 @@ class SnAp(AbstractInfluenceRule):
         cell = widened(cell)
         own = _constants(cell)
         if self.connectivity is None:
-            if any(isinstance(array, Tracer) for array in own):
+            if arguments.is_traced(own):
                 raise ValueError(
                     f"SnAp({self.n}) needs to know the mask of this {type(cell).__name__}, but it "
                     "is traced: make the cell with a constant mask, the same for all members of an "
@@ -158,7 +157,7 @@ class SnAp(AbstractInfluenceRule):
             return cell
         known = [frozen.numpy() for frozen in self.connectivity]
         if [a.shape for a in own] != [a.shape for a in known] or not all(
-            isinstance(a, Tracer) or np.array_equal(a, b) for a, b in zip(own, known)
+            arguments.is_traced(a) or np.array_equal(a, b) for a, b in zip(own, known)
         ):
             raise ValueError(
                 f"SnAp({self.n}, like=cell) was made for another mask than that of this "
@@ -167,7 +166,7 @@ class SnAp(AbstractInfluenceRule):
         return _with_constants(cell, known)
 
 
-def _is_constant(leaf: Any) -> bool:
+def _is_constant(leaf: object) -> bool:
     return eqx.is_array(leaf) and not eqx.is_inexact_array(leaf)
 
 

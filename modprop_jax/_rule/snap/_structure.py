@@ -2,8 +2,8 @@
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -13,9 +13,9 @@ from jaxtyping import Array, PyTree
 
 from ..._cell import AbstractCell, SeparableCell
 from ..._precision import start_of
-from ..._static import FrozenArray
+from ..._static import FrozenArray, thawed
 from ..._trace._rows import from_rows, to_rows
-from ..._tree import inexact
+from ..._tree import inexact, is_shape
 from ._sparsity import detect, Sparse
 
 
@@ -29,7 +29,7 @@ class Dependence(NamedTuple):
 class Skeleton(NamedTuple):
     """A cell without the values of its parameters: a key to look its structure up by."""
 
-    structure: Any
+    structure: Hashable
     leaves: tuple
 
 
@@ -45,12 +45,12 @@ def skeleton(cell: AbstractCell) -> Skeleton:
     return Skeleton(structure, tuple(map(one, leaves)))
 
 
-def rows_after(cell: AbstractCell, state: PyTree, x: Any) -> Array:
+def rows_after(cell: AbstractCell, state: PyTree, x: PyTree) -> Array:
     """The rows after a step of one example."""
     return to_rows(cell.step(state, x))
 
 
-def features_of(cell: AbstractCell, state: PyTree, x: Any) -> Array:
+def features_of(cell: AbstractCell, state: PyTree, x: PyTree) -> Array:
     """The emission of one example, which does not depend on the input."""
     del x
     return cell.emit(state).reshape(-1)
@@ -85,7 +85,7 @@ def dependence(bones: Skeleton, in_size: int, function: Callable) -> Dependence:
 
         return detect([of(cell) for cell in cells], np.zeros(leaf.shape, leaf.dtype), state, x)
 
-    parameters = [leaf for leaf in bones.leaves if isinstance(leaf, jax.ShapeDtypeStruct)]
+    parameters = list(filter(is_shape, bones.leaves))
     return Dependence(
         by_state(), tuple(by_parameter(index, leaf) for index, leaf in enumerate(parameters))
     )
@@ -134,10 +134,10 @@ def _generic_cells(bones: Skeleton) -> list[AbstractCell]:
     """
 
     def value(leaf, sign):
-        if isinstance(leaf, jax.ShapeDtypeStruct):
+        if is_shape(leaf):
             values = sign * np.random.default_rng(0).uniform(0.5, 1.5, leaf.shape)
             return jnp.asarray(values, leaf.dtype)
-        return jnp.asarray(leaf.numpy()) if isinstance(leaf, FrozenArray) else leaf
+        return thawed(leaf)
 
     with jax.ensure_compile_time_eval():
         return [

@@ -19,7 +19,7 @@ from ..._trace._base import refusal
 from ..._tree import inexact
 from .._base import require_neurons
 from .._influence import AbstractInfluenceRule
-from .._noise import as_noise, Drawn, Given
+from .._noise import as_noise, Drawn, Given, Noise
 from ._rank_one import Linearised, RankOne, Tangent
 
 
@@ -34,7 +34,7 @@ class AbstractStochasticRule(AbstractInfluenceRule):
     probes: int = eqx.field(static=True)
     epsilon: float = eqx.field(static=True)
 
-    def __init__(self, noise: Any, probes: int, epsilon: float | int):
+    def __init__(self, noise: Noise, probes: int, epsilon: float | int):
         """**Arguments:** as those of the rules."""
         self.probes = arguments.size("probes", probes)
         self.epsilon = arguments.number("epsilon", epsilon, arguments.NOT_NEGATIVE)
@@ -96,7 +96,7 @@ class AbstractStochasticRule(AbstractInfluenceRule):
         self, cell: AbstractCell, emission: AbstractEmission, batch: tuple[int, ...] | None
     ) -> None:
         """A ValueError if noise was given for another cell, or another batch; None: any."""
-        if isinstance(self.noise, Given):
+        if not self.noise.needs_key:
             names = type(self).__name__, type(cell).__name__
             self.noise.check(*names, batch, self.draws(cell, emission))
 

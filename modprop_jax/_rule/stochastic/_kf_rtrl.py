@@ -1,4 +1,4 @@
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ from ..._cell import AbstractCell, NeuronCell
 from ..._cell._emission import AbstractEmission
 from ..._precision import wide
 from .._card import Card, Named
+from .._noise import Noise
 from ._base import (
     AbstractStochasticRule,
     as_weights,
@@ -72,7 +73,9 @@ class KFRTRL(AbstractStochasticRule):
         ),
     )
 
-    def __init__(self, *, noise: Any = "rademacher", probes: int = 1, epsilon: float | int = 1e-7):
+    def __init__(
+        self, *, noise: Noise = "rademacher", probes: int = 1, epsilon: float | int = 1e-7
+    ):
         """**Arguments:** those of `UORO`; k = 2 numbers a step."""
         AbstractStochasticRule.__init__(self, noise, probes, epsilon)
 
@@ -81,7 +84,7 @@ class KFRTRL(AbstractStochasticRule):
         require_weights(self, cell)
         AbstractStochasticRule.check(self, cell)
 
-    def draws(self, cell: Any, emission: AbstractEmission) -> int:
+    def draws(self, cell: NeuronCell, emission: AbstractEmission) -> int:
         """Two."""
         return 2
 

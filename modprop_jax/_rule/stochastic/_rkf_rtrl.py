@@ -1,4 +1,4 @@
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ from ..._cell import AbstractCell, NeuronCell
 from ..._cell._emission import AbstractEmission
 from ..._precision import wide
 from .._card import Card, Named
+from .._noise import Noise
 from ._base import (
     AbstractStochasticRule,
     as_weights,
@@ -69,7 +70,9 @@ class RKFRTRL(AbstractStochasticRule):
         ),
     )
 
-    def __init__(self, *, noise: Any = "rademacher", probes: int = 1, epsilon: float | int = 1e-7):
+    def __init__(
+        self, *, noise: Noise = "rademacher", probes: int = 1, epsilon: float | int = 1e-7
+    ):
         """**Arguments:** those of `UORO`; k = n numbers a step, one a neuron."""
         AbstractStochasticRule.__init__(self, noise, probes, epsilon)
 
@@ -78,7 +81,7 @@ class RKFRTRL(AbstractStochasticRule):
         require_weights(self, cell)
         AbstractStochasticRule.check(self, cell)
 
-    def draws(self, cell: Any, emission: AbstractEmission) -> int:
+    def draws(self, cell: NeuronCell, emission: AbstractEmission) -> int:
         """One a neuron."""
         return cell.hidden_size
 

@@ -1,4 +1,4 @@
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -14,7 +14,7 @@ from ..._start import pull_start
 from ..._trace._base import refusal
 from ..._tree import inexact, pullback
 from .._card import Card, Named
-from .._noise import Drawn
+from .._noise import Noise
 from ._base import AbstractStochasticRule, mix
 from ._rank_one import Linearised, Tangent
 
@@ -79,7 +79,9 @@ class UORO(AbstractStochasticRule):
         ),
     )
 
-    def __init__(self, *, noise: Any = "rademacher", probes: int = 1, epsilon: float | int = 1e-7):
+    def __init__(
+        self, *, noise: Noise = "rademacher", probes: int = 1, epsilon: float | int = 1e-7
+    ):
         """**Arguments:**
 
         - `noise`: `"rademacher"` (±1) or `"normal"`; or recorded numbers, an array (T, k) or
@@ -126,7 +128,7 @@ class UORO(AbstractStochasticRule):
 
     def of_start(self, on: AbstractProgram, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
         """`A = ν`, `B = ν ∂init/∂θ`."""
-        if not isinstance(self.noise, Drawn):
+        if not self.noise.needs_key:
             raise refusal(on)
         flat, shaped = ravel_pytree(inexact(start_of(on.cell)))
         noise = shaped(self.noise.draw(key, jnp.zeros((), jnp.int32), flat.size, flat.dtype))

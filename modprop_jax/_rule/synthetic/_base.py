@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ... import _arguments as arguments
@@ -36,7 +37,7 @@ class AbstractPredictingRule(AbstractEstimatingRule):
     refresh: int = eqx.field(static=True)
 
     @abc.abstractmethod
-    def initial(self, key: PRNGKeyArray, size: int, dtype: Any) -> Float[Array, "s f"]:
+    def initial(self, key: PRNGKeyArray, size: int, dtype: DTypeLike) -> Float[Array, "s f"]:
         """A before it has learnt, for a state of `size` numbers."""
 
     @property
@@ -67,12 +68,16 @@ def require_one_variable(rule: AbstractPredictingRule, cell: AbstractCell) -> No
         )
 
 
-def normal_rows(key: PRNGKeyArray, rows: int, columns: int, dtype: Any) -> Float[Array, "r c"]:
+def normal_rows(
+    key: PRNGKeyArray, rows: int, columns: int, dtype: DTypeLike
+) -> Float[Array, "r c"]:
     """Entries N(0, 1/columns)."""
     return jr.normal(key, (rows, columns), dtype) / jnp.sqrt(jnp.asarray(columns, dtype))
 
 
-def as_learner(labels: Any, learn: Any, squash: Any, refresh: Any) -> tuple[int, Any, Any, int]:
+def as_learner(
+    labels: object, learn: object, squash: object, refresh: object
+) -> tuple[int, Any, Any, int]:
     """The arguments that these rules share, or a ValueError."""
     return (
         arguments.count("labels", labels),

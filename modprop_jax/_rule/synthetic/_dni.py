@@ -1,8 +1,9 @@
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import equinox as eqx
 import optax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ... import _arguments as arguments
@@ -108,6 +109,6 @@ class DNI(AbstractPredictingRule):
         if self.jacobian == "learned":
             require_one_variable(self, cell)
 
-    def initial(self, key: PRNGKeyArray, size: int, dtype: Any) -> Float[Array, "s f"]:
+    def initial(self, key: PRNGKeyArray, size: int, dtype: DTypeLike) -> Float[Array, "s f"]:
         """A ~ N(0, 1 / its number of columns)."""
         return normal_rows(key, size, size + self.labels + 1, dtype)

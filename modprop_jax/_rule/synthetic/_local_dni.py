@@ -1,9 +1,10 @@
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax.numpy as jnp
 import jax.random as jr
 import optax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from ... import _arguments as arguments
@@ -111,7 +112,7 @@ class LocalDNI(AbstractPredictingRule):
         """Needs a neuron cell of one state variable."""
         require_one_variable(self, cell)
 
-    def initial(self, key: PRNGKeyArray, size: int, dtype: Any) -> Float[Array, "s f"]:
+    def initial(self, key: PRNGKeyArray, size: int, dtype: DTypeLike) -> Float[Array, "s f"]:
         """A ~ N(0, 1/n), B ~ N(0, 1/k), C = 0, side by side."""
         key_a, key_b = jr.split(key)
         parts = [normal_rows(key_a, size, size, dtype), jnp.zeros((size, 1), dtype)]
