@@ -62,8 +62,9 @@ class NeuronCell(SeparableCell):
         "For another drive (weights through a function, more terms) subclass SeparableCell.",
     )
 
-    weight_rec: Float[Array, "n n"] | AbstractSynapses
-    weight_in: Float[Array, "n m"] | AbstractSynapses
+    # arrays (n, n) and (n, m), or maps: a union would make every reader of an array tell them apart
+    weight_rec: Any
+    weight_in: Any
     bias: Float[Array, " n"] | None
     connectivity: FrozenArray | Bool[Array, "n n"] | None
     autapses: bool = eqx.field(static=True)

@@ -8,7 +8,7 @@ LAST = 10_000
 """Of what has no place of its own."""
 
 
-def _with_options(rule: Any, types: Any, **options: Any) -> Any:
+def _with_options(rule: type, types: tuple[int, ...], **options: float) -> Any:
     return rule(**options)
 
 

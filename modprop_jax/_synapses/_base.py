@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, PyTree
 
 from .._tree import inexact, pullback
@@ -56,7 +57,9 @@ class AbstractSynapses(eqx.Module):
         """The map with what decides which synapses exist already applied to its weights."""
         return self
 
-    def type_sums(self, types: Types, gain: Any = 1.0, mu: Any = 1.0) -> Float[Array, "C C"]:
+    def type_sums(
+        self, types: Types, gain: ArrayLike = 1.0, mu: ArrayLike = 1.0
+    ) -> Float[Array, "C C"]:
         """Σ gain_j W_ji mu_i over the neurons j and i of each two types [post, pre]."""
         hot = one_hot(types, self.dtype)
         received = self((hot * _column(mu, hot)).T)
@@ -126,7 +129,7 @@ class AbstractLocalSynapses(AbstractSynapses):
         return eqx.tree_at(lambda s: s.weight, nothing, weight, is_leaf=lambda x: x is None)
 
 
-def one_hot(types: Types, dtype: Any) -> Float[Array, "n C"]:
+def one_hot(types: Types, dtype: DTypeLike) -> Float[Array, "n C"]:
     """U: one row a neuron, one column a type."""
     return jnp.asarray(np.eye(max(types) + 1)[list(types)], dtype)
 
@@ -136,5 +139,5 @@ def described(synapses: PyTree) -> str:
     return f"{type(synapses).__name__} of shape {synapses.shape}"
 
 
-def _column(value: Any, like: Array) -> Array:
+def _column(value: ArrayLike, like: Array) -> Array:
     return jnp.broadcast_to(jnp.asarray(value, like.dtype), like.shape[:1])[:, None]

@@ -1,11 +1,9 @@
 """Weights that depend on the types of two neurons alone."""
 
-from typing import Any
-
 import equinox as eqx
 from jaxtyping import Array, Float
 
-from .._arguments import cell_types, parameters
+from .._arguments import cell_types, Numbers, parameters
 from ._base import AbstractSynapses, one_hot, Types
 
 
@@ -18,7 +16,7 @@ class Blocks(AbstractSynapses):
     means: Float[Array, "C C"]
     types: Types = eqx.field(static=True)
 
-    def __init__(self, means: Float[Array, "C C"], types: Any):
+    def __init__(self, means: Float[Array, "C C"], types: Numbers):
         """**Arguments:**
 
         - `means`: W between any neuron of one type and any of another; they train.

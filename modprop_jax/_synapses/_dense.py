@@ -1,7 +1,5 @@
 """Every neuron's weights from every other, as a matrix."""
 
-from typing import Any
-
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -99,12 +97,12 @@ def groups(types: Types) -> list[np.ndarray | slice]:
     return [slice(g[0], g[-1] + 1) if g[-1] - g[0] + 1 == g.size else g for g in found]
 
 
-def as_synapses(weights: Any) -> AbstractSynapses:
+def as_synapses(weights: Array | AbstractSynapses) -> AbstractSynapses:
     """A map as it is, a matrix as `Dense`."""
     return weights if isinstance(weights, AbstractSynapses) else Dense(weights)
 
 
-def as_map(name: str, value: Any, shape: tuple[int, int]) -> AbstractSynapses:
+def as_map(name: str, value: object, shape: tuple[int, int]) -> AbstractSynapses:
     """The value, if it is a linear map of this shape [post, pre]; else a ValueError."""
     if not isinstance(value, AbstractSynapses):
         raise ValueError(

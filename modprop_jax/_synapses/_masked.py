@@ -1,13 +1,11 @@
 """Which synapses exist: the one place that says so."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from .._arguments import parameters
+from .._arguments import Numbers, parameters
 from .._static import FrozenArray
 from ._base import AbstractSynapses, Types
 from ._dense import Dense
@@ -23,7 +21,7 @@ class Masked(AbstractSynapses):
     weight: Float[Array, "post pre"]
     exists: FrozenArray | Bool[Array, "post pre"]
 
-    def __init__(self, weight: Float[Array, "post pre"], exists: Any):
+    def __init__(self, weight: Float[Array, "post pre"], exists: Numbers | FrozenArray):
         """**Arguments:**
 
         - `weight`: (post, pre); it trains.
@@ -75,7 +73,7 @@ def without_autapses(n: int) -> Bool[np.ndarray, "n n"]:
     return ~np.eye(n, dtype=bool)
 
 
-def _frozen(exists: Any) -> FrozenArray:
+def _frozen(exists: Numbers) -> FrozenArray:
     try:
         return FrozenArray(np.asarray(exists))
     except ValueError as error:

@@ -1,7 +1,5 @@
 """Whether a map is one: a trial on a few numbers, where a cell takes it."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,7 +32,7 @@ def fault(synapses: AbstractSynapses) -> str | None:
     )
 
 
-def _of_call(synapses: AbstractSynapses, pre: tuple, post: tuple, dtype: Any) -> str | None:
+def _of_call(synapses: AbstractSynapses, pre: tuple, post: tuple, dtype: np.dtype) -> str | None:
     try:
         made = jax.eval_shape(synapses, jax.ShapeDtypeStruct(pre, dtype))
     except Exception as error:  # a map of the user's may raise anything
@@ -44,7 +42,7 @@ def _of_call(synapses: AbstractSynapses, pre: tuple, post: tuple, dtype: Any) ->
     return None
 
 
-def _of_back(synapses: AbstractSynapses, post: tuple, pre: tuple, dtype: Any) -> str | None:
+def _of_back(synapses: AbstractSynapses, post: tuple, pre: tuple, dtype: np.dtype) -> str | None:
     """By default the transpose, which only what is linear has."""
     try:
         made = jax.eval_shape(synapses.back, jax.ShapeDtypeStruct(post, dtype))
@@ -55,7 +53,7 @@ def _of_back(synapses: AbstractSynapses, post: tuple, pre: tuple, dtype: Any) ->
     return None
 
 
-def _of_numbers(synapses: AbstractSynapses, pre: tuple, post: tuple, dtype: Any) -> str | None:
+def _of_numbers(synapses: AbstractSynapses, pre: tuple, post: tuple, dtype: np.dtype) -> str | None:
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(synapses)):
         return None
     rng = np.random.default_rng(0)

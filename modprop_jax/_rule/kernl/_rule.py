@@ -17,7 +17,9 @@ from ..stochastic._base import require_weights
 from ._kernel import Kernel
 
 
-def _build(rule: Any, types: Any, rate: float | None = None, **options: Any) -> Any:
+def _build(
+    rule: type["KeRNL"], types: tuple[int, ...], rate: float | None = None, **options: float
+) -> "KeRNL":
     return rule(**options) if rate is None else rule(learn=optax.sgd(rate), **options)
 
 

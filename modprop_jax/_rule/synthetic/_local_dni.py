@@ -14,8 +14,12 @@ from ._base import AbstractPredictingRule, as_learner, normal_rows, require_one_
 
 
 def _build(
-    rule: Any, types: Any, rate: float = 0.01, jacobian_rate: float = 0.01, **options: Any
-) -> Any:
+    rule: type["LocalDNI"],
+    types: tuple[int, ...],
+    rate: float = 0.01,
+    jacobian_rate: float = 0.01,
+    **options: int,
+) -> "LocalDNI":
     return rule(learn=optax.sgd(rate), learn_jacobian=optax.sgd(jacobian_rate), **options)
 
 
