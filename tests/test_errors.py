@@ -130,7 +130,7 @@ def test_mu_for_each_type_needs_types():
 
 def test_mu_that_is_a_word(without_type_checks):
     with pytest.raises(ValueError, match="mu must be a number.*but is 'large'"):
-        mpj.ModProp("large")
+        mpj.ModProp("large")  # pyright: ignore[reportArgumentType]
 
 
 def test_diffuse_needs_types():

@@ -1,5 +1,7 @@
 """ModProp beyond its table rows: taps, measured μ, stability, and the filters themselves."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -269,8 +271,9 @@ def test_plot_of_the_taps_shows_each_pair_of_types():
         mpj.plot_filter_taps(rule, cell("leaky"), names=["one"])
 
 
+WORD: Any = "automatic"
 WRONG = [
-    (lambda: mpj.ModProp("automatic"), "or \"auto\", but is 'automatic'"),
+    (lambda: mpj.ModProp(WORD), "or \"auto\", but is 'automatic'"),
     (lambda: mpj.ModProp("auto", taps=3), "taps must be a number of steps"),
     (lambda: mpj.ModProp(0.5, taps=-1), "taps must be a whole number of at least 0, but is -1"),
     (lambda: mpj.ModProp(0.5, taps=3).check(inner("rate")), "needs a LeakyCell with one tau"),

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -18,7 +19,10 @@ from ._kernel import Kernel
 
 
 def _build(
-    rule: type["KeRNL"], types: tuple[int, ...], rate: float | None = None, **options: float
+    rule: Callable[..., "KeRNL"],
+    types: tuple[int, ...],
+    rate: float | None = None,
+    **options: float,
 ) -> "KeRNL":
     return rule(**options) if rate is None else rule(learn=optax.sgd(rate), **options)
 

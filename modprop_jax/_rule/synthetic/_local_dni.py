@@ -14,7 +14,7 @@ from ._base import AbstractPredictingRule, as_learner, normal_rows, require_one_
 
 
 def _build(
-    rule: type["LocalDNI"],
+    rule: Callable[..., "LocalDNI"],
     types: tuple[int, ...],
     rate: float = 0.01,
     jacobian_rate: float = 0.01,
