@@ -36,10 +36,13 @@ from ._rate_cost import rate_cost as rate_cost
 from ._readout import Readout as Readout
 from ._rnn import RNN as RNN
 from ._rule import (
+    AbstractEstimatingRule as AbstractEstimatingRule,
+    AbstractInfluenceRule as AbstractInfluenceRule,
     AbstractRule as AbstractRule,
+    AbstractSurrogateRule as AbstractSurrogateRule,
+    AbstractTransportRule as AbstractTransportRule,
     BPTT as BPTT,
     Card as Card,
-    cards as cards,
     Carry as Carry,
     DiagonalRTRL as DiagonalRTRL,
     DNI as DNI,
@@ -58,11 +61,18 @@ from ._rule import (
     RKFRTRL as RKFRTRL,
     RTRL as RTRL,
     SnAp as SnAp,
-    taxonomy as taxonomy,
     ThreeFactor as ThreeFactor,
     UORO as UORO,
 )
 from ._scan import scan as scan
+from ._synapses import (
+    AbstractLocalSynapses as AbstractLocalSynapses,
+    AbstractSynapses as AbstractSynapses,
+    Blocks as Blocks,
+    Dense as Dense,
+    Masked as Masked,
+)
+from ._taxonomy import cards as cards, taxonomy as taxonomy
 from .diagnostics import (
     Alignment as Alignment,
     alignment as alignment,

@@ -9,25 +9,35 @@ import math
 import reprlib
 import types
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 import optax
 from jax.core import Tracer
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import PyTree
+
+
+Numbers = ArrayLike | Sequence[ArrayLike] | Sequence[Sequence[ArrayLike]]
+"""Numbers as they are given: one, an array, JAX's or NumPy's, or nested sequences."""
+
+
+Kinds = type | types.UnionType | tuple[type, ...]
 
 
 class Range(NamedTuple):
     """Values that an argument may have, an interval: in words, and by its ends."""
 
     words: str
-    low: Any = -math.inf
-    high: Any = math.inf
+    low: float | int | jax.Array = -math.inf
+    high: float | int | jax.Array = math.inf
     with_low: bool = False
     with_high: bool = False
 
-    def holds(self, value: Any) -> Any:
+    def holds(self, value: np.ndarray | jax.Array) -> Any:
         """Whether each entry of an array, which may be traced, is inside; NaN never is."""
         above = value >= self.low if self.with_low else value > self.low
         return above & (value <= self.high if self.with_high else value < self.high)
@@ -45,44 +55,44 @@ POSITIVE_FRACTION = Range("in (0, 1]", 0, 1, with_high=True)
 BELOW_ONE = Range("in [0, 1)", 0, 1, with_low=True)
 
 
-def size(name: str, value: Any) -> int:
+def size(name: str, value: object) -> int:
     """A whole number, 1 or more."""
     return whole(name, value, 1)
 
 
-def count(name: str, value: Any) -> int:
+def count(name: str, value: object) -> int:
     """A whole number, 0 or more."""
     return whole(name, value, 0)
 
 
-def whole(name: str, value: Any, least: int | None = None) -> int:
+def whole(name: str, value: object, least: int | None = None) -> int:
     """A whole number; no bool, no float, no array."""
-    known = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not known or (least is not None and value < least):
-        bound = "" if least is None else f" of at least {least}"
-        raise ValueError(f"{name} must be a whole number{bound}, but is {shown(value)}.")
-    return int(value)
+    if isinstance(value, int | np.integer) and type(value) is not bool:
+        if least is None or value >= least:
+            return int(value)
+    bound = "" if least is None else f" of at least {least}"
+    raise ValueError(f"{name} must be a whole number{bound}, but is {shown(value)}.")
 
 
-def sizes(**values: Any) -> None:
+def sizes(**values: object) -> None:
     """Check whole numbers, 1 or more."""
     for name, value in values.items():
         size(name, value)
 
 
-def counts(**values: Any) -> None:
+def counts(**values: object) -> None:
     """Check whole numbers, 0 or more."""
     for name, value in values.items():
         count(name, value)
 
 
-def amounts(**values: Any) -> None:
+def amounts(**values: object) -> None:
     """Check finite numbers, which may be traced."""
     for name, value in values.items():
         amount(name, value)
 
 
-def number(name: str, value: Any, within: Range = FINITE) -> float:
+def number(name: str, value: object, within: Range = FINITE) -> float:
     """A number that is part of the structure: it does not train, and can't be traced."""
     if isinstance(value, jax.Array):
         raise ValueError(
@@ -92,7 +102,7 @@ def number(name: str, value: Any, within: Range = FINITE) -> float:
     return float(amount(name, value, within))
 
 
-def amount(name: str, value: Any, within: Range = FINITE) -> Any:
+def amount(name: str, value: object, within: Range = FINITE) -> Any:
     """A number, also as an array of no axes; what is traced can't be checked."""
     if not is_real(value) or np.shape(value) != ():
         raise ValueError(f"{name} must be a number that is {within.words}, but is {shown(value)}.")
@@ -100,9 +110,9 @@ def amount(name: str, value: Any, within: Range = FINITE) -> Any:
     return value
 
 
-def check_range(name: str, value: Any, within: Range) -> None:
+def check_range(name: str, value: object, within: Range) -> None:
     """A ValueError unless all entries of what is no tracer are in the range."""
-    if isinstance(value, Tracer):
+    if is_traced(value):
         return
     entries = np.asarray(value)
     ok = np.asarray(within.holds(entries))
@@ -111,7 +121,12 @@ def check_range(name: str, value: Any, within: Range) -> None:
         raise ValueError(f"{name} must be {within.words}, but {verb} {entries[~ok].ravel()[0]}.")
 
 
-def is_real(value: Any) -> bool:
+def is_traced(tree: PyTree) -> bool:
+    """Whether it is, or holds, an array whose value is not known yet."""
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def is_real(value: object) -> TypeGuard[npt.ArrayLike]:
     """Whether it is a real number, or holds nothing else; a bool is none."""
     if isinstance(value, jax.Array):
         return jnp.issubdtype(value.dtype, jnp.number) and not jnp.iscomplexobj(value)
@@ -122,14 +137,30 @@ def is_real(value: Any) -> bool:
     return kind in "iuf"
 
 
-def boolean(name: str, value: Any) -> bool:
+def boolean(name: str, value: object) -> bool:
     """True or False."""
-    if not isinstance(value, bool | np.bool_):
-        raise ValueError(f"{name} must be True or False, but is {shown(value)}.")
-    return bool(value)
+    return bool(instance(name, value, bool | np.bool_, "True or False"))
 
 
-def choice(name: str, value: Any, choices: Sequence[str]) -> Any:
+def instance(name: str, value: object, kinds: Kinds, words: str) -> Any:
+    """The value, if it is of one of these kinds."""
+    return require(value, kinds, f"{name} must be {words}, but is {shown(value)}.")
+
+
+def require(value: object, kinds: Kinds, refusal: str) -> Any:
+    """As `instance`, with words of one's own."""
+    if not isinstance(value, kinds):
+        raise ValueError(refusal)
+    return value
+
+
+def entries(value: Sequence, least: int, words: str) -> None:
+    """A ValueError unless it is a list or tuple of so many entries at least."""
+    if not isinstance(value, list | tuple) or len(value) < least:
+        raise ValueError(f"{words}, but is {shown(value)}.")
+
+
+def choice(name: str, value: object, choices: Sequence[str]) -> Any:
     """One of these words."""
     if not isinstance(value, str) or value not in choices:
         words = [f'"{word}"' for word in choices]
@@ -138,16 +169,14 @@ def choice(name: str, value: Any, choices: Sequence[str]) -> Any:
     return value
 
 
-def key(name: str, value: Any) -> Any:
+def key(name: str, value: object) -> Any:
     """One PRNG key, typed or raw, also traced."""
-    is_array = isinstance(value, jax.Array | np.ndarray)
-    typed = is_array and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
-    axes = 0 if typed else 1
-    if not is_array or not (typed or value.dtype == jnp.uint32):
+    typed = is_array(value) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+    if not is_array(value) or not (typed or value.dtype == jnp.uint32):
         raise ValueError(
             f"{name} must be a PRNG key such as jax.random.key(0), but is {shown(value)}."
         )
-    if value.ndim != axes:
+    if value.ndim != (0 if typed else 1):
         raise ValueError(
             f"{name} must be one PRNG key such as jax.random.key(0), but is an array of shape "
             f"{value.shape}: take one of them, or use jax.vmap."
@@ -155,7 +184,7 @@ def key(name: str, value: Any) -> Any:
     return value
 
 
-def dtype(name: str, value: Any, *, real: bool = True) -> Any:
+def dtype(name: str, value: DTypeLike | None, *, real: bool = True) -> np.dtype:
     """A dtype of floats (or of complex numbers, unless `real`); the JAX default if None."""
     if value is None:
         return jnp.result_type(float)
@@ -172,22 +201,50 @@ def dtype(name: str, value: Any, *, real: bool = True) -> Any:
     return found
 
 
-def floats(name: str, value: Any) -> jax.Array:
+def floats(name: str, value: object) -> jax.Array:
     """An array of real floats, which has a derivative."""
-    is_array = isinstance(value, jax.Array | np.ndarray | float)
-    if not is_array or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+    real = isinstance(value, jax.Array | np.ndarray | float)
+    if not real or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
         raise ValueError(f"{name} must be an array of floats, but is {shown(value)}.")
     return jnp.asarray(value)
 
 
-def array(name: str, value: Any, what: str) -> Any:
-    """An array; `what` says of what."""
-    if not isinstance(value, jax.Array | np.ndarray):
-        raise ValueError(f"{name} must be an array, {what}, but is {shown(value)}.")
+def parameters(name: str, value: object, axes: int) -> Any:
+    """A `jax.Array` of floats, which trains, with so many axes (more in an ensemble)."""
+    known = isinstance(value, jax.Array | jax.ShapeDtypeStruct)
+    if not known or value.ndim < axes or not jnp.issubdtype(value.dtype, jnp.inexact):
+        hint = ": make it one with jax.numpy.asarray" if isinstance(value, np.ndarray) else ""
+        raise ValueError(
+            f"{name} must be a jax.Array of floats with {axes} axes, as it trains, but is "
+            f"{shown(value)}{hint}."
+        )
     return value
 
 
-def sequences(**values: Any) -> None:
+def cell_types(name: str, value: object) -> tuple[int, ...]:
+    """Cell types as a static tuple of the integers 0 ... C - 1, each of them in use."""
+    known = is_real(value) and not is_traced(value)
+    found = np.asarray(value) if known else np.zeros(0)
+    if found.ndim != 1 or found.size == 0 or found.dtype.kind not in "iu":
+        came = f"{found.dtype} of shape {found.shape}" if known else shown(value)
+        raise ValueError(
+            f"{name} must be a vector with one integer cell type a neuron, but is {came}."
+        )
+    numbers = np.unique(found)
+    if not np.array_equal(numbers, np.arange(numbers.size)):
+        raise ValueError(
+            f"{name} must number the cell types 0, 1, ... without gaps, but holds "
+            f"{numbers.tolist()}."
+        )
+    return tuple(int(t) for t in found)
+
+
+def array(name: str, value: object, what: str) -> Any:
+    """An array; `what` says of what."""
+    return instance(name, value, jax.Array | np.ndarray, f"an array, {what}")
+
+
+def sequences(**values: PyTree) -> None:
     """Check pytrees of arrays (T, ...), each with at least one."""
     for name, value in values.items():
         leaves = jax.tree.leaves(value)
@@ -198,38 +255,38 @@ def sequences(**values: Any) -> None:
                 raise ValueError(f"{name} must hold arrays (T, ...), but one has no axes.")
 
 
-def as_labels(name: str, value: Any, shape: tuple[int, ...]) -> Any:
+def as_labels(name: str, value: object, shape: tuple[int, ...]) -> Any:
     """An array of integers of this shape."""
-    array(name, value, f"integers of shape {shape}")
-    if value.shape != shape or not jnp.issubdtype(value.dtype, jnp.integer):
+    labels = array(name, value, f"integers of shape {shape}")
+    if labels.shape != shape or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(
-            f"{name} must hold integers of shape {shape}, but is {value.dtype} of shape "
-            f"{value.shape}."
+            f"{name} must hold integers of shape {shape}, but is {labels.dtype} of shape "
+            f"{labels.shape}."
         )
-    return value
+    return labels
 
 
-def function(name: str, value: Any, what: str) -> Any:
+def is_function(value: object) -> TypeGuard[Callable]:
+    """Whether it is something to call; a class is not."""
+    return callable(value) and not isinstance(value, type)
+
+
+def function(name: str, value: object, what: str) -> Any:
     """Something to call; `what` says as what."""
-    if not callable(value) or isinstance(value, type):
+    if not is_function(value):
         raise ValueError(f"{name} must be a function, {what}, but is {shown(value)}.")
     return value
 
 
-def transformation(name: str, value: Any) -> optax.GradientTransformation:
+def transformation(name: str, value: object) -> optax.GradientTransformation:
     """An optax transformation."""
-    if not isinstance(value, optax.GradientTransformation):
-        raise ValueError(
-            f"{name} must be an optax transformation such as optax.sgd(0.05), but is "
-            f"{shown(value)}."
-        )
-    return value
+    words = "an optax transformation such as optax.sgd(0.05)"
+    return instance(name, value, optax.GradientTransformation, words)
 
 
-def signs(name: str, value: Any, n: int | None = None) -> tuple[int, ...]:
+def signs(name: str, value: object, n: int | None = None) -> tuple[int, ...]:
     """+1 or -1 for each presynaptic neuron, exactly."""
-    static = not isinstance(value, Tracer) and is_real(value)
-    found = np.asarray(value) if static else None
+    found = np.asarray(value) if is_real(value) and not is_traced(value) else None
     if found is None or found.ndim != 1 or not found.size or not np.isin(found, (-1, 1)).all():
         raise ValueError(
             f"{name} must hold +1 or -1 for each presynaptic neuron, but is {shown(value)}."
@@ -241,16 +298,16 @@ def signs(name: str, value: Any, n: int | None = None) -> tuple[int, ...]:
     return tuple(map(int, found))
 
 
-def elementwise(name: str, value: Any, n: int | None = None) -> Callable:
+def elementwise(name: str, value: object, n: int | None = None) -> Callable:
     """A function that acts on each entry alone: one of arrays that it holds would never learn.
 
     `n`: the number of neurons, for a function that has a constant for each.
     """
-    if not callable(value) or isinstance(value, type):
+    if not is_function(value):
         raise ValueError(
             f"{name} must be an elementwise function such as jax.numpy.tanh, but is {shown(value)}."
         )
-    if any(isinstance(leaf, jax.Array | np.ndarray) for leaf in _held(value)):
+    if any(map(is_array, _held(value))):
         raise ValueError(
             f"{name} holds arrays ({type(value).__name__}), but it is part of a cell's structure, "
             "so that they would never learn: write a NeuronCell of your own with them as fields "
@@ -274,11 +331,16 @@ def elementwise(name: str, value: Any, n: int | None = None) -> Callable:
     return value
 
 
-def shown(value: Any) -> str:
+def is_array(value: object) -> TypeGuard[jax.Array | np.ndarray]:
+    """Whether it is an array, JAX's or NumPy's."""
+    return isinstance(value, jax.Array | np.ndarray)
+
+
+def shown(value: object) -> str:
     """A value in a message: short, whatever it is."""
     if isinstance(value, Tracer):
         return f"a traced array of shape {value.shape} and dtype {value.dtype}"
-    if isinstance(value, jax.Array | np.ndarray) and value.size > 6:
+    if is_array(value) and value.size > 6:
         return f"an array of shape {value.shape} and dtype {value.dtype}"
     if isinstance(value, type):
         return f"the class {value.__name__}, not an instance"
@@ -287,7 +349,7 @@ def shown(value: Any) -> str:
     return short.repr(value)
 
 
-def _held(value: Any) -> list:
+def _held(value: object) -> list:
     """What a module, or a partial function, holds."""
     if isinstance(value, functools.partial):
         inside = (value.args, value.keywords)
@@ -319,7 +381,7 @@ def _fault(function: Callable, n: int) -> str | None:
             one, two = (function(jnp.asarray(v, jnp.result_type(float))) for v in (some, other))
     except Exception as error:  # a function of the user's may raise anything
         return f"raised {type(error).__name__} on a vector: {error}"
-    if isinstance(one, Tracer):
+    if is_traced(one):
         return "closes over a traced array, which would get no gradient"
     if not isinstance(one, jax.Array) or one.shape != (n,):
         return f"made {shown(one)} of a vector of shape {(n,)}"

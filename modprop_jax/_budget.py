@@ -1,33 +1,19 @@
 """How many steps to take at once, from sizes and a memory budget."""
 
 import math
-from typing import Any
 
 import jax
 from jaxtyping import PyTree
 
-from ._rule import Carry
+from ._rule._base import is_carry
 from ._tree import inexact
 
-
-# Numbers an operand of a chunk may have, and the fewest and most steps of a chunk. Measured on CPU:
-# half a megabyte of float32, so that several operands stay in cache; at n = 32, 128, 256, 8 to 32
-# steps take the same time, and beyond that it grows by up to a third. On accelerators a step is a
-# kernel launch and the weight gradient a matmul that wants to be large; not measured.
-_CHUNK = {"cpu": (2**17, 8, 32)}
-_CHUNK_ELSEWHERE = (2**22, 32, 256)
 
 # Bytes of a segment's states, drives, emissions and their cotangents. Measured on CPU with streamed
 # ModProp: 4 MB, which is 202, 60 and 30 steps at n = 32, 128, 256, is within a tenth of the best
 # of 1 to 256 steps; 8 steps take a fifth to three fifths longer. Elsewhere not measured.
 _MEMORY = {"cpu": 2**22}
 _MEMORY_ELSEWHERE = 2**26
-
-
-def auto_chunk(batch: int, width: int) -> int:
-    """Steps whose weight gradient is one matmul, for B examples of n neurons."""
-    numbers, fewest, most = _CHUNK.get(jax.default_backend(), _CHUNK_ELSEWHERE)
-    return min(max(numbers // max(batch * width, 1), fewest), most)
 
 
 def auto_segment(carry: PyTree, seen: PyTree, steps: int, memory: int | None) -> int:
@@ -49,12 +35,8 @@ def auto_checkpoint(steps: int) -> int:
 
 def _states(carry: PyTree) -> PyTree:
     """The states in a carry, without the traces of the past."""
-    nodes = jax.tree.leaves(carry, is_leaf=_is_carry)
-    return inexact([node.state if _is_carry(node) else node for node in nodes])
-
-
-def _is_carry(node: Any) -> bool:
-    return isinstance(node, Carry)
+    nodes = jax.tree.leaves(carry, is_leaf=is_carry)
+    return inexact([node.state if is_carry(node) else node for node in nodes])
 
 
 def _bytes(tree: PyTree) -> int:

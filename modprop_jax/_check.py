@@ -1,32 +1,32 @@
 """What can be seen at trace time and is wrong: one ValueError that says what came and the fix."""
 
 import contextlib
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
+from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
 from . import _arguments as arguments
-from ._cell import AbstractCell, computing, Filtered, NeuronCell, SeparableCell
-from ._cell._base import as_cell
+from ._cell import AbstractCell, computing, NeuronCell, SeparableCell
+from ._cell._base import as_cell, dynamics, is_cell
 from ._cell._claims import check_claims, check_examples
 from ._cell._gated import GatedCell
-from ._cell._inputs import features, is_none
+from ._inputs import features, is_none
 from ._precision import start_of, wide, widened
-from ._reverse import inner_cell
-from ._rule import AbstractCreditRule, AbstractForwardRule, AbstractRule, BPTT, Carry
-from ._rule._base import as_rule, require_real
+from ._program._base import AbstractProgram
+from ._program._estimate import Estimate
+from ._rule import AbstractRule, BPTT, Carry
+from ._rule._base import as_rule, is_carry, require_real
 from ._sharding import varying
 from ._start import names_read, start_learns
-from ._trace._advanced import Advanced, Pending
+from ._trace._by_error import by_error, tokens
 from ._tree import inexact
 
 
-def as_inputs(xs: Array, dtype: Any) -> Array:
+def as_inputs(xs: Array, dtype: np.dtype) -> Array:
     """Inputs in the dtype that the cell computes in, or a ValueError."""
     if not _means(xs.dtype, dtype):
         fix = f"cast the inputs with xs.astype({dtype})"
@@ -37,7 +37,12 @@ def as_inputs(xs: Array, dtype: Any) -> Array:
 
 
 def check_scan(
-    cell: Any, carry: PyTree, xs: Array, rule: Any, chunk: int | None, unroll: Any
+    cell: AbstractCell,
+    carry: PyTree,
+    xs: Array,
+    rule: AbstractRule,
+    chunk: int | None,
+    unroll: int,
 ) -> Array:
     """The inputs, in the dtype to compute in; a ValueError if a call of `scan` can't be served."""
     as_cell("cell", cell)
@@ -45,16 +50,16 @@ def check_scan(
     if chunk is not None:
         arguments.size("chunk", chunk)
     arguments.size("unroll", unroll)
-    state = carry.state if isinstance(carry, Carry) else carry
+    state = carry.state if is_carry(carry) else carry
     require_real(rule, cell, state)
-    _check_single(inner_cell(cell))
+    _check_single(dynamics(cell))
     rule.check(cell)
     xs = as_inputs(xs, _check_shapes(cell, state, xs))
-    check_claims(inner_cell(cell))
+    check_claims(dynamics(cell))
     if not isinstance(rule, BPTT) and features(xs).ndim > 2:
-        check_examples(inner_cell(cell), features(xs).shape[-1])
+        check_examples(dynamics(cell), features(xs).shape[-1])
     _check_closure(computing(cell), widened(state), xs)
-    if isinstance(carry, Carry):
+    if is_carry(carry):
         check_carry(cell, carry, rule)
     elif rule.needs_key:
         raise ValueError(
@@ -67,7 +72,7 @@ def check_scan(
 def _check_single(cell: AbstractCell) -> None:
     weights = {NeuronCell: "weight_rec", GatedCell: "weight_hh"}
     for kind, name in weights.items():
-        if isinstance(cell, kind) and getattr(cell, name).ndim != 2:
+        if isinstance(cell, kind) and len(getattr(cell, name).shape) != 2:
             raise ValueError(
                 f"scan runs one {type(cell).__name__}, but {name} has the shape "
                 f"{getattr(cell, name).shape}, of an ensemble or of a stack of layers: call it as "
@@ -75,34 +80,34 @@ def _check_single(cell: AbstractCell) -> None:
             )
 
 
-def check_early(rule: AbstractRule, cell: Any) -> None:
+def check_early(rule: AbstractRule, cell: object) -> None:
     """The rule's check of a cell that may not have its weights yet; `scan` repeats it.
 
     None, booleans, shapes or shared nodes may stand for arrays until the loss puts these in: the
     weights are no arrays then, or attributes are missing that are asked for.
     """
-    if not isinstance(cell, AbstractCell):
+    if not is_cell(cell):
         return
-    inner: Any = inner_cell(cell)
-    names = inner.matmul_parameters if isinstance(inner, SeparableCell) else ()
-    if isinstance(inner, AbstractCell) and all(eqx.is_array(getattr(inner, n)) for n in names):
+    inner = dynamics(cell)
+    if is_cell(inner) and all(eqx.is_array(getattr(inner, n)) for n in inner.matmul_parameters):
         with contextlib.suppress(AttributeError, TypeError):
             rule.check(cell)
 
 
-def check_drive(cell: AbstractCell, xs: Any, drive: PyTree) -> PyTree:
+def check_drive(cell: AbstractCell, xs: Array, drive: PyTree) -> PyTree:
     """The drive, in the cell's dtype; a ValueError unless it is shaped as what units receive."""
     if drive is None:
         return None
-    inner = inner_cell(cell)
+    inner = dynamics(cell)
     name = type(inner).__name__
-    if not isinstance(inner, SeparableCell):
-        raise ValueError(
-            f"drive= is added to what the units of a NeuronCell (or another SeparableCell) "
-            f"receive, but a {name} has no drive: make it more features of xs, which its step adds."
-        )
+    units = arguments.require(
+        inner,
+        SeparableCell,
+        f"drive= is added to what the units of a NeuronCell (or another SeparableCell) "
+        f"receive, but a {name} has no drive: make it more features of xs, which its step adds.",
+    )
     own = jax.eval_shape(
-        lambda x: inner.drive(inner.message(start_of(inner, x.shape[:-1])), x), xs[0]
+        lambda x: units.drive(units.message(start_of(units, x.shape[:-1])), x), xs[0]
     )
     want = jax.tree.map(lambda d: jax.ShapeDtypeStruct((len(xs), *d.shape), d.dtype), own)
     drive = _by_name(want, drive)
@@ -120,21 +125,38 @@ def check_drive(cell: AbstractCell, xs: Any, drive: PyTree) -> PyTree:
     )
 
 
-def check_mapped(rule: AbstractRule, trace: Any, axes: frozenset[str]) -> None:
-    """A ValueError if examples are split over devices, whose weights are the same, by the axes of a
-    `jax.shard_map`, and the trace learns from all of them."""
-    if trace is not None and not trace.by_example and axes:
+def check_program(program: AbstractProgram, cell: AbstractCell) -> None:
+    """A ValueError where the start learns, but the rule has no credit for it.
+
+    Of what streams, the trace has said so when the carry was made.
+    """
+    inner = dynamics(cell)
+    if not program.credits_start and start_learns(inner):
         raise ValueError(
-            f"{type(rule).__name__} learns from all examples of a batch, but in jax.shard_map a "
+            f"{type(inner).__name__}.init reads {names_read(inner)}, which trains, but "
+            f"{program.name} has no credit for the start: use BPTT, RTRL or EProp, or "
+            "stop_gradient it in init."
+        )
+
+
+def check_mapped(program: AbstractProgram, came: tuple[PyTree, ...], axes: frozenset[str]) -> None:
+    """A ValueError where the axes of a `jax.shard_map` split examples over devices, whose weights
+    are the same, and the trace learns from all of them; or where JAX would sum its next value.
+
+    `came`: cell, rule, carry and steps, as they came.
+    """
+    cell, _, carry, _ = came
+    if not axes or program.trace is None:
+        return
+    if not program.trace.by_example and axes - varying(cell):
+        raise ValueError(
+            f"{program.name} learns from all examples of a batch, but in jax.shard_map a "
             "device sees its own alone: call it under jax.jit with inputs that are sharded over "
             "AxisType.Auto, or let each device learn for itself, by weights that "
             'jax.lax.pcast(..., to="varying").'
         )
-
-
-def check_advanced(value: Advanced, axes: frozenset[str]) -> None:
-    """A ValueError if JAX would sum the next value over the devices of a `jax.shard_map`."""
-    if any(axes - varying(leaf) for leaf in jax.tree.leaves(value)):
+    past = by_error(carry.trace) if program.streams else []
+    if any(axes - varying(leaf) for leaf in jax.tree.leaves(past)):
         raise ValueError(
             "In jax.shard_map this carry is the same on all devices, and its next value would be "
             'summed over them: make it with jax.lax.pcast(carry, axis, to="varying"), or stream '
@@ -142,9 +164,18 @@ def check_advanced(value: Advanced, axes: frozenset[str]) -> None:
         )
 
 
-def check_flags(xs: Any, done: Any, mask: Any) -> None:
+def check_explicit(program: AbstractProgram) -> None:
+    """A ValueError if a rule is not served under Explicit mesh axes."""
+    if isinstance(program, Estimate):
+        raise ValueError(
+            f"{program.name} is not served under Explicit mesh axes, as its trace goes on with the "
+            "error: make the mesh with AxisType.Auto."
+        )
+
+
+def check_flags(xs: Array, done: Array | None, valid: Array | None) -> None:
     """A ValueError unless flags are boolean, one for each step and example."""
-    for name, flag in (("done", done), ("mask", mask)):
+    for name, flag in (("done", done), ("valid", valid)):
         if flag is None:
             continue
         if jnp.shape(flag) != xs.shape[:-1] or jnp.result_type(flag) != jnp.bool_:
@@ -152,23 +183,6 @@ def check_flags(xs: Any, done: Any, mask: Any) -> None:
                 f"{name} must be boolean of shape (T, *batch) = {xs.shape[:-1]}, but is "
                 f"{jnp.result_type(flag)} of shape {jnp.shape(flag)}."
             )
-
-
-def check_start(rule: AbstractRule, cell: AbstractCell, carry: PyTree, xs: Array) -> None:
-    """A ValueError where the start learns, but the rule has no credit for it.
-
-    Of what streams, the trace has said so when the carry was made.
-    """
-    inner = inner_cell(cell)
-    none = isinstance(rule, AbstractCreditRule)
-    if isinstance(rule, AbstractForwardRule) and rule.runs_forward(cell):
-        none = not isinstance(carry, Carry) and rule.from_start(inner, xs.shape[-1]) is None
-    if none and start_learns(inner):
-        raise ValueError(
-            f"{type(inner).__name__}.init reads {names_read(inner)}, which trains, but "
-            f"{type(rule).__name__} has no credit for the start: use BPTT, RTRL or EProp, or "
-            "stop_gradient it in init."
-        )
 
 
 def check_ended(cell: AbstractCell, state: PyTree, ended: Array) -> None:
@@ -191,34 +205,7 @@ def check_index(cell: AbstractCell, state: PyTree, index: Array) -> None:
         )
 
 
-def check_credited(
-    rule: AbstractCreditRule, cell: AbstractCell, carry: PyTree, xs: Any, context: Any, spec: Any
-) -> None:
-    """A ValueError unless `context` is what the rule reads, and errors can move the state."""
-    name = type(rule).__name__
-    moved = rule.trace(cell).settle(cell.effective()) is not None
-    if moved and (len(xs) > 1 or not isinstance(carry, Carry)):
-        came = f"{len(xs)} steps from a {'Carry' if isinstance(carry, Carry) else 'bare state'}"
-        raise ValueError(
-            f"The error of {name} nudges the state of this {type(cell).__name__} after each step, "
-            f"but {came} came: stream it with online_value_and_grad(..., segment=1), or run it "
-            "without errors under BPTT, as in with_rule(model, BPTT())."
-        )
-    if spec is not None:
-        raise ValueError(
-            f"{name} is not served under Explicit mesh axes, as its trace goes on with the error: "
-            "make the mesh with AxisType.Auto."
-        )
-    want, have = rule.context_size, 0 if context is None else jnp.shape(context)
-    if want is not None and have != (*xs.shape[:-1], want) and (want or context is not None):
-        raise ValueError(
-            f"{name} was made for context (T, *batch, k) = {(*xs.shape[:-1], want)}, such as "
-            f"one-hot labels, but context={'None' if context is None else have} came: pass "
-            f"context=, or make the rule with another number of labels."
-        )
-
-
-def _by_name(want: Any, drive: Any) -> Any:
+def _by_name(want: PyTree, drive: PyTree) -> PyTree:
     """Of a named tuple, parts that came in a dict."""
     names = getattr(want, "_fields", ())
     if not isinstance(drive, dict) or not names or not set(drive) <= set(names):
@@ -226,12 +213,12 @@ def _by_name(want: Any, drive: Any) -> Any:
     return type(want)(*map(drive.get, names))
 
 
-def _can_add(given: Any, part: Any) -> bool:
+def _can_add(given: ArrayLike | None, part: jax.ShapeDtypeStruct) -> bool:
     fits = given is None or jnp.shape(given) == part.shape
     return fits and (given is None or _means(jnp.result_type(given), part.dtype))
 
 
-def _means(came: Any, dtype: Any) -> bool:
+def _means(came: np.dtype, dtype: np.dtype) -> bool:
     """Whether data of one dtype have one meaning in another: booleans and integers (spikes, counts)
     and narrower floats; wider ones would lose digits."""
     exact = came == dtype or came == jnp.bool_ or jnp.issubdtype(came, jnp.integer)
@@ -262,7 +249,7 @@ def _check_arrays(state: PyTree) -> None:
             arguments.array("The state of a carry", leaf, "or hold arrays")
 
 
-def _check_shapes(cell: AbstractCell, state: PyTree, xs: Any) -> Any:
+def _check_shapes(cell: AbstractCell, state: PyTree, xs: Array) -> np.dtype:
     if jnp.ndim(xs) < 2:
         raise ValueError(
             f"xs must be (T, *batch, features), time first, but has shape {jnp.shape(xs)}."
@@ -307,7 +294,7 @@ def _check_shapes(cell: AbstractCell, state: PyTree, xs: Any) -> Any:
 
 def check_carry(cell: AbstractCell, carry: Carry, rule: AbstractRule) -> None:
     name = type(rule).__name__
-    if isinstance(carry.trace, Pending):
+    if tokens(carry.trace):
         raise ValueError(
             f"The trace of {name} goes on with the error, so a carry that scan returned has none "
             "until the gradient is taken: stream with online_value_and_grad, which hands it on."
@@ -327,10 +314,10 @@ def check_carry(cell: AbstractCell, carry: Carry, rule: AbstractRule) -> None:
         )
 
 
-def _check_closure(cell: AbstractCell, state: PyTree, xs: Any) -> None:
+def _check_closure(cell: AbstractCell, state: PyTree, xs: Array) -> None:
     """A traced value that the cell closes over would silently get no gradient."""
-    inner = cell.cell if isinstance(cell, Filtered) else cell
-    state = state[0] if isinstance(cell, Filtered) else state
+    inner, emission = cell.parts()
+    state, _ = emission.split(state)
     arrays, static = eqx.partition((inner, state, xs[0]), eqx.is_array)
 
     def run(arrays):
@@ -340,7 +327,7 @@ def _check_closure(cell: AbstractCell, state: PyTree, xs: Any) -> None:
         return eqx.filter((after, cell.emit(after)), eqx.is_array)
 
     closed = jax.make_jaxpr(run)(arrays).consts
-    traced = [c for c in closed if isinstance(c, Tracer) and eqx.is_inexact_array(c)]
+    traced = [c for c in closed if arguments.is_traced(c) and eqx.is_inexact_array(c)]
     if traced:
         raise ValueError(
             f"{type(inner).__name__} closes over a traced array of shape {traced[0].shape}, which "

@@ -2,15 +2,15 @@
 
 import abc
 import math
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from ._arguments import check_range, is_real, number, POSITIVE, Range, shown
+from ._arguments import check_range, is_real, number, Numbers, POSITIVE, Range, shown
 
 
 class AbstractConstrained(eqx.Module):
@@ -33,6 +33,10 @@ class AbstractConstrained(eqx.Module):
     def __float__(self) -> float:
         return float(self.value)
 
+    def in_dtype(self, dtype: DTypeLike) -> Array:
+        """For arithmetic in it."""
+        return self.value.astype(dtype)
+
 
 class Positive(AbstractConstrained):
     r"""A positive constant that trains: \(e^{\ell}\), with the leaf \(\ell\) (`log`).
@@ -50,7 +54,7 @@ class Positive(AbstractConstrained):
 
     log: Float[Array, "..."]
 
-    def __init__(self, value: Any):
+    def __init__(self, value: Numbers):
         """**Arguments:** `value`: where it starts; a number, or one a neuron (n,)."""
         self.log = jnp.log(_start(value, POSITIVE))
 
@@ -77,7 +81,7 @@ class Between(AbstractConstrained):
     low: float = eqx.field(static=True)
     high: float = eqx.field(static=True)
 
-    def __init__(self, value: Any, low: float | int, high: float | int):
+    def __init__(self, value: Numbers, low: float | int, high: float | int):
         """**Arguments:**
 
         - `value`: where it starts; a number, or one a neuron (n,).
@@ -102,7 +106,7 @@ class Between(AbstractConstrained):
         return self.low, self.high
 
 
-def _start(value: Any, within: Range) -> Float[Array, "..."]:
+def _start(value: Numbers, within: Range) -> Float[Array, "..."]:
     if not is_real(value) or np.ndim(value) > 1:
         raise ValueError(
             f"value must be a number, or one a neuron, {within.words}, but is {shown(value)}."
@@ -111,6 +115,6 @@ def _start(value: Any, within: Range) -> Float[Array, "..."]:
     return jnp.asarray(value, jnp.result_type(float) if _exact(value) else None)
 
 
-def _exact(value: Any) -> bool:
+def _exact(value: object) -> bool:
     """Whether it has no precision of its own."""
     return not isinstance(value, jax.Array) or not jnp.issubdtype(value.dtype, jnp.floating)

@@ -1,24 +1,24 @@
 """How credit is written down: the terms that rules, traces and the segment primitive share."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jaxtyping import Array, PyTree
 
-from ._cell._inputs import features, Inputs
+from ._inputs import features, Inputs
 
 
 class Credit(NamedTuple):
     """What reaches the end of a step from later steps; linear in the loss's cotangents.
 
-    `state`: credit on the state, shaped as its differentiable leaves. `extra`: whatever else the
-    rule transports (ModProp: the type-summed credit), else `()`. `filter`: credit on the memory of
-    a `Filtered` emission, else `()`. `start`: the sum of what has come to the starts of sequences
-    that begin on the way, shaped as `state`, where it is asked for; else `()`.
+    `state`: credit on the state, shaped as its differentiable leaves. `modulator`: whatever else
+    the rule transports (ModProp: the type-summed credit), else `()`. `memory`: credit on the memory
+    of a `Filtered` emission, else `()`. `start`: the sum of what has come to the starts of
+    sequences that begin on the way, shaped as `state`, where it is asked for; else `()`.
     """
 
     state: PyTree
-    extra: PyTree = ()
-    filter: PyTree = ()
+    modulator: PyTree = ()
+    memory: PyTree = ()
     start: PyTree = ()
 
 
@@ -36,12 +36,12 @@ class Flags(NamedTuple):
 class Point(NamedTuple):
     """Where a step is linearised: the state before it, its input and its drive (else None).
 
-    `observed`: what the rule made of the steps before it (`AbstractRule.observe`), else `()`.
+    `observed`: what the rule made of the steps before it (`AbstractObserver`), else `()`.
     """
 
     before: PyTree
     inputs: Array | Inputs
-    drive: Any
+    drive: PyTree
     observed: PyTree = ()
     flags: Flags | None = None
 
@@ -60,7 +60,7 @@ class Back(NamedTuple):
 
     total: PyTree
     credit: Credit
-    message: Any
+    message: PyTree
 
 
 class Record(NamedTuple):
@@ -72,7 +72,7 @@ class Record(NamedTuple):
 
     before: PyTree
     states: PyTree
-    drives: Any
+    drives: PyTree
     inputs: Array | Inputs
     observed: PyTree = ()
     flags: Flags | None = None

@@ -1,20 +1,19 @@
 """Examples of a carry: those that begin anew, and those that are selected."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from ._arguments import shown
 from ._cell import AbstractCell, computing
+from ._cell._base import is_cell
 from ._check import check_carry, check_ended, check_index
-from ._flags import erase, select
-from ._precision import start_of, widened
-from ._rnn import RNN
-from ._rule import Carry
-from ._scan import begun
-from ._trace._advanced import Advanced
+from ._precision import widened
+from ._program._base import Boundary
+from ._rnn import is_layer, RNN
+from ._rule import AbstractRule, BPTT
+from ._rule._base import is_carry
+from ._scan import enter, leave
 from ._tree import as_array, as_arrays, Data, distinct
 
 
@@ -35,20 +34,12 @@ def reset(layer: AbstractCell | RNN, carry: PyTree, ended: Data) -> PyTree:
     **Errors:** ValueError for another shape or dtype, a carry of another layer, and, within a loss,
     a carry whose trace goes on with the error (`DNI`, `GLE`): reset that between two segments.
     """
-    cell, carry = as_arrays((_cell_of(layer, carry, "reset"), carry))
-    ended = as_array("ended", ended)
-    state = carry.state if isinstance(carry, Carry) else carry
-    check_ended(cell, state, ended)
-    cell, state = computing(cell), widened(state)
-    state = select(ended, start_of(cell, ended.shape), state)
-    if not isinstance(carry, Carry):
-        return state
-    rule, trace, value = carry.rule, carry.rule.trace(cell), carry.trace
-    if trace is not None:
-        each = value.value if isinstance(value, Advanced) else value
-        each = begun(trace, rule, cell, ended, each)
-        value = Advanced(each) if isinstance(value, Advanced) else each
-    return Carry(state, value, erase(ended, carry.observed), rule)
+    cell, rule = _bound(layer, carry, "reset")
+    cell, carry = as_arrays((cell, carry))
+    ended, end = as_array("ended", ended), enter(carry)
+    check_ended(cell, end.state, ended)
+    end = end._replace(state=widened(end.state))
+    return leave(carry, rule.on(computing(cell)).begin(ended, end))
 
 
 def take_examples(layer: AbstractCell | RNN, carry: PyTree, index: Data) -> PyTree:
@@ -60,39 +51,35 @@ def take_examples(layer: AbstractCell | RNN, carry: PyTree, index: Data) -> PyTr
     **Errors:** ValueError for another shape or dtype, a batch without axes, a carry of another
     layer, and a rule with a table of noise for each example.
     """
-    cell, carry = as_arrays((_cell_of(layer, carry, "take_examples"), carry))
-    index = as_array("index", index)
-    state = carry.state if isinstance(carry, Carry) else carry
-    check_index(cell, state, index)
-    if isinstance(carry, Carry) and carry.rule.by_place:
+    cell, rule = _bound(layer, carry, "take_examples")
+    cell, carry = as_arrays((cell, carry))
+    index, end = as_array("index", index), enter(carry)
+    check_index(cell, end.state, index)
+    if rule.by_place:
+        name = type(rule).__name__
         raise ValueError(
-            f"take_examples can't take the noise of {carry.made_by}, a table (T, *batch, k) with a "
-            "row for each place in the batch: pass (T, k), or let the rule draw it."
+            f"take_examples can't take the noise of {name}, a table (T, *batch, k) with a row "
+            "for each place in the batch: pass (T, k), or let the rule draw it."
         )
 
     def take(tree, axis=0):
         return jax.tree.map(lambda a: jnp.take(a, index, axis=axis), tree)
 
-    if not isinstance(carry, Carry):
-        return take(carry)
-    trace, value = carry.rule.trace(computing(cell)), carry.trace
-    if trace is not None:
+    def one(leaf, axis):
+        return leaf if axis is None else take(leaf, axis)
 
-        def one(leaf, axis):
-            return leaf if axis is None else take(leaf, axis)
-
-        inner = value.value if isinstance(value, Advanced) else value
-        axes = trace.batch_axes(inner)
-        inner = jax.tree.map(one, inner, axes)
-        value = Advanced(inner) if isinstance(value, Advanced) else inner
-    return distinct(Carry(take(state), value, take(carry.observed), carry.rule), carry)
+    axes = rule.on(computing(cell)).batch_axes(end.trace)
+    taken = Boundary(take(end.state), jax.tree.map(one, end.trace, axes), take(end.observed))
+    return distinct(leave(carry, taken), carry)
 
 
-def _cell_of(layer: Any, carry: PyTree, name: str) -> AbstractCell:
-    """The cell, where the carry is one of its own."""
-    cell = layer.cell if isinstance(layer, RNN) else layer
-    if not isinstance(cell, AbstractCell):
+def _bound(layer: object, carry: PyTree, name: str) -> tuple[AbstractCell, AbstractRule]:
+    """The cell, where the carry is one of its own, and the rule that made it: of a bare state, one
+    that carries nothing."""
+    cell = layer.cell if is_layer(layer) else layer
+    if not is_cell(cell):
         raise ValueError(f"layer of {name} must be an RNN or a cell, but is {shown(layer)}.")
-    if isinstance(carry, Carry):
-        check_carry(cell, carry, layer.rule if isinstance(layer, RNN) else carry.rule)
-    return cell
+    if not is_carry(carry):
+        return cell, BPTT()
+    check_carry(cell, carry, layer.rule if is_layer(layer) else carry.rule)
+    return cell, carry.rule

@@ -1,25 +1,25 @@
 """Sequences that end or pause inside a segment: which states are fresh, which steps take place."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
 from ._credit import Flags
-from ._precision import start_of
+from ._precision import start_of, Starting
 from ._tree import shifted
 
 
-def as_flags(done: Any, mask: Any, like: Array) -> tuple[Flags | None, Array | None]:
+def as_flags(
+    done: Array | None, valid: Array | None, like: Array
+) -> tuple[Flags | None, Array | None]:
     """Flags of a segment, and which examples end with its last step; None: nothing of the kind.
 
     `like`: the inputs (T, *batch, m).
     """
-    if done is None and mask is None:
+    if done is None and valid is None:
         return None, None
     steps = like.shape[:-1]
-    keep = jnp.ones(steps, bool) if mask is None else mask
+    keep = jnp.ones(steps, bool) if valid is None else valid
     done = jnp.zeros(steps, bool) if done is None else done
     return Flags(shifted(jnp.zeros_like(done[0]), done), keep), done[-1]
 
@@ -52,7 +52,7 @@ def select_trace(flag: Bool[Array, "..."], yes: PyTree, no: PyTree) -> PyTree:
     return jax.tree.map(one, yes, no)
 
 
-def entering(cell: Any, flags: Flags | None, before: PyTree, start: PyTree = None) -> PyTree:
+def entering(cell: Starting, flags: Flags | None, before: PyTree, start: PyTree = None) -> PyTree:
     """The states that steps start from: the initial one where a sequence begins.
 
     `start`: that state (*batch, ...); None: `cell.init`.
@@ -66,7 +66,7 @@ def entering(cell: Any, flags: Flags | None, before: PyTree, start: PyTree = Non
     return select(flags.fresh, start, before)
 
 
-def settled(flags: Flags | None, after: PyTree, before: PyTree) -> PyTree:
+def where_valid(flags: Flags | None, after: PyTree, before: PyTree) -> PyTree:
     """The states after steps: as before where a step does not take place."""
     return after if flags is None else select(flags.keep, after, before)
 

@@ -1,10 +1,10 @@
 import math
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from . import _arguments as arguments
@@ -64,7 +64,7 @@ class ForceReadout(eqx.Module):
         *,
         alpha: float = 1.0,
         use_bias: bool = True,
-        dtype: Any = None,
+        dtype: DTypeLike | None = None,
         key: PRNGKeyArray,
     ):
         """**Arguments:**

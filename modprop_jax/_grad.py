@@ -10,17 +10,17 @@ from jaxtyping import Array, PyTree
 
 from . import _arguments as arguments
 from ._budget import auto_checkpoint, auto_segment
-from ._by_credit import with_next
 from ._cell import AbstractCell
+from ._cell._base import dynamics
 from ._check import check_early
 from ._fold import fold
 from ._precision import wide, widened
-from ._reverse import inner_cell
 from ._rnn import Imposed, imposing, is_layer, layers
 from ._rule import AbstractRule, BPTT, Carry, DiagonalRTRL, EICredit, RTRL
 from ._rule._base import as_rule
+from ._rule._estimating import with_next
 from ._sharding import vary, varying
-from ._trace._advanced import advanced, tokens, with_traces
+from ._trace._by_error import by_error, tokens, with_traces
 from ._tree import (
     accumulate,
     accumulator,
@@ -28,6 +28,7 @@ from ._tree import (
     as_dtypes,
     as_sequences,
     inexact,
+    nodes,
     slice_time,
     stop,
     total,
@@ -166,14 +167,14 @@ def online_value_and_grad(
         _check_rules(model)
         carry, (xs, ys) = as_arrays(carry), as_sequences("A sequence of xs or ys", (xs, ys))
         # else the next values would be summed over the devices of a shard_map
-        traces = vary(advanced(carry), varying((model, carry, xs, ys)))
+        traces = vary(by_error(carry), varying((model, carry, xs, ys)))
         carry, size = with_traces(carry, traces), segment
         if size == "auto":
             _check_free_of_segments(model, carry)
             size = auto_segment(carry, (xs, ys), _length((xs, ys)), memory)
 
         def one(carry, seen):
-            (loss, after), (fresh, traces) = gradient((model, advanced(carry)), carry, *seen)
+            (loss, after), (fresh, traces) = gradient((model, by_error(carry)), carry, *seen)
             return with_next(after, traces), (loss, fresh)
 
         loss, carry = _start(segment_loss, model, carry, xs, ys, size)
@@ -225,12 +226,13 @@ def checkpointed_value_and_grad(
     def wrapped(model, carry, xs, ys):
         _check_rules(model)
         for layer in layers(model):
-            if not isinstance(layer.rule, _EXACT):
-                raise ValueError(
-                    "checkpointed_value_and_grad is for exact gradients, but a layer's rule is "
-                    f"{type(layer.rule).__name__}: use with_rule(model, BPTT()), or stream it with "
-                    "online_value_and_grad."
-                )
+            arguments.require(
+                layer.rule,
+                _EXACT,
+                "checkpointed_value_and_grad is for exact gradients, but a layer's rule is "
+                f"{type(layer.rule).__name__}: use with_rule(model, BPTT()), or stream it with "
+                "online_value_and_grad.",
+            )
         carry, (xs, ys) = as_arrays(carry), as_sequences("A sequence of xs or ys", (xs, ys))
         value, sums = summed(widened(model), stop(model), carry, xs, ys)
         gradients = as_dtypes(sums, model)
@@ -279,7 +281,7 @@ def _over_segments(
     return eqx.combine(arrays, static), sums
 
 
-def _check_segments(segment_loss: Any, segment: Any, memory: Any) -> None:
+def _check_segments(segment_loss: object, segment: object, memory: object) -> None:
     arguments.function("segment_loss", segment_loss, "(model, carry, xs, ys) -> (loss, carry)")
     if segment != "auto":
         try:
@@ -343,12 +345,9 @@ def _checked(model: PyTree, value: PyTree, gradients: PyTree) -> tuple[PyTree, P
 def in_range(model: PyTree) -> dict[str, Array]:
     """What should hold of the constants that the model's cells train, in words, and whether."""
 
-    def is_cell(node):
-        return isinstance(node, AbstractCell)
-
     found: dict[str, Array] = {}
-    for cell in filter(is_cell, jax.tree.leaves(model, is_leaf=is_cell)):
-        name = type(inner_cell(cell)).__name__
+    for cell in nodes(model, AbstractCell):
+        name = type(dynamics(cell)).__name__
         for condition, holds in cell.in_range().items():
             condition = f"{name}.{condition}"
             found[condition] = found[condition] & holds if condition in found else holds
@@ -362,11 +361,8 @@ def _check_rules(model: PyTree) -> None:
 
 
 def _check_free_of_segments(model: PyTree, carry: PyTree) -> None:
-    def is_carry(node):
-        return isinstance(node, Carry)
-
     # not from the cells: their weights may come in the loss
-    carried = list(filter(is_carry, jax.tree.leaves(carry, is_leaf=is_carry)))
+    carried = nodes(carry, Carry)
     found = layers(model)
     if not len(found) == len(carried) == 1 or carried[0].trace is None:
         rules = ", ".join(type(layer.rule).__name__ for layer in found) or "no recurrent layer"

@@ -4,15 +4,25 @@ States, traces, filters, counts, credit, sums and losses are float32 at least. F
 float32 or wider nothing here does anything.
 """
 
-from typing import Any
+from typing import Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, PyTree
 
 
-def wide(dtype: Any) -> Any:
+@runtime_checkable
+class Starting(Protocol):
+    """What a state comes from: a cell, whatever else it is."""
+
+    def init(self, batch_shape: tuple[int, ...] = ()) -> PyTree:
+        """The state before the first step."""
+
+
+def wide(dtype: DTypeLike) -> np.dtype:
     """float32 in place of a narrower float; any other dtype as it is."""
     narrow = jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize < 4
     return jnp.dtype(jnp.float32 if narrow else dtype)
@@ -27,7 +37,7 @@ def widened(tree: PyTree) -> PyTree:
     return jax.tree.map(one, tree)
 
 
-def start_of(cell: Any, batch_shape: tuple[int, ...] = ()) -> PyTree:
+def start_of(cell: Starting, batch_shape: tuple[int, ...] = ()) -> PyTree:
     """The cell's initial state, wide, whatever its own `init` makes it in."""
     return widened(cell.init(batch_shape))
 

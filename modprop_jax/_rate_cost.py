@@ -1,4 +1,4 @@
-import jax
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -46,7 +46,7 @@ def rate_cost(
         raise ValueError(
             f"counts must be an array (*batch, n) of numbers, but is {arguments.shown(counts)}."
         )
-    if not isinstance(steps, jax.Array):
+    if not eqx.is_array(steps):
         arguments.size("steps", steps)
     arguments.amount("target", target)
     arguments.amount("strength", strength)

@@ -1,11 +1,12 @@
 import functools
 import math
-from typing import Any, get_args, Literal
+from typing import get_args, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from . import _arguments as arguments
@@ -70,7 +71,7 @@ class Readout(eqx.Module):
         *,
         feedback: Feedback = "symmetric",
         use_bias: bool = True,
-        dtype: Any = None,
+        dtype: DTypeLike | None = None,
         key: PRNGKeyArray,
     ):
         """**Arguments:**

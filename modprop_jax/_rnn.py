@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, TypeGuard
 
 import equinox as eqx
 import jax
@@ -9,7 +9,7 @@ from ._cell._base import as_cell, batch_axes, BatchShape
 from ._rule import AbstractRule, BPTT
 from ._rule._base import as_rule
 from ._scan import Carry, scan
-from ._tree import as_array, as_arrays, Data, with_fields
+from ._tree import as_array, as_arrays, Data, nodes, with_fields
 
 
 class Imposed:
@@ -27,7 +27,7 @@ class Imposed:
     def __hash__(self) -> int:
         return hash(type(self.rule))
 
-    def __eq__(self, other: Any) -> bool:
+    def __eq__(self, other: object) -> bool:
         if not isinstance(other, Imposed) or self.structure != other.structure:
             return False
         return all(mine is theirs for mine, theirs in zip(self.leaves, other.leaves))
@@ -38,10 +38,10 @@ imposing = jax.make_user_context(default_value=None)
 
 def layers(model: PyTree) -> list["RNN"]:
     """The recurrent layers of a model."""
-    return list(filter(is_layer, jax.tree.leaves(model, is_leaf=is_layer)))
+    return nodes(model, RNN)
 
 
-def is_layer(node: Any) -> bool:
+def is_layer(node: object) -> TypeGuard["RNN"]:
     """Whether a node of a model is a recurrent layer."""
     return isinstance(node, RNN)
 
@@ -99,21 +99,30 @@ class RNN(eqx.Module):
         drive: PyTree = None,
         context: Data = None,
         done: Data = None,
-        mask: Data = None,
+        valid: Data = None,
         states: bool = False,
         key: PRNGKeyArray | None = None,
     ) -> Any:
         """The emissions, and, where a carry or a bare state came, the one to go on from.
 
         `drive` (T, *batch, n): noise or a current, added to what the neurons receive. `done` and
-        `mask` (T, *batch): sequences that end inside, in padding too, and padding. `states`: all
+        `valid` (T, *batch): sequences that end inside, in padding too, and padding. `states`: all
         states too, for a plot or a penalty, `(zs, states)` or `(carry, zs, states)`. See `scan`.
         """
         del key
         xs = as_array("xs", xs)
         start = as_arrays(self.cell).init(xs.shape[1:-1]) if carry is None else carry
-        options: Any = {"drive": drive, "context": context, "done": done, "mask": mask}
-        out = scan(self.cell, start, xs, rule=self.rule, states=states, **options)
+        out = scan(
+            self.cell,
+            start,
+            xs,
+            rule=self.rule,
+            drive=drive,
+            context=context,
+            done=done,
+            valid=valid,
+            states=states,
+        )
         if carry is not None:
             return out
         return out[1:] if states else out[1]

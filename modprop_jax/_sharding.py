@@ -36,35 +36,34 @@ def explicit_batch(xs: Array) -> tuple | None:
 
 
 def with_auto_axes(
-    run: Callable[..., Any], spec: tuple, with_states: bool, state: PyTree, past: PyTree, *args: Any
+    run: Callable[..., Any], spec: tuple, program: PyTree, start: PyTree, steps: PyTree
 ) -> Any:
-    """`run(state, past, *args)` with all mesh axes Auto inside; the batch stays partitioned.
+    """`run(program, start, steps)` with all mesh axes Auto inside; the batch stays partitioned.
 
-    `run` returns `(state, past, zs)`, the first two shaped as they came; past = (trace, observed)
-    or None; and `with_states` the states of all steps. Leaves of a state and of what was observed
-    are (*batch, ...), or have no axes; those of sequences are (_, *batch, ...), and of traces too,
-    unless all examples share them. args[0]: the inputs.
+    `run` returns (boundary, emissions, states of all steps), the boundary shaped as `start`. Leaves
+    of a state and of what was observed are (*batch, ...), or have no axes; those of sequences are
+    (_, *batch, ...), and of traces too, unless all examples share them.
     """
-    arrays, static = eqx.partition((state, past, *args), eqx.is_array)
-    batch = jax.tree.leaves(args[0])[0].shape[1:-1]
+    arrays, static = eqx.partition((program, start, steps), eqx.is_array)
 
     def inside(arrays):
         return run(*eqx.combine(arrays, static))
 
     first, later = PartitionSpec(*spec), PartitionSpec(None, *spec)
 
-    def batched(tree):
-        return jax.tree.map(lambda a: first if a.ndim else PartitionSpec(), tree)
+    def batched(tree, by=first):
+        return jax.tree.map(lambda a: by if a.ndim else PartitionSpec(), tree)
 
     def of_trace(a):
-        return later if a.shape[1 : 1 + len(batch)] == batch else PartitionSpec()
+        shared = a.shape[1 : 1 + len(steps.batch)] != steps.batch
+        return PartitionSpec() if shared else later
 
-    if past is not None:
-        trace, observed = past
-        past = jax.tree.map(of_trace, trace), batched(observed)
-    out = batched(state), past, later
-    if with_states:
-        out = *out, jax.tree.map(lambda a: later if a.ndim else PartitionSpec(), state)
+    end = start._replace(
+        state=batched(start.state),
+        trace=jax.tree.map(of_trace, start.trace),
+        observed=batched(start.observed),
+    )
+    out = end, later, batched(start.state, later)
     return jax.sharding.auto_axes(inside, out_sharding=out)(arrays)
 
 
@@ -123,13 +122,20 @@ def local_pullback(function: Callable[..., PyTree], *primals: PyTree) -> Callabl
 
 
 def over_steps(
-    body: Callable[..., Any], start: PyTree, xs: PyTree = None, *args: Any, **options: Any
+    body: Callable[..., Any],
+    start: PyTree,
+    xs: PyTree = None,
+    length: int | None = None,
+    *,
+    reverse: bool = False,
+    unroll: int = 1,
 ) -> Any:
     """`jax.lax.scan`, whose start may differ along fewer axes than what the steps see."""
-    return lax.scan(body, vary(start, varying((start, xs))), xs, *args, **options)
+    start = vary(start, varying((start, xs)))
+    return lax.scan(body, start, xs, length, reverse, unroll)
 
 
-def _is_typed(leaf: Any) -> bool:
+def _is_typed(leaf: object) -> bool:
     return isinstance(leaf, jax.Array | jax.ShapeDtypeStruct)
 
 

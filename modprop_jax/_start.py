@@ -1,31 +1,32 @@
 """Starts that learn: which parameters a cell's `init` reads, and whether each stays in its unit."""
 
 import functools
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jax.extend.core import Var
 from jaxtyping import Array, Bool, PyTree
 
-from ._precision import start_of, widened
-from ._static import FrozenArray
-from ._tree import inexact, pullback
+from ._arguments import is_traced
+from ._precision import start_of, Starting, widened
+from ._static import FrozenArray, thawed
+from ._tree import inexact, is_shape, pullback
 
 
 class _Bones(NamedTuple):
     """A cell without the values of its parameters: a key to look up what its `init` does."""
 
-    structure: Any
+    structure: Hashable
     leaves: tuple
 
 
-def _bones(cell: Any) -> _Bones:
+def _bones(cell: Starting) -> _Bones:
     def one(leaf):
-        if eqx.is_inexact_array(leaf) or isinstance(leaf, Tracer):
+        if eqx.is_inexact_array(leaf) or is_traced(leaf):
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
         if eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
@@ -40,13 +41,11 @@ def _generic(bones: _Bones) -> Any:
     return jax.tree.unflatten(bones.structure, map(_value, bones.leaves))
 
 
-def _value(leaf: Any) -> Any:
+def _value(leaf: PyTree) -> PyTree:
     """Of an array that is not known: within (0, 1), where functions that stand for a constraint
     have finite derivatives."""
-    if isinstance(leaf, FrozenArray):
-        return jnp.asarray(leaf.numpy())
-    if not isinstance(leaf, jax.ShapeDtypeStruct):
-        return leaf
+    if not is_shape(leaf):
+        return thawed(leaf)
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.split(jax.random.key(0), leaf.shape)
     if not jnp.issubdtype(leaf.dtype, jnp.inexact):
@@ -55,7 +54,7 @@ def _value(leaf: Any) -> Any:
     return jnp.asarray(values, leaf.dtype)
 
 
-def read_by_start(cell: Any) -> PyTree:
+def read_by_start(cell: Starting) -> PyTree:
     """A boolean for each parameter of the cell: whether its start has a derivative by it.
 
     Seen in the pullback of `init`, without its values: what is stopped, or gives a shape or a dtype
@@ -81,33 +80,37 @@ def _read(bones: _Bones) -> list[bool]:
     credit = jax.eval_shape(start, given)
     jaxpr = jax.make_jaxpr(back)(credit, given).jaxpr
     reached = set(jaxpr.invars[: len(jax.tree.leaves(credit))])
+
+    def is_reached(atom):
+        return isinstance(atom, Var) and atom in reached
+
     for equation in jaxpr.eqns:
-        if any(isinstance(v, Var) and v in reached for v in equation.invars):
+        if any(map(is_reached, equation.invars)):
             reached.update(equation.outvars)
-    return [isinstance(v, Var) and v in reached for v in jaxpr.outvars]
+    return list(map(is_reached, jaxpr.outvars))
 
 
-def _trains(leaf: Any) -> bool:
-    return isinstance(leaf, jax.ShapeDtypeStruct) and jnp.issubdtype(leaf.dtype, jnp.inexact)
+def _trains(leaf: object) -> bool:
+    return is_shape(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
-def start_learns(cell: Any) -> bool:
+def start_learns(cell: Starting) -> bool:
     """Whether a cell's start depends on parameters."""
     return any(jax.tree.leaves(read_by_start(cell)))
 
 
-def names_read(cell: Any) -> str:
+def names_read(cell: Starting) -> str:
     """The parameters that a cell's start depends on, for a message."""
     read, _ = jax.tree_util.tree_flatten_with_path(read_by_start(cell))
     return ", ".join(jax.tree_util.keystr(path).lstrip(".") for path, reads in read if reads)
 
 
-def pull_start(cell: Any, credit: PyTree) -> PyTree:
+def pull_start(cell: Starting, credit: PyTree) -> PyTree:
     """Credit on the start of one example, as a gradient of the cell."""
     return pullback(start_of, widened(cell))(credit)[0]
 
 
-def at_start(cell: Any, state: PyTree, batch: tuple[int, ...]) -> Bool[Array, "*batch"]:
+def at_start(cell: Starting, state: PyTree, batch: tuple[int, ...]) -> Bool[Array, "*batch"]:
     """Which examples are in the state that the cell starts from, up to rounding."""
 
     def same(have, want):
@@ -121,7 +124,7 @@ def at_start(cell: Any, state: PyTree, batch: tuple[int, ...]) -> Bool[Array, "*
     return jnp.stack(each).all(axis=0)
 
 
-def start_mixes_units(cell: Any, n: int) -> bool:
+def start_mixes_units(cell: Starting, n: int) -> bool:
     """Whether the start is not made unit by unit, from parameters whose leading axis is (gates x
     units), or from one value for all.
 

@@ -1,13 +1,15 @@
 """Constants: those that do not train, and what all are in arithmetic."""
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jax.typing import DTypeLike
+from jaxtyping import Array, PyTree
 
+from ._arguments import Numbers
 from ._constrained import AbstractConstrained
 
 
@@ -27,27 +29,39 @@ class Constant(eqx.Module):
     def __float__(self) -> float:
         return float(np.asarray(self.value))
 
+    def in_dtype(self, dtype: DTypeLike) -> float | Array:
+        """For arithmetic in it: a Python float, or an array."""
+        if isinstance(self.value, float):
+            return self.value
+        return jnp.asarray(np.asarray(self.value), dtype)
+
 
 Trainable = Array | AbstractConstrained | Constant
 """A constant of a cell: an array trains, and so does what stays in a range."""
 
 
-def constant(value: Any) -> Array | Constant:
+Given = Numbers | AbstractConstrained | Constant
+"""A constant of a cell, as it is given."""
+
+
+def constant(value: object) -> Array | Constant:
     """Keep a `jax.Array` (it trains); freeze everything else."""
-    if isinstance(value, Constant | jax.Array):
-        return value
+    return value if isinstance(value, Constant | jax.Array) else frozen(value)
+
+
+def frozen(value: object) -> Constant:
+    """What does not train, whatever it was."""
     return Constant(_freeze(np.asarray(value, dtype=np.float64).tolist()))
 
 
-def numeric(value: Trainable, dtype: Any) -> Any:
+def is_constant(node: object) -> TypeGuard[Constant]:
+    """Whether it is a number that does not train, as a node of a tree."""
+    return isinstance(node, Constant)
+
+
+def numeric(value: Trainable, dtype: DTypeLike) -> Any:
     """The value for arithmetic in `dtype`: a Python float, or an array."""
-    if isinstance(value, AbstractConstrained):
-        return value.value.astype(dtype)
-    if isinstance(value, Constant):
-        if isinstance(value.value, float):
-            return value.value
-        return jnp.asarray(np.asarray(value.value), dtype)
-    return value.astype(dtype)
+    return value.astype(dtype) if isinstance(value, jax.Array) else value.in_dtype(dtype)
 
 
 def spread(value: Trainable, like: Array) -> Any:
@@ -61,8 +75,8 @@ class FrozenArray(eqx.Module):
 
     content: "_Content" = eqx.field(static=True)
 
-    def __init__(self, value: Any):
-        value = np.asarray(value)
+    def __init__(self, given: object):
+        value = np.asarray(given)
         # NumPy only: under jit, jnp.asarray would make a tracer of a constant
         value = value.astype(jax.dtypes.canonicalize_dtype(value.dtype))
         value.flags.writeable = False
@@ -78,6 +92,17 @@ class FrozenArray(eqx.Module):
         return self.content.array
 
 
+def content(leaf: PyTree) -> PyTree:
+    """The array of a frozen one; anything else as it is."""
+    return leaf.numpy() if isinstance(leaf, FrozenArray) else leaf
+
+
+def thawed(leaf: PyTree) -> PyTree:
+    """As `content`, JAX's array in place of a frozen one."""
+    known = content(leaf)
+    return leaf if known is leaf else jnp.asarray(known)
+
+
 class _Content:
     """A read-only array that can be compared and hashed, as static fields are."""
 
@@ -88,7 +113,7 @@ class _Content:
     def __hash__(self) -> int:
         return self.hash
 
-    def __eq__(self, other: Any) -> bool:
+    def __eq__(self, other: object) -> bool:
         if self is other or not isinstance(other, _Content):
             return self is other
         mine, theirs = self.array, other.array
@@ -99,5 +124,5 @@ class _Content:
         return f"{self.array.dtype}{list(self.array.shape)}"
 
 
-def _freeze(value: Any) -> Any:
+def _freeze(value: float | list) -> float | tuple:
     return tuple(map(_freeze, value)) if isinstance(value, list) else value

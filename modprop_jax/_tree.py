@@ -1,16 +1,17 @@
 """Small pytree tools that the core shares."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeGuard, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.core import Tracer
-from jaxtyping import Array, PyTree
+from jax.typing import ArrayLike
+from jaxtyping import Array, Int, PyTree
 
+from ._arguments import is_traced
 from ._precision import wide
 from ._sharding import local_pullback
 
@@ -20,6 +21,7 @@ Data = Any
 
 
 Module = TypeVar("Module", bound=eqx.Module)
+Node = TypeVar("Node")
 
 
 def inexact(tree: PyTree) -> PyTree:
@@ -102,12 +104,26 @@ def materialise(tangents: PyTree, like: PyTree) -> PyTree:
     )
 
 
-def slice_time(tree: PyTree, start: Any, size: int) -> PyTree:
+def nodes(tree: PyTree, kind: type[Node]) -> list[Node]:
+    """The nodes of this kind, in order; none of those inside of another."""
+
+    def is_one(node: object) -> TypeGuard[Node]:
+        return isinstance(node, kind)
+
+    return list(filter(is_one, jax.tree.leaves(tree, is_leaf=is_one)))
+
+
+def is_shape(leaf: object) -> TypeGuard[jax.ShapeDtypeStruct]:
+    """Whether it stands for an array that is not known."""
+    return isinstance(leaf, jax.ShapeDtypeStruct)
+
+
+def slice_time(tree: PyTree, start: Int[ArrayLike, ""], size: int) -> PyTree:
     """`size` steps from `start` of every leaf's leading axis, without a copy of the rest."""
     return jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, start, size), tree)
 
 
-def at_step(tree: PyTree, index: Any) -> PyTree:
+def at_step(tree: PyTree, index: Int[ArrayLike, ""]) -> PyTree:
     """Every leaf at one place of its leading axis."""
     return jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, index, keepdims=False), tree)
 
@@ -117,7 +133,7 @@ def shifted(before: PyTree, states: PyTree) -> PyTree:
     return jax.tree.map(lambda b, s: jnp.concatenate([b[None], s[:-1]]), before, states)
 
 
-def as_array(name: str, value: Any) -> Array:
+def as_array(name: str, value: Data) -> Array:
     """What came as data (an array, also NumPy's, or nested lists of numbers), as JAX's array.
 
     64 bits become 32 where JAX has no others, eagerly as under `jit`.
@@ -149,7 +165,7 @@ def traced(tree: PyTree) -> PyTree:
     """
 
     def one(leaf):
-        return jnp.copy(leaf) if isinstance(leaf, Tracer) else leaf
+        return jnp.copy(leaf) if is_traced(leaf) else leaf
 
     return jax.tree.map(one, tree)
 
@@ -195,7 +211,7 @@ def stop(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda a: lax.stop_gradient(a) if eqx.is_array(a) else a, tree)
 
 
-def with_fields(module: Module, **fields: Any) -> Module:
+def with_fields(module: Module, **fields: object) -> Module:
     """A copy with other values in these fields, which may be static: `eqx.tree_at` reaches none."""
     copy = object.__new__(type(module))
     for name, value in (vars(module) | fields).items():

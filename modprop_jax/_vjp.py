@@ -73,14 +73,14 @@ def _as_came(primals: PyTree, cotangents: PyTree) -> PyTree:
     return jax.tree.map(one, cotangents, primals, is_leaf=lambda c: c is None)
 
 
-def _is_primal(node: Any) -> bool:
+def _is_primal(node: object) -> bool:
     return isinstance(node, CustomVJPPrimal)
 
 
-def _is_zero(cotangent: Any) -> bool:
+def _is_zero(cotangent: object) -> bool:
     return isinstance(cotangent, SymbolicZero)
 
 
-def _none_if_zero(cotangent: Any) -> Any:
+def _none_if_zero(cotangent: PyTree) -> PyTree:
     integer = not _is_zero(cotangent) and cotangent.dtype == jax.dtypes.float0
     return None if integer or _is_zero(cotangent) else cotangent

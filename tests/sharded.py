@@ -121,7 +121,7 @@ def test_sharded_batch(rule, name, axis_type):
             online = mpj.online_value_and_grad(_segment_loss, segment=40)
             return online(rnn, rnn.init((BATCH,)), xs, ys)[1]
 
-        if rule.trace(rnn.cell) is not None:
+        if rule.on(rnn.cell).trace is not None:
             streamed = jax.jit(stream)(arrays, xs, ys)
             for have, need in zip(_leaves(streamed), _leaves(want), strict=True):
                 np.testing.assert_allclose(have, need, rtol=1e-9, atol=1e-13)
@@ -226,7 +226,7 @@ def _mapped(rnn, key=None):
 
     def loss(rnn, carry, xs, flags):
         done, mask = flags
-        carry, zs = rnn(xs, carry, done=done, mask=mask)
+        carry, zs = rnn(xs, carry, done=done, valid=mask)
         return jnp.sum(zs**2 + 0.1 * zs**3), carry
 
     def offline(rnn, *seen):

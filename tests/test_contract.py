@@ -15,15 +15,20 @@ import optax
 import pytest
 from helpers import (
     assert_close,
+    at_home,
     BATCH,
+    begin,
     cell,
     data,
     distance,
     error,
     flat,
     gradient,
+    home,
     jit,
     M,
+    marked,
+    meeting,
     MU_BY_TYPE,
     N,
     Net,
@@ -33,7 +38,6 @@ from helpers import (
     OUT,
     plain_loss,
     rule,
-    RULES,
     segment_loss,
     serves,
     streamed_gradient,
@@ -52,12 +56,11 @@ def trainable(tree):
 # --- structure ---
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", [marked(name) for name in meeting("structure")])
 def test_gradients_have_the_models_structure(name):
     """Also where the rule given is not the layer's: optax needs equal trees."""
     for own in ("bptt", name):
-        fits = [c for c in ("leaky_taus", "leaky", "filtered_adaptive") if serves(name, c)]
-        model = net(own, fits[0])
+        model = net(own, "leaky_taus" if serves(name, "leaky_taus") else home(name))
         take = mpj.value_and_grad(offline_loss, rule(name))
         _, gradients = eqx.filter_eval_shape(take, model, *data())
         chex.assert_trees_all_equal_structs(gradients, trainable(model))
@@ -217,6 +220,31 @@ def test_bfloat16_cells_sum_their_gradients_in_float32():
 # --- transformations ---
 
 
+@pytest.mark.parametrize("name, cell_name", [marked(*pair) for pair in at_home("one trace")])
+def test_a_step_gives_back_what_it_takes(name, cell_name):
+    """Model and carry, all that is static, and float32: the next step finds this one's program."""
+
+    def step(model, carry, xs, ys):
+        (_, carry), gradients = mpj.online_value_and_grad(segment_loss)(model, carry, xs, ys)
+        return eqx.apply_updates(model, jax.tree.map(lambda g: -0.01 * g, gradients)), carry
+
+    model, seen = net(name, cell_name, jnp.float32), (a.astype(jnp.float32) for a in data(steps=3))
+    before = eqx.filter_eval_shape(lambda model: (model, begin(model)), model)
+    after = eqx.filter_eval_shape(step, *before, *seen)
+    assert jax.tree.structure(before) == jax.tree.structure(after)
+    assert hash(jax.tree.structure(before)) == hash(jax.tree.structure(after))
+    assert [*map(known, jax.tree.leaves(before))] == [*map(known, jax.tree.leaves(after))]
+    arrays = [leaf for leaf in jax.tree.leaves(after) if isinstance(leaf, jax.ShapeDtypeStruct)]
+    assert {a.dtype for a in arrays if jnp.issubdtype(a.dtype, jnp.inexact)} == {jnp.float32.dtype}
+
+
+def known(leaf):
+    """All that a trace knows of it."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf.shape, leaf.dtype, leaf.weak_type
+    return leaf
+
+
 @pytest.mark.parametrize("name", ["bptt", "mdgl_types", "modprop"])
 def test_one_trace_under_jit(name):
     chex.clear_trace_counter()
@@ -262,6 +290,18 @@ def test_vmap_over_seeds(name, getkey):
         value, expected = gradient(jit(make)(key), xs, ys)
         np.testing.assert_allclose(losses[i], value, rtol=1e-12)
         assert_close(jax.tree.map(lambda g: g[i], gradients), expected)
+
+
+@pytest.mark.parametrize("name, cell_name", [marked(*pair) for pair in at_home("vmap")])
+def test_vmap_gives_each_example_a_gradient(name, cell_name):
+    model = net(name, cell_name)
+    take = mpj.value_and_grad(offline_loss)
+    each = eqx.filter_vmap(take, in_axes=(None, 1, 1))
+    found = eqx.filter_eval_shape(each, model, *data())
+    one = eqx.filter_eval_shape(take, model, *data(()))
+    assert jax.tree.structure(found) == jax.tree.structure(one)
+    for many, single in zip(jax.tree.leaves(found), jax.tree.leaves(one)):
+        assert (many.shape, many.dtype) == ((*BATCH, *single.shape), single.dtype)
 
 
 @pytest.mark.parametrize("name, cell_name", [("modprop_types", "leaky"), ("eprop", "adaptive")])

@@ -13,13 +13,14 @@ from helpers import (
     cell,
     data,
     jit,
+    KEY,
     M,
+    meeting,
     N,
     net,
     offline_loss,
     OUT,
     rule,
-    RULES,
     segment_loss,
     TYPES,
 )
@@ -93,7 +94,7 @@ def test_readout_of_another_size():
 
 @pytest.mark.parametrize("name", ["mdgl_types", "modprop_types"])
 def test_types_of_another_length(name):
-    short = RULES[name]._replace(args=(*RULES[name].args[:-1], TYPES[:4])).make()
+    short = rule(name, 4)
     with pytest.raises(ValueError, match="types for 4 neurons, but the cell has 6"):
         run(cell("leaky"), rule=short)
     with pytest.raises(ValueError, match="types for 4 neurons, but the cell has 6"):
@@ -127,9 +128,9 @@ def test_mu_for_each_type_needs_types():
         run(cell("leaky"), rule=mpj.ModProp(np.ones(3)))
 
 
-def test_mu_that_is_a_word():
+def test_mu_that_is_a_word(without_type_checks):
     with pytest.raises(ValueError, match="mu must be a number.*but is 'large'"):
-        mpj.ModProp("large")
+        mpj.ModProp("large")  # pyright: ignore[reportArgumentType]
 
 
 def test_diffuse_needs_types():
@@ -147,14 +148,14 @@ def test_a_rule_that_is_none(wrong, message):
         run(cell("leaky"), rule=wrong)
 
 
-@pytest.mark.parametrize("name", [n for n in RULES if RULES[n].local])
+@pytest.mark.parametrize("name", meeting("functions"))
 @pytest.mark.parametrize("cell_name", ["function", "filtered_function"])
 def test_a_local_rule_on_a_function(name, cell_name):
-    message = "needs a .*NeuronCell.*the cell is a FunctionCell. Use BPTT or RTRL"
+    message = f"{type(rule(name)).__name__} needs an? .*Cell.*the cell is a .*[uU]se BPTT"
     with pytest.raises(ValueError, match=message):
         run(cell(cell_name), rule=rule(name))
     with pytest.raises(ValueError, match=message):
-        rule(name).init(cell(cell_name), cell(cell_name).init(BATCH))
+        rule(name).init(cell(cell_name), cell(cell_name).init(BATCH), key=KEY)
 
 
 def test_modprop_on_a_neuron_without_gain_or_membrane():
@@ -256,7 +257,7 @@ CARRIES = [
 def test_a_carry_of_another_rule(made_by, given_to):
     c = cell("leaky")
     carry = rule(made_by).init(c, c.init(BATCH))
-    message = rf"made by {RULES[made_by].cls.__name__}.*does not fit.*rule\.init\(cell, state\)"
+    message = rf"made by {type(rule(made_by)).__name__}.*does not fit.*rule\.init\(cell, state\)"
     with pytest.raises(ValueError, match=message):
         mpj.scan(c, carry, data()[0], rule=rule(given_to))
 

@@ -3,12 +3,14 @@
 import abc
 import operator
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple, SupportsIndex
+from typing import ClassVar, NamedTuple, SupportsIndex, TypeGuard
 
 import equinox as eqx
+import jax
 from jaxtyping import Array, Bool, PyTree
 
-from .._arguments import shown
+from .._arguments import is_function, shown
+from ._emission import AbstractEmission, Plain
 
 
 # the shape of the batch axes; a number is one axis
@@ -89,6 +91,10 @@ class AbstractCell(eqx.Module):
         """The same cell with its constraints (masks) already applied to its weights."""
         return self
 
+    def parts(self) -> tuple["AbstractCell", AbstractEmission]:
+        """The dynamics, and what is made of their emission: a cell itself, and nothing."""
+        return self, Plain()
+
     def check_input(self, features: int) -> None:
         """Raise a ValueError if inputs of this many features do not fit."""
         del features
@@ -101,7 +107,19 @@ class AbstractCell(eqx.Module):
         return {}
 
 
-def of_package(defined: Any) -> bool:
+def dynamics(cell: AbstractCell) -> AbstractCell:
+    """The cell without what is made of its emission."""
+    return cell.parts()[0]
+
+
+def batch_shape(cell: AbstractCell, state: PyTree) -> tuple[int, ...]:
+    """The leading axes of a cell's state."""
+    example = jax.tree.leaves(jax.eval_shape(lambda: cell.init(())))[0]
+    leaf = jax.tree.leaves(state)[0]
+    return leaf.shape[: leaf.ndim - example.ndim]
+
+
+def of_package(defined: object) -> bool:
     """Whether a class or function is one of this package's own."""
     return str(getattr(defined, "__module__", "")).partition(".")[0] == __name__.partition(".")[0]
 
@@ -113,14 +131,19 @@ def defined_in(cls: type, name: str) -> type:
     )
 
 
-def as_cell(name: str, value: Any) -> AbstractCell:
+def is_cell(node: object) -> TypeGuard[AbstractCell]:
+    """Whether it is a cell: where only a part of a model came, something may stand for one."""
+    return isinstance(node, AbstractCell)
+
+
+def as_cell(name: str, value: object) -> AbstractCell:
     """The value, if it is a cell; else a ValueError."""
-    if isinstance(value, AbstractCell):
+    if is_cell(value):
         return value
     if isinstance(value, eqx.nn.GRUCell | eqx.nn.LSTMCell):
         kind = type(value).__name__
         hint = f": equinox's has no initial state, take its arrays with {kind}.from_equinox(cell)"
-    elif callable(value) and not isinstance(value, type):
+    elif is_function(value):
         hint = "; wrap a plain step function as FunctionCell(step, params, state)"
     else:
         hint = ""

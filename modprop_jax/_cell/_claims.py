@@ -1,11 +1,11 @@
 """What a cell of one's own says about itself, verified once for each structure."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 
-from ._base import defined_in, of_package
+from ._base import AbstractCell, defined_in, of_package
 from ._computing import computing
 from ._function import FunctionCell
 from ._reach import (
@@ -27,7 +27,7 @@ from ._trial import crossing, leaky, meeting, shared
 _FUNCTION = "or write the cell as a FunctionCell (BPTT, RTRL, SnAp)."
 
 
-def check_claims(cell: Any) -> None:
+def check_claims(cell: AbstractCell) -> None:
     """A ValueError unless each method reads only what it may, and treats each example alone."""
     if not isinstance(cell, SeparableCell):
         return
@@ -38,7 +38,7 @@ def check_claims(cell: Any) -> None:
     _check_examples(cell, _strange(cell))
 
 
-def check_examples(cell: Any, features: int) -> None:
+def check_examples(cell: AbstractCell, features: int) -> None:
     """A ValueError unless a cell without drives treats each example alone."""
     own = tuple(m for m in STEPS if not of_package(defined_in(type(cell), m)))
     if not isinstance(cell, SeparableCell):
@@ -60,7 +60,7 @@ def apart(cell: SeparableCell, *methods: str) -> bool:
     return not _meeting(cell, methods)
 
 
-def check_leaky(who: str, cell: Any) -> None:
+def check_leaky(who: str, cell: AbstractCell) -> None:
     """A ValueError unless `integrate` is what a uniform leak says it is."""
     if not of_package(defined_in(type(cell), "integrate")) and not leaky(_bones(cell)):
         raise ValueError(
@@ -131,7 +131,9 @@ def check_units(who: str, cell: SeparableCell, *, emits: bool) -> None:
             )
 
 
-def _check_examples(cell: Any, methods: tuple[str, ...], features: int | None = None) -> None:
+def _check_examples(
+    cell: AbstractCell, methods: tuple[str, ...], features: int | None = None
+) -> None:
     for method in _or_none(crossing, _bones(cell), methods, features) or () if methods else ():
         raise ValueError(
             f"{type(cell).__name__}.{method} mixes the examples of a batch, or the steps of a "
@@ -166,7 +168,7 @@ def _check_reads(cell: SeparableCell, method: str, found: Reach) -> None:
         )
 
 
-def _bones(cell: Any) -> Skeleton:
+def _bones(cell: AbstractCell) -> Skeleton:
     return skeleton(computing(cell))
 
 
@@ -191,7 +193,7 @@ def _strange(cell: SeparableCell) -> tuple[str, ...]:
     return tuple(m for m in METHODS if not of_package(defined_in(type(cell), m)))
 
 
-def _or_none(find: Any, *key: Any) -> Any:
+def _or_none(find: Callable, *key: object) -> Any:
     try:
         return find(*key)
     except ClosesOver:

@@ -3,17 +3,14 @@
 import equinox as eqx
 
 from .._precision import widened
-from ._base import AbstractCell
-from ._filtered import Filtered
+from ._base import AbstractCell, dynamics
 
 
 def computing(cell: AbstractCell) -> AbstractCell:
     """The cell with its parameters widened, but for those that only enter matmuls."""
-    if isinstance(cell, Filtered):
-        return eqx.tree_at(lambda f: f.cell, cell, computing(cell.cell))
+    names, wide = dynamics(cell).matmul_parameters, widened(cell)
 
     def operands(cell):
-        return [getattr(cell, name) for name in cell.matmul_parameters]
+        return [getattr(dynamics(cell), name) for name in names]
 
-    wide = widened(cell)
-    return eqx.tree_at(operands, wide, operands(cell)) if cell.matmul_parameters else wide
+    return eqx.tree_at(operands, wide, operands(cell)) if names else wide

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 
 # how far a value is known to stay apart: of no example at all, and the same for all; of none, but
@@ -41,7 +41,7 @@ def flow(jaxpr: Jaxpr, given: Sequence[Flow]) -> list[Flow]:
     return [of(atom) for atom in jaxpr.outvars]
 
 
-def _called(equation: Any) -> Jaxpr | None:
+def _called(equation: JaxprEqn) -> Jaxpr | None:
     """The function that an equation calls once; None for loops, and for what calls none."""
     if equation.primitive.name in ("scan", "while"):
         return None

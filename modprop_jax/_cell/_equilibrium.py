@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jax.core import Tracer
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from .. import _arguments as arguments
+from .._arguments import Numbers
 from .._precision import wide, widened
 from .._static import FrozenArray
 from .._tree import each, with_fields
@@ -17,7 +18,7 @@ from ._base import AbstractCell, batch_axes, BatchShape, Final
 from ._constants import as_mask, connectivity
 from ._init import balancing, scaled_normal
 from ._relax import accelerated, relax, Relaxed, solved
-from ._settle import Found, settle
+from ._settle import equilibrium_with_credit, Found
 
 
 class Equilibrium(NamedTuple):
@@ -101,27 +102,27 @@ class EquilibriumCell(AbstractCell):
     atol: float = eqx.field(static=True)
     max_steps: int = eqx.field(static=True)
     damping: float | None = eqx.field(static=True)
-    solver: Any = eqx.field(static=True)
+    solver: eqx.Module | None = eqx.field(static=True)
     check: bool = eqx.field(static=True)
 
     def __init__(
         self,
         size: int,
         *,
-        inputs: Any,
-        outputs: Any,
+        inputs: Numbers,
+        outputs: Numbers,
         activation: Callable,
-        mask: Any = None,
-        signs: Any = None,
+        mask: Numbers | None = None,
+        signs: Numbers | None = None,
         use_bias: bool = True,
         gain: float = 0.7,
         rtol: float = 1e-6,
         atol: float = 1e-6,
         max_steps: int = 1000,
         damping: float | None = None,
-        solver: Any = None,
+        solver: eqx.Module | None = None,
         check: bool = False,
-        dtype: Any = None,
+        dtype: DTypeLike | None = None,
         key: PRNGKeyArray,
     ):
         r"""**Arguments:**
@@ -159,11 +160,8 @@ class EquilibriumCell(AbstractCell):
             )
         options = as_relaxation(rtol, atol, max_steps, damping)
         self.rtol, self.atol, self.max_steps, self.damping = options
-        if solver is not None and not isinstance(solver, eqx.Module):
-            raise ValueError(
-                "solver must be a fixed-point or root finder of optimistix, or None, but is "
-                f"{arguments.shown(solver)}."
-            )
+        words = "a fixed-point or root finder of optimistix, or None"
+        arguments.instance("solver", solver, eqx.Module | None, words)
         if solver is not None and damping is not None:
             raise ValueError(
                 f"damping={damping} is for plain sweeps, but solver={type(solver).__name__} came "
@@ -178,7 +176,7 @@ class EquilibriumCell(AbstractCell):
         gain = arguments.number("gain", gain)
         dtype, key = arguments.dtype("dtype", dtype), arguments.key("key", key)
         allowed = ~self.inputs.numpy()[:, None] & np.ones((size, size), bool)
-        exists: Any = self.mask
+        exists = self.mask
         allowed = allowed if exists is None else allowed & exists
         self.weight = gain * _initial(key, allowed, self.signs, dtype)
         self.bias = jnp.zeros(size, self.weight.dtype) if use_bias else None
@@ -193,11 +191,8 @@ class EquilibriumCell(AbstractCell):
         units that are not inputs; else from each layer to the next alone. `options`: further
         arguments of the cell, `signs` of all units among them.
         """
-        if not isinstance(sizes, list | tuple) or len(sizes) < 2:
-            raise ValueError(
-                "sizes holds the units of the input layer, of those between and of the output "
-                f"layer, at least two numbers, but is {arguments.shown(sizes)}."
-            )
+        words = "sizes holds the units of the input layer, of those between and of the output"
+        arguments.entries(sizes, 2, f"{words} layer, at least two numbers")
         sizes = [arguments.size("an entry of sizes", entry) for entry in sizes]
         layer = np.repeat(np.arange(len(sizes)), sizes)
         mask = layer[:, None] == layer[None, :] + 1
@@ -239,7 +234,7 @@ class EquilibriumCell(AbstractCell):
     ) -> Equilibrium:
         """`step`, whose derivative is the credit that `find(cell, rates, direct)` finds."""
         # a fixed point of matmuls with narrow operands could be out of the tolerance's reach
-        return settle(widened(self.effective()), widened(state), widened(x), find)
+        return equilibrium_with_credit(widened(self.effective()), widened(state), widened(x), find)
 
     def emit(self, state: Equilibrium) -> Float[Array, "*batch n"]:
         """The rates of all units; with `check`, an error where they have not settled."""
@@ -277,7 +272,7 @@ class EquilibriumCell(AbstractCell):
     def relax(self, start: Float[Array, "*batch n"], x: Float[Array, "*batch k"]) -> Relaxed:
         """The equilibrium of each example, from these rates."""
         cell = self.effective()
-        options: Any = {"rtol": self.rtol, "atol": self.atol, "max_steps": self.max_steps}
+        options = {"rtol": self.rtol, "atol": self.atol, "max_steps": self.max_steps}
         # an example that was lost starts anew
         start = jnp.where(jnp.isfinite(start), start, 0)
         if self.solver is None:
@@ -323,7 +318,7 @@ class EquilibriumCell(AbstractCell):
 
 
 def as_relaxation(
-    rtol: Any, atol: Any, max_steps: Any, damping: Any
+    rtol: float | int, atol: float | int, max_steps: int, damping: float | int | None
 ) -> tuple[float, float, int, float | None]:
     """The options of a relaxation, or a ValueError."""
     within = arguments.NOT_NEGATIVE
@@ -349,8 +344,8 @@ def _implicit(cell: EquilibriumCell, rates: Array, direct: Array) -> Found:
     return Found(credit, slope, jnp.zeros(batch, jnp.int32), jnp.ones(batch, bool))
 
 
-def _units(name: str, flags: Any, n: int) -> np.ndarray:
-    if isinstance(flags, Tracer):
+def _units(name: str, flags: Numbers, n: int) -> np.ndarray:
+    if arguments.is_traced(flags):
         raise ValueError(f"{name} is part of a cell's structure, but is {arguments.shown(flags)}.")
     flags = np.asarray(flags)
     if flags.shape != (n,) or flags.dtype != np.bool_:
@@ -362,10 +357,13 @@ def _units(name: str, flags: Any, n: int) -> np.ndarray:
 
 
 def _initial(
-    key: PRNGKeyArray, allowed: Any, signs: tuple[int, ...] | None, dtype: Any
+    key: PRNGKeyArray,
+    allowed: Bool[np.ndarray | Array, "n n"],
+    signs: tuple[int, ...] | None,
+    dtype: DTypeLike,
 ) -> Float[Array, "n n"]:
     if signs is None:
-        return scaled_normal(key, allowed.shape, dtype, allowed)
+        return scaled_normal(key, (len(allowed), len(allowed)), dtype, allowed)
     draw = jr.normal(key, allowed.shape, dtype or jnp.result_type(float))
     magnitude, excitatory = jnp.abs(jnp.where(allowed, draw, 0)), np.asarray(signs) > 0
     excitation = jnp.sum(magnitude, 1, where=excitatory[None])

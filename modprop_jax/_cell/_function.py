@@ -5,7 +5,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, PyTree
 
 from .. import _arguments as arguments
@@ -13,15 +12,15 @@ from .._static import FrozenArray
 from ._base import AbstractCell, batch_axes, BatchShape
 
 
-def _frozen(leaf: Any) -> FrozenArray:
+def _frozen(leaf: PyTree) -> FrozenArray:
     # NumPy alone: under jit, jnp.asarray would make a tracer of a constant
-    dtype = leaf.dtype if isinstance(leaf, jax.Array) else np.asarray(leaf).dtype
+    dtype = leaf.dtype if eqx.is_array(leaf) else np.asarray(leaf).dtype
     if not (jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_)):
         raise ValueError(f"state must hold arrays of numbers, but holds {arguments.shown(leaf)}.")
     return FrozenArray(leaf)
 
 
-def _identity(state: Any) -> Any:
+def _identity(state: PyTree) -> PyTree:
     return state
 
 
@@ -62,7 +61,7 @@ class FunctionCell(AbstractCell):
         takes = "emit(params, state)" if emit_params else "emit(state)"
         arguments.function("emit", emit, f"{takes} -> z")
         self.params = params
-        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(state)):
+        if arguments.is_traced(state):
             raise ValueError(
                 "FunctionCell's initial state is a constant, but a traced array came: make the "
                 "cell outside of the transformed function, or pass a bare state to scan."

@@ -7,9 +7,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from .. import _arguments as arguments
+from .._arguments import Numbers
 from .._precision import times, times_back, wide
 from .._static import FrozenArray
 from .._tree import with_fields
@@ -19,6 +21,7 @@ from ._separable import SeparableCell
 
 
 Cell = TypeVar("Cell", bound="GatedCell")
+Namesake = TypeVar("Namesake", eqx.nn.GRUCell, eqx.nn.LSTMCell)
 
 
 class GatedCell(SeparableCell):
@@ -50,7 +53,7 @@ class GatedCell(SeparableCell):
     bias: Float[Array, " gates"] | None
     connectivity: FrozenArray | Bool[Array, "post n"] | None
 
-    def __init__(self, like: Any, mask: Any):
+    def __init__(self, like: eqx.nn.GRUCell | eqx.nn.LSTMCell, mask: Numbers | None):
         """**Arguments:** `like`: a new cell of equinox, whose arrays it takes; with a `mask`
         (connectivity), a unit's recurrent weights to a gate grow by √(n / those that exist).
         """
@@ -59,7 +62,7 @@ class GatedCell(SeparableCell):
         self.weight_hh = like.weight_hh
         self.bias = like.bias
         self.connectivity = connectivity(mask, n, len(like.weight_hh) // n)
-        exists: Any = self.mask
+        exists = self.mask
         if exists is not None:
             count = jnp.maximum(exists.sum(1), 1).astype(like.weight_hh.dtype)
             count = jnp.tile(count, len(like.weight_hh) // len(count))
@@ -91,15 +94,15 @@ class GatedCell(SeparableCell):
         return self.drive_parameters
 
     @abc.abstractmethod
-    def recurrent(self, drive: Any) -> tuple[Float[Array, "*batch n"], ...]:
+    def recurrent(self, drive: PyTree) -> tuple[Float[Array, "*batch n"], ...]:
         """The part of each gate's drive, or of credit on it, that other units contribute to."""
 
-    def received(self, drive: Any, like: Any, x: Any) -> Float[Array, "*batch n"]:
+    def received(self, drive: PyTree, like: PyTree, x: Array) -> Float[Array, "*batch n"]:
         """`weight_hhᵀ drive`, of a cell whose mask is applied (`effective`)."""
         del like, x
         return times_back(jnp.concatenate(self.recurrent(drive), axis=-1), self.weight_hh)
 
-    def received_own(self, drive: Any, like: Array) -> Float[Array, "*batch n"]:
+    def received_own(self, drive: PyTree, like: Array) -> Float[Array, "*batch n"]:
         """`Σ diag(U) drive` over the gates, of a cell whose mask is applied."""
         del like
         n = self.hidden_size
@@ -129,15 +132,15 @@ class GatedCell(SeparableCell):
 
 
 def made(
-    namesake: Any,
+    namesake: type[Namesake],
     gates: int,
-    in_size: Any,
-    hidden_size: Any,
-    use_bias: Any,
-    mask: Any,
-    dtype: Any,
-    key: Any,
-) -> Any:
+    in_size: int,
+    hidden_size: int,
+    use_bias: bool,
+    mask: Numbers | None,
+    dtype: DTypeLike | None,
+    key: PRNGKeyArray,
+) -> Namesake:
     """A cell of `equinox.nn`, from checked arguments."""
     in_size, n = arguments.size("in_size", in_size), arguments.size("hidden_size", hidden_size)
     use_bias = arguments.boolean("use_bias", use_bias)
@@ -146,13 +149,14 @@ def made(
     return namesake(in_size, n, use_bias, dtype, key=arguments.key("key", key))
 
 
-def taken(make: Callable[..., Cell], namesake: type, cell: Any, mask: Any) -> Cell:
+def taken(make: Callable[..., Cell], namesake: type, cell: Any, mask: Numbers | None) -> Cell:
     """One of our cells with the arrays of its namesake in `equinox.nn`."""
-    if not isinstance(cell, namesake):
-        raise ValueError(
-            f"from_equinox needs cell to be an equinox.nn.{namesake.__name__}, but it is "
-            f"{arguments.shown(cell)}."
-        )
+    arguments.require(
+        cell,
+        namesake,
+        f"from_equinox needs cell to be an equinox.nn.{namesake.__name__}, but it is "
+        f"{arguments.shown(cell)}.",
+    )
     sizes, key = (cell.input_size, cell.hidden_size), jax.random.key(0)
     new = make(*sizes, use_bias=cell.use_bias, mask=mask, key=key)
 

@@ -1,6 +1,6 @@
 """Layers of leaky neurons that look ahead: the network of Generalized Latent Equilibrium."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import equinox as eqx
@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .. import _arguments as arguments
 from .._constrained import AbstractConstrained
 from .._precision import wide, widened
-from .._static import Constant, numeric, Trainable
+from .._static import Given, is_constant, numeric, Trainable
 from ._base import AbstractCell, batch_axes, BatchShape, Final
 from ._constants import trainable, trained_ranges
 from ._prospective_layer import (
@@ -84,15 +85,15 @@ class GLECell(AbstractCell):
         self,
         sizes: Sequence[Any],
         *,
-        tau_m: Any,
-        tau_r: Any,
-        dt: Any,
-        activations: Any,
+        tau_m: Given | Sequence[Given],
+        tau_r: Given | Sequence[Given],
+        dt: Given,
+        activations: Callable | Sequence[Callable],
         gamma: float = 0.0,
         order: Literal["sweep", "sync"] = "sweep",
         use_bias: bool = True,
         learn_tau: bool = False,
-        dtype: Any = None,
+        dtype: DTypeLike | None = None,
         key: PRNGKeyArray,
     ):
         """**Arguments:**
@@ -116,11 +117,8 @@ class GLECell(AbstractCell):
 
         **Errors:** ValueError for anything that does not fit.
         """
-        if not isinstance(sizes, list | tuple) or len(sizes) < 2:
-            raise ValueError(
-                "sizes holds the number of inputs and one entry a layer, at least one, but is "
-                f"{arguments.shown(sizes)}."
-            )
+        words = "sizes holds the number of inputs and one entry a layer, at least one"
+        arguments.entries(sizes, 2, words)
         self.order = arguments.choice("order", order, ("sweep", "sync"))
         self.gamma = arguments.number("gamma", gamma, arguments.NOT_NEGATIVE)
         if self.gamma > 0 and order != "sync":
@@ -132,7 +130,7 @@ class GLECell(AbstractCell):
         use_bias = arguments.boolean("use_bias", use_bias)
         dtype, key = arguments.dtype("dtype", dtype), arguments.key("key", key)
         dt = self.dt = trainable("dt", dt, None, arguments.POSITIVE, dtype)
-        known = dt if isinstance(dt, Constant) else numeric(dt, dtype)
+        known = dt if is_constant(dt) else numeric(dt, dtype)
         layers, size = [], arguments.size("the first entry of sizes", sizes[0])
         count = len(sizes) - 1
         constants = _by_layer("tau_m", tau_m, count), _by_layer("tau_r", tau_r, count)
@@ -143,7 +141,7 @@ class GLECell(AbstractCell):
                 entry = arguments.size("an entry of sizes that is no layer of equinox", entry)
                 entry = eqx.nn.Linear(size, entry, use_bias=use_bias, dtype=dtype, key=key)
             n = driven(entry, size, index)
-            given: Any = (n, known, parameter_dtype(entry))
+            given = (n, known, parameter_dtype(entry))
             membrane = layer_constant("tau_m", membrane, *given, each=learn_tau)
             prospective = layer_constant("tau_r", prospective, *given)
             activation = arguments.elementwise("activations", activation, n)

@@ -1,10 +1,12 @@
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._arguments import Numbers
 from .._precision import wide
 from ._base import batch_axes, BatchShape
 from ._gated import GatedCell, made, plus, taken
@@ -46,8 +48,8 @@ class GRUCell(GatedCell):
         hidden_size: int,
         *,
         use_bias: bool = True,
-        mask: Any = None,
-        dtype: Any = None,
+        mask: Numbers | None = None,
+        dtype: DTypeLike | None = None,
         key: PRNGKeyArray,
     ):
         """**Arguments:**
@@ -66,7 +68,7 @@ class GRUCell(GatedCell):
         self.bias_n = like.bias_n
 
     @classmethod
-    def from_equinox(cls, cell: eqx.nn.GRUCell, *, mask: Any = None) -> "GRUCell":
+    def from_equinox(cls, cell: eqx.nn.GRUCell, *, mask: Numbers | None = None) -> "GRUCell":
         """The cell with the arrays of an equinox cell, 0 where `mask` has no synapse.
 
         ValueError if it is anything else.

@@ -2,18 +2,19 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from .. import _arguments as arguments
+from .._arguments import Numbers
 from .._precision import wide
 from .._sharding import alike
-from ._constants import as_mask, connectivity
+from ._constants import as_mask, connectivity, Exists
 
 
 def radius(matrix: Float[Array, "n n"]) -> Float[Array, ""]:
@@ -62,7 +63,7 @@ def _squarings(matrix: Float[Array, "n n"]) -> int:
     return min(50, jnp.finfo(matrix.dtype).nmant + 9)
 
 
-def _square(step: Any, carry: Any) -> tuple[Array, Array]:
+def _square(step: Int[ArrayLike, ""], carry: Sequence[Array]) -> tuple[Array, Array]:
     """A^2k, normalised, and the logarithm of the norms so far, of A^k, k = 2^step."""
     power, log_scale = carry
     norm = jnp.linalg.norm(power)
@@ -75,9 +76,9 @@ def _square(step: Any, carry: Any) -> tuple[Array, Array]:
 def balanced_dale(
     key: PRNGKeyArray,
     signs: Sequence[int] | np.ndarray,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
     *,
-    mask: Any = None,
+    mask: Numbers | None = None,
 ) -> Float[Array, "n n"]:
     """Dale-signed recurrent weights `[post, pre]`, balanced neuron by neuron, of radius 1.
 
@@ -128,7 +129,10 @@ def balanced_dale(
 
 
 def scaled_normal(
-    key: PRNGKeyArray, shape: tuple[int, int], dtype: Any = None, exists: Any = None
+    key: PRNGKeyArray,
+    shape: tuple[int, int],
+    dtype: DTypeLike | None = None,
+    exists: Exists | None = None,
 ) -> Float[Array, "post pre"]:
     """Weights of variance 1 / (number of presynaptic neurons), of those that exist [post, pre]."""
     draw = jr.normal(key, shape, dtype or jnp.result_type(float))
@@ -138,7 +142,11 @@ def scaled_normal(
     return jnp.where(exists, draw, 0) / jnp.sqrt(count)[:, None]
 
 
-def _shared(lacking: Float[Array, " n"], members: np.ndarray, exists: Any) -> tuple[Array, Any]:
+def _shared(
+    lacking: Float[Array, " n"],
+    members: np.ndarray,
+    exists: Exists | None,
+) -> tuple[Array, np.ndarray | Array]:
     """What each neuron lacks, if anything, shared among its synapses from `members`; and these."""
     if exists is None:
         synapses, count = members[None], int(members.sum())

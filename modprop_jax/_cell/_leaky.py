@@ -5,11 +5,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .. import _arguments as arguments
+from .._arguments import Numbers
 from .._precision import wide
-from .._static import Trainable
+from .._static import Given, Trainable
+from .._synapses import AbstractSynapses
 from ._base import batch_axes, BatchShape, Final
 from ._constants import decay, rise, trainable, trained_ranges
 from ._neuron import NeuronCell
@@ -43,14 +46,16 @@ class LeakyCell(NeuronCell):
         in_size: int,
         hidden_size: int,
         *,
-        tau: Any,
-        dt: Any = 1.0,
+        tau: Given,
+        dt: Given = 1.0,
         activation: Callable = jax.nn.relu,
         use_bias: bool = False,
         autapses: bool = False,
-        mask: Any = None,
-        signs: Any = None,
-        dtype: Any = None,
+        mask: Numbers | None = None,
+        signs: Numbers | None = None,
+        recurrent: AbstractSynapses | None = None,
+        inputs: AbstractSynapses | None = None,
+        dtype: DTypeLike | None = None,
         key: PRNGKeyArray,
     ):
         """**Arguments:** those of `NeuronCell`, and
@@ -68,10 +73,12 @@ class LeakyCell(NeuronCell):
             autapses=autapses,
             mask=mask,
             signs=signs,
+            recurrent=recurrent,
+            inputs=inputs,
             dtype=dtype,
         )
         self.tau, self.dt = (
-            trainable(name, value, hidden_size, arguments.POSITIVE, self.weight_rec.dtype)
+            trainable(name, value, hidden_size, arguments.POSITIVE, self.dtype)
             for name, value in (("tau", tau), ("dt", dt))
         )
         self.activation = arguments.elementwise("activation", activation, hidden_size)
@@ -79,12 +86,12 @@ class LeakyCell(NeuronCell):
     @property
     def leak(self) -> Any:
         """η = exp(-dt/τ)."""
-        return decay(self.tau, self.dt, wide(self.weight_rec.dtype))
+        return decay(self.tau, self.dt, wide(self.dtype))
 
     @property
     def gain(self) -> Any:
         """1 - η."""
-        return rise(self.tau, self.dt, wide(self.weight_rec.dtype))
+        return rise(self.tau, self.dt, wide(self.dtype))
 
     @property
     def uniform_leak(self) -> bool:
@@ -93,7 +100,7 @@ class LeakyCell(NeuronCell):
 
     def init(self, batch_shape: BatchShape = ()) -> Float[Array, "*batch n"]:
         """Zero membrane."""
-        return jnp.zeros((*batch_axes(batch_shape), self.hidden_size), wide(self.weight_rec.dtype))
+        return jnp.zeros((*batch_axes(batch_shape), self.hidden_size), wide(self.dtype))
 
     def integrate(
         self, state: Float[Array, "*batch n"], drive: Float[Array, "*batch n"]

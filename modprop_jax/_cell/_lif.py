@@ -4,11 +4,12 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .. import _arguments as arguments
 from .._precision import wide
-from .._static import spread, Trainable
+from .._static import Given, spread, Trainable
 from ._base import batch_axes, BatchShape, Final
 from ._constants import decay, rise, trainable, trained_ranges
 from ._neuron import NeuronCell
@@ -46,10 +47,10 @@ class AbstractLIF(NeuronCell):
         in_size: int,
         hidden_size: int,
         *,
-        tau: Any,
-        threshold: Any = 1.0,
+        tau: Given,
+        threshold: Given = 1.0,
         dampening: float = 0.3,
-        dt: Any = 1.0,
+        dt: Given = 1.0,
         refractory: int = 0,
         surrogate: Callable[[Array], Array] = triangular,
         scale_input: bool = False,
@@ -59,7 +60,7 @@ class AbstractLIF(NeuronCell):
         """See `LIFCell`."""
         NeuronCell.__init__(self, in_size, hidden_size, **options)
         self.tau, self.threshold, self.dt = (
-            trainable(name, value, hidden_size, arguments.POSITIVE, self.weight_rec.dtype)
+            trainable(name, value, hidden_size, arguments.POSITIVE, self.dtype)
             for name, value in (("tau", tau), ("threshold", threshold), ("dt", dt))
         )
         self.dampening = arguments.number("dampening", dampening, arguments.NOT_NEGATIVE)
@@ -71,12 +72,12 @@ class AbstractLIF(NeuronCell):
     @property
     def leak(self) -> Any:
         """α = exp(-dt/τ)."""
-        return decay(self.tau, self.dt, wide(self.weight_rec.dtype))
+        return decay(self.tau, self.dt, wide(self.dtype))
 
     @property
     def gain(self) -> Any:
         """s_in."""
-        return rise(self.tau, self.dt, wide(self.weight_rec.dtype)) if self.scale_input else 1.0
+        return rise(self.tau, self.dt, wide(self.dtype)) if self.scale_input else 1.0
 
     def membrane(self, state: PyTree) -> Float[Array, "*batch n"]:
         """v, the first of the state's variables."""
@@ -123,7 +124,7 @@ class LIFCell(AbstractLIF):
     Source: Bellec et al., Nature Communications 11 (2020), whose conventions are the defaults.
     """
 
-    def __init__(self, in_size: int, hidden_size: int, *, tau: Any, **options: Any):
+    def __init__(self, in_size: int, hidden_size: int, *, tau: Given, **options: Any):
         """**Arguments:** those of `NeuronCell`, and
 
         - `tau`: membrane time constant in the unit of `dt`; scalar or (n,); a `jax.Array` or a
@@ -141,7 +142,7 @@ class LIFCell(AbstractLIF):
     def init(self, batch_shape: BatchShape = ()) -> tuple[Array, Array]:
         """Zero membrane, not refractory."""
         shape = (*batch_axes(batch_shape), self.hidden_size)
-        return jnp.zeros(shape, wide(self.weight_rec.dtype)), jnp.zeros(shape, jnp.int32)
+        return jnp.zeros(shape, wide(self.dtype)), jnp.zeros(shape, jnp.int32)
 
     def integrate(
         self, state: tuple[Array, Array], drive: Float[Array, "*batch n"]
@@ -193,9 +194,9 @@ class ALIFCell(AbstractLIF):
         in_size: int,
         hidden_size: int,
         *,
-        tau: Any,
-        tau_adaptation: Any,
-        beta: Any,
+        tau: Given,
+        tau_adaptation: Given,
+        beta: Given,
         scale_adaptation: bool = False,
         divide_by_adaptive: bool = False,
         **options: Any,
@@ -214,7 +215,7 @@ class ALIFCell(AbstractLIF):
         self.scale_adaptation = arguments.boolean("scale_adaptation", scale_adaptation)
         self.divide_by_adaptive = arguments.boolean("divide_by_adaptive", divide_by_adaptive)
         self.tau_adaptation, self.beta = (
-            trainable(name, value, hidden_size, within, self.weight_rec.dtype)
+            trainable(name, value, hidden_size, within, self.dtype)
             for name, value, within in (
                 ("tau_adaptation", tau_adaptation, arguments.POSITIVE),
                 ("beta", beta, self._beta_range),
@@ -236,7 +237,7 @@ class ALIFCell(AbstractLIF):
     def init(self, batch_shape: BatchShape = ()) -> tuple[Array, Array, Array]:
         """Zero membrane and adaptation, not refractory."""
         shape = (*batch_axes(batch_shape), self.hidden_size)
-        dtype = wide(self.weight_rec.dtype)
+        dtype = wide(self.dtype)
         return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.zeros(shape, jnp.int32)
 
     def integrate(
@@ -264,5 +265,5 @@ class ALIFCell(AbstractLIF):
         return ALIFCell.emit(self, state)
 
 
-def _like(value: Any, array: Array) -> Array:
+def _like(value: ArrayLike, array: Array) -> Array:
     return jnp.broadcast_to(jnp.asarray(value, array.dtype), array.shape)

@@ -1,10 +1,12 @@
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._arguments import Numbers
 from .._precision import wide
 from ._base import batch_axes, BatchShape
 from ._gated import GatedCell, made, taken
@@ -43,8 +45,8 @@ class LSTMCell(GatedCell):
         hidden_size: int,
         *,
         use_bias: bool = True,
-        mask: Any = None,
-        dtype: Any = None,
+        mask: Numbers | None = None,
+        dtype: DTypeLike | None = None,
         key: PRNGKeyArray,
     ):
         """**Arguments:** those of `GRUCell`."""
@@ -52,7 +54,7 @@ class LSTMCell(GatedCell):
         GatedCell.__init__(self, like, mask)
 
     @classmethod
-    def from_equinox(cls, cell: eqx.nn.LSTMCell, *, mask: Any = None) -> "LSTMCell":
+    def from_equinox(cls, cell: eqx.nn.LSTMCell, *, mask: Numbers | None = None) -> "LSTMCell":
         """The cell with the arrays of an equinox cell, 0 where `mask` has no synapse.
 
         ValueError if it is anything else.

@@ -1,17 +1,21 @@
 """The neuron cell: one drive, `W_rec message + W_in x + b`."""
 
+import functools
 from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from .. import _arguments as arguments
-from .._precision import start_of, times, times_back, wide
+from .._arguments import Numbers
+from .._precision import start_of, wide
 from .._static import FrozenArray
-from .._tree import inexact, with_fields
+from .._synapses import AbstractSynapses, as_map, as_synapses, Bias, Dense, Masked
+from .._tree import inexact, nothing, with_fields
 from ._base import Final
 from ._constants import as_mask, connectivity, synapses
 from ._init import balanced_dale, scaled_normal
@@ -46,7 +50,10 @@ class NeuronCell(SeparableCell):
             "bias",
             "drive",
             "received_own",
-            "_masked",
+            "recurrent",
+            "afferents",
+            "presynaptic",
+            "with_afferents",
             "in_size",
             "hidden_size",
             "drive_parameters",
@@ -55,8 +62,9 @@ class NeuronCell(SeparableCell):
         "For another drive (weights through a function, more terms) subclass SeparableCell.",
     )
 
-    weight_rec: Float[Array, "n n"]
-    weight_in: Float[Array, "n m"]
+    # arrays (n, n) and (n, m), or maps: a union would make every reader of an array tell them apart
+    weight_rec: Any
+    weight_in: Any
     bias: Float[Array, " n"] | None
     connectivity: FrozenArray | Bool[Array, "n n"] | None
     autapses: bool = eqx.field(static=True)
@@ -70,9 +78,11 @@ class NeuronCell(SeparableCell):
         key: PRNGKeyArray,
         use_bias: bool = False,
         autapses: bool = False,
-        mask: Any = None,
-        signs: Any = None,
-        dtype: Any = None,
+        mask: Numbers | None = None,
+        signs: Numbers | None = None,
+        recurrent: AbstractSynapses | None = None,
+        inputs: AbstractSynapses | None = None,
+        dtype: DTypeLike | None = None,
     ):
         """**Arguments:**
 
@@ -86,6 +96,9 @@ class NeuronCell(SeparableCell):
             leaf of the cell: a mask of its own for each member of an ensemble, for example.)
         - `signs`: ±1 for each presynaptic neuron (Dale's law at the start;
             `optim.dale` keeps it).
+        - `recurrent`, `inputs`: maps (n, n) and (n, m) in place of the dense default: as
+            `weight_rec` and `weight_in` they are what trains. A map says itself which synapses it
+            has: no `mask` or `signs` beside `recurrent`, and its diagonal are autapses.
         - `dtype`: of the parameters; the JAX default if None.
         """
         n, in_size = arguments.size("hidden_size", hidden_size), arguments.size("in_size", in_size)
@@ -95,14 +108,26 @@ class NeuronCell(SeparableCell):
         self.autapses = arguments.boolean("autapses", autapses)
         self.connectivity = connectivity(mask, n)
         exists = synapses(self.connectivity, n, self.autapses)
-        if signs is None:
+        if signs is not None:
+            signs = arguments.signs("signs", signs, n)
+        if recurrent is not None:
+            if mask is not None or signs is not None:
+                raise ValueError(
+                    "recurrent came with a mask or signs, but a map says itself which synapses "
+                    "there are and of what sign: leave these at None."
+                )
+            self.weight_rec, self.autapses = as_map("recurrent", recurrent, (n, n)), True
+        elif signs is None:
             self.weight_rec = scaled_normal(key_rec, (n, n), dtype, exists)
+        else:
+            self.weight_rec = balanced_dale(key_rec, signs, dtype, mask=exists)
+        if inputs is not None:
+            self.weight_in = as_map("inputs", inputs, (n, in_size))
+        elif signs is None:
             self.weight_in = scaled_normal(key_in, (n, in_size), dtype)
         else:
-            signs = arguments.signs("signs", signs, n)
-            self.weight_rec = balanced_dale(key_rec, signs, dtype, mask=exists)
             self.weight_in = jax.random.normal(key_in, (n, in_size), dtype)
-        self.bias = jnp.zeros(n, self.weight_rec.dtype) if use_bias else None
+        self.bias = jnp.zeros(n, self.dtype) if use_bias else None
         self.signs = signs
 
     @property
@@ -121,14 +146,59 @@ class NeuronCell(SeparableCell):
         return self.weight_rec.shape[-1]
 
     @property
+    def dtype(self) -> Any:
+        """Of the recurrent weights."""
+        return self.weight_rec.dtype
+
+    @property
+    def recurrent(self) -> AbstractSynapses:
+        """The recurrent weights as a map, which knows the synapses that exist."""
+        weight = self.weight_rec
+        if isinstance(weight, AbstractSynapses):
+            return weight
+        exists = synapses(self.connectivity, self.hidden_size, self.autapses)
+        if exists is None:
+            return Dense(weight)
+        return Masked(weight, exists if isinstance(exists, jax.Array) else FrozenArray(exists))
+
+    @property
+    def afferents(self) -> dict[str, AbstractSynapses]:
+        """The maps whose sum is the drive, by the name of their parameters."""
+        maps = {"weight_rec": self.recurrent, "weight_in": as_synapses(self.weight_in)}
+        return maps if self.bias is None else maps | {"bias": Bias(self.bias)}
+
+    def presynaptic(
+        self, message: Float[Array, "*batch n"], x: Float[Array, "*batch m"]
+    ) -> dict[str, Array]:
+        """What each of the afferents gets: messages, inputs and, for a bias, 1."""
+        activity = {"weight_rec": message, "weight_in": x}
+        if self.bias is None:
+            return activity
+        return activity | {"bias": jnp.ones((*message.shape[:-1], 1), message.dtype)}
+
+    def with_afferents(self, gradients: dict[str, Any]) -> PyTree:
+        """Gradients of the afferents, as a gradient of the cell."""
+
+        def of_field(name, gradient):
+            return gradient.weight if name in (*self._matrices, "bias") else gradient
+
+        fields = {name: of_field(name, gradient) for name, gradient in gradients.items()}
+        return with_fields(nothing(inexact(self)), **fields)
+
+    @property
     def drive_parameters(self) -> tuple[str, ...]:
         """The weights and the bias."""
         return "weight_rec", "weight_in", "bias"
 
     @property
     def matmul_parameters(self) -> tuple[str, ...]:
-        """The weights."""
-        return "weight_rec", "weight_in"
+        """Weights that are matrices."""
+        return self._matrices
+
+    @property
+    def _matrices(self) -> tuple[str, ...]:
+        names = "weight_rec", "weight_in"
+        return tuple(n for n in names if not isinstance(getattr(self, n), AbstractSynapses))
 
     def membrane(self, state: PyTree) -> Float[Array, "*batch n"]:
         """The variable that the drive enters (selects one; ModProp filters credit on it)."""
@@ -152,7 +222,7 @@ class NeuronCell(SeparableCell):
     def leak(self) -> Any:
         """Nominal leak: `∂membrane_t / ∂membrane_{t-1}` at rest; a number, or one a neuron."""
         rest = start_of(self)
-        silent = jnp.zeros(self.hidden_size, wide(self.weight_rec.dtype))
+        silent = jnp.zeros(self.hidden_size, wide(self.dtype))
         unit = jnp.ones_like(self.membrane(rest))
         _, into = jax.vjp(self.membrane, rest)
 
@@ -173,33 +243,27 @@ class NeuronCell(SeparableCell):
         self, message: Float[Array, "*batch n"], x: Float[Array, "*batch m"]
     ) -> Float[Array, "*batch n"]:
         """Linear drive `W_rec message + W_in x + b`."""
-        drive = times(message, self._masked().T) + times(x, self.weight_in.T)
-        if self.bias is None:
-            return drive
-        return drive + jnp.broadcast_to(self.bias.astype(drive.dtype), drive.shape)
+        activity = self.presynaptic(message, x)
+        each = [synapses(activity[name]) for name, synapses in self.afferents.items()]
+        return functools.reduce(jnp.add, each)
 
-    def received(self, drive: Array, like: Any, x: Any) -> Float[Array, "*batch n"]:
+    def received(self, drive: Array, like: PyTree, x: Array) -> Float[Array, "*batch n"]:
         """`W_recᵀ drive`, of a cell whose mask is applied (`effective`)."""
         del like, x
-        return times_back(drive, self.weight_rec)
+        return self.recurrent.back(drive)
 
     def received_own(self, drive: Array, like: Array) -> Float[Array, "*batch n"]:
         """`diag(W_rec) drive`, of a cell whose mask is applied."""
         del like
-        own = jnp.diagonal(self.weight_rec).astype(drive.dtype)
+        own = self.recurrent.own().astype(drive.dtype)
         return drive * jnp.broadcast_to(own, drive.shape)
 
     def effective(self) -> "NeuronCell":
         """The same cell with masked weights and no mask (so the mask is applied only once)."""
-        if self.connectivity is None and self.autapses:
-            return self
-        return with_fields(self, weight_rec=self._masked(), connectivity=None, autapses=True)
-
-    def _masked(self) -> Float[Array, "n n"]:
-        weight = self.weight_rec
-        if not self.autapses:
-            weight = jnp.where(jnp.eye(weight.shape[-1], dtype=bool), 0, weight)
-        mask = self.mask
-        if mask is not None:
-            weight = jnp.where(mask, weight, 0)
-        return weight
+        synapses = self.recurrent.resolved()
+        fields: dict[str, Any] = {"weight_rec": synapses}
+        if "weight_rec" in self._matrices:
+            fields = {"weight_rec": synapses.as_matrix(), "connectivity": None, "autapses": True}
+        if isinstance(self.weight_in, AbstractSynapses):
+            fields["weight_in"] = self.weight_in.resolved()
+        return with_fields(self, **fields)

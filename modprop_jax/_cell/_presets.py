@@ -1,6 +1,7 @@
 from typing import Any, Literal
 
 from .. import _arguments as arguments
+from .._static import Given
 from ._filtered import Filtered
 from ._lif import ALIFCell, LIFCell
 
@@ -17,7 +18,12 @@ _CONVENTIONS: dict[str, tuple[Any, dict[str, bool]]] = {
 
 
 def spiking_preset(
-    name: Convention, in_size: int, hidden_size: int, *, leak: Any, **options: Any
+    name: Convention,
+    in_size: int,
+    hidden_size: int,
+    *,
+    leak: Given | tuple[Given, ...],
+    **options: Any,
 ) -> Filtered:
     """A spiking cell under a leaky readout, scaled as in a published program.
 

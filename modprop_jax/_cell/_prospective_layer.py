@@ -6,11 +6,13 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, PyTree
 
 from .. import _arguments as arguments
 from .._constrained import AbstractConstrained
-from .._static import spread, Trainable
+from .._static import Constant, Given, spread, Trainable
 from .._tree import each, inexact
 from ._constants import trainable
 
@@ -31,14 +33,12 @@ class ProspectiveLayer(eqx.Module):
     @property
     def weight(self) -> Any:
         """Of a dense layer (post, pre)."""
-        synapses: Any = self.synapses
-        return synapses.weight
+        return getattr(self.synapses, "weight")
 
     @property
     def bias(self) -> Any:
         """Of a dense layer (post,)."""
-        synapses: Any = self.synapses
-        return synapses.bias
+        return getattr(self.synapses, "bias")
 
     def drive(self, rates: Float[Array, "*batch m"]) -> Float[Array, "*batch n"]:
         """What the synapses make of presynaptic rates, flat on both sides."""
@@ -68,14 +68,14 @@ def entries(tau: Trainable, like: Array) -> Array:
     return jnp.broadcast_to(jnp.asarray(spread(tau, like), like.dtype), like.shape)
 
 
-def _flat(synapses: Any, rates: Float[Array, " m"]) -> Float[Array, " n"]:
+def _flat(synapses: PyTree, rates: Float[Array, " m"]) -> Float[Array, " n"]:
     """A layer of equinox on one example's rates."""
     if isinstance(synapses, eqx.nn.Conv):
         rates = rates.reshape(synapses.in_channels, -1)
     return synapses(rates).reshape(-1)
 
 
-def driven(synapses: Any, in_size: int, index: int) -> int:
+def driven(synapses: object, in_size: int, index: int) -> int:
     """The number of neurons that a layer, the `index`-th, drives."""
     if not isinstance(synapses, eqx.Module) or not callable(synapses):
         raise ValueError(
@@ -106,13 +106,13 @@ def driven(synapses: Any, in_size: int, index: int) -> int:
     return n
 
 
-def parameter_dtype(synapses: Any) -> Any:
+def parameter_dtype(synapses: PyTree) -> np.dtype:
     """Of the parameters; the JAX default if there are none."""
     leaves = jax.tree.leaves(inexact(synapses))
     return leaves[0].dtype if leaves else jnp.result_type(float)
 
 
-def at_least(dt: Any) -> arguments.Range:
+def at_least(dt: float | Array) -> arguments.Range:
     """The time constants that Euler steps of dt can follow."""
     return arguments.POSITIVE._replace(
         words=f"at least dt={arguments.shown(dt)}, or Euler steps overshoot", low=dt, with_low=True
@@ -120,10 +120,16 @@ def at_least(dt: Any) -> arguments.Range:
 
 
 def layer_constant(
-    name: str, tau: Any, n: int, dt: Any, dtype: Any, *, each: bool = False
+    name: str,
+    tau: Given,
+    n: int,
+    dt: float | Array | Constant,
+    dtype: DTypeLike,
+    *,
+    each: bool = False,
 ) -> Trainable:
     """A time constant of one layer; with `each` it trains whatever it is, one a neuron."""
-    within = arguments.POSITIVE if isinstance(dt, jax.Array) else at_least(float(dt))
+    within = arguments.POSITIVE if eqx.is_array(dt) else at_least(float(dt))
     tau = trainable(name, tau, n, within, dtype)
     if each and not isinstance(tau, AbstractConstrained):
         tau = jnp.broadcast_to(jnp.asarray(spread(tau, jnp.zeros(n, dtype)), dtype), (n,))

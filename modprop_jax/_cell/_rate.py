@@ -3,11 +3,14 @@ from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from .. import _arguments as arguments
+from .._arguments import Numbers
 from .._precision import wide
-from .._static import numeric, spread, Trainable
+from .._static import Given, numeric, spread, Trainable
+from .._synapses import AbstractSynapses
 from ._base import batch_axes, BatchShape, Final
 from ._constants import trainable, trained_ranges
 from ._neuron import NeuronCell
@@ -39,13 +42,15 @@ class RateCell(NeuronCell):
         in_size: int,
         hidden_size: int,
         *,
-        alpha: Any = 1.0,
+        alpha: Given = 1.0,
         activation: Callable = jnp.tanh,
         use_bias: bool = True,
         autapses: bool = True,
-        mask: Any = None,
-        signs: Any = None,
-        dtype: Any = None,
+        mask: Numbers | None = None,
+        signs: Numbers | None = None,
+        recurrent: AbstractSynapses | None = None,
+        inputs: AbstractSynapses | None = None,
+        dtype: DTypeLike | None = None,
         key: PRNGKeyArray,
     ):
         """**Arguments:** those of `NeuronCell`, and
@@ -63,17 +68,17 @@ class RateCell(NeuronCell):
             autapses=autapses,
             mask=mask,
             signs=signs,
+            recurrent=recurrent,
+            inputs=inputs,
             dtype=dtype,
         )
-        self.alpha = trainable(
-            "alpha", alpha, hidden_size, arguments.POSITIVE_FRACTION, self.weight_rec.dtype
-        )
+        self.alpha = trainable("alpha", alpha, hidden_size, arguments.POSITIVE_FRACTION, self.dtype)
         self.activation = arguments.elementwise("activation", activation, hidden_size)
 
     @property
     def gain(self) -> Any:
         """α; ModProp's μ stands for the activation derivative."""
-        return numeric(self.alpha, wide(self.weight_rec.dtype))
+        return numeric(self.alpha, wide(self.dtype))
 
     @property
     def leak(self) -> Any:
@@ -86,7 +91,7 @@ class RateCell(NeuronCell):
 
     def init(self, batch_shape: BatchShape = ()) -> Float[Array, "*batch n"]:
         """Zero rates."""
-        return jnp.zeros((*batch_axes(batch_shape), self.hidden_size), wide(self.weight_rec.dtype))
+        return jnp.zeros((*batch_axes(batch_shape), self.hidden_size), wide(self.dtype))
 
     def integrate(
         self, state: Float[Array, "*batch n"], drive: Float[Array, "*batch n"]

@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.core import Tracer
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
+from .._arguments import is_traced
 from .._precision import start_of
-from .._static import FrozenArray
-from .._tree import inexact
+from .._static import content, FrozenArray
+from .._tree import inexact, is_shape
+from ._base import AbstractCell
 from ._dataflow import ENTRIES, EXAMPLES, FIXED, Flow, flow
 
 
@@ -31,39 +32,38 @@ class ClosesOver(Exception):
 class Skeleton(NamedTuple):
     """A cell without the values of its parameters: a key to look up what is known of it."""
 
-    structure: Any
+    structure: Hashable
     leaves: tuple
 
     @property
     def arrays(self) -> list[jax.ShapeDtypeStruct]:
         """Those arrays that are not known."""
-        return [leaf for leaf in self.leaves if _open(leaf)]
+        return [leaf for leaf in self.leaves if is_shape(leaf)]
 
     @property
     def fields(self) -> list[str]:
         """The cell's field that each of them is in."""
         tree = jax.tree.unflatten(self.structure, self.leaves)
         paths, _ = jax.tree_util.tree_flatten_with_path(tree)
-        return [path[0].name for path, leaf in paths if _open(leaf)]
+        return [path[0].name for path, leaf in paths if is_shape(leaf)]
 
     def cell(self, arrays: Iterable[Any]) -> Any:
         """The cell, with these in the place of the unknown ones."""
         rest = iter(arrays)
 
         def one(leaf):
-            known = leaf.numpy() if isinstance(leaf, FrozenArray) else leaf
-            return next(rest) if _open(leaf) else known
+            return next(rest) if is_shape(leaf) else content(leaf)
 
         return jax.tree.unflatten(self.structure, map(one, self.leaves))
 
 
-def skeleton(cell: Any) -> Skeleton:
+def skeleton(cell: AbstractCell) -> Skeleton:
     """Of a cell whose integers count by their values where they are known: they may be indices."""
 
     def one(leaf):
         if not eqx.is_array(leaf):
             return leaf
-        index = jnp.issubdtype(leaf.dtype, jnp.integer) and not isinstance(leaf, Tracer)
+        index = jnp.issubdtype(leaf.dtype, jnp.integer) and not is_traced(leaf)
         return FrozenArray(leaf) if index else jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
 
     leaves, structure = jax.tree.flatten(cell)
@@ -75,7 +75,7 @@ class At(NamedTuple):
 
     state: PyTree
     message: PyTree
-    x: Any
+    x: PyTree
     drive: PyTree
 
 
@@ -209,7 +209,7 @@ def pulled(
                 f"none, but returns {_sizes(one)} for one example, and for two {_sizes(credit)}."
             )
     traced, shaped = jax.make_jaxpr(back, return_shape=True)(arrays, at, credit)
-    if any(isinstance(const, Tracer) for const in traced.consts):
+    if is_traced(traced.consts):
         raise ClosesOver
     given = [
         Flow(frozenset([field]), ENTRIES if i in own else FIXED)
@@ -230,7 +230,7 @@ def pulled(
     return Pulled(jax.tree.leaves(out), by_array, by_at, apart, by_unit)
 
 
-def call(cell: Any, method: str, at: At) -> PyTree:
+def call(cell: AbstractCell, method: str, at: At) -> PyTree:
     """What a method makes of its arguments, its floats."""
     try:
         return inexact(getattr(cell, method)(*(getattr(at, name) for name in reads(method))))
@@ -252,7 +252,7 @@ def units(bones: Skeleton, features: int | None = None) -> int:
     return bones.cell(bones.arrays).hidden_size if features is None else 0
 
 
-def floating(struct: Any) -> bool:
+def floating(struct: jax.ShapeDtypeStruct | Array) -> bool:
     """Whether an array of this dtype has a derivative."""
     return jnp.issubdtype(struct.dtype, jnp.inexact)
 
@@ -268,7 +268,3 @@ def _sizes(tree: PyTree) -> str:
 
 def _labels(tree: PyTree) -> frozenset[str]:
     return frozenset().union(*(part.labels for part in jax.tree.leaves(tree)))
-
-
-def _open(leaf: Any) -> bool:
-    return isinstance(leaf, jax.ShapeDtypeStruct)

@@ -22,7 +22,7 @@ def relax(
     start: Float[Array, "*batch n"],
     *,
     rtol: float,
-    atol: Any,
+    atol: float | Array,
     max_steps: int,
     damping: float | None,
 ) -> Relaxed:
@@ -49,7 +49,7 @@ def relax(
     return Relaxed(value, count, left <= 0)
 
 
-def excess(new: Array, old: Array, rtol: float, atol: Any) -> Float[Array, "*batch"]:
+def excess(new: Array, old: Array, rtol: float, atol: float | Array) -> Float[Array, "*batch"]:
     """By how much the largest change is beyond tolerance; NaN if there is one."""
     # what rounding moves for ever: a finer tolerance would never be met
     rounding = 8 * jnp.finfo(new.dtype).eps * jnp.abs(new).max(-1)

@@ -8,9 +8,9 @@ import jax
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
+from .._inputs import drive_of, Inputs
 from .._tree import pullback
 from ._base import AbstractCell, Final
-from ._inputs import drive_of, Inputs
 
 
 class SeparableCell(AbstractCell):
@@ -63,7 +63,7 @@ class SeparableCell(AbstractCell):
         return ()
 
     @abc.abstractmethod
-    def drive(self, message: Any, x: Float[Array, "*batch m"]) -> PyTree:
+    def drive(self, message: PyTree, x: Float[Array, "*batch m"]) -> PyTree:
         """What each unit receives."""
 
     @abc.abstractmethod
@@ -74,12 +74,12 @@ class SeparableCell(AbstractCell):
         """What each unit sends, the emission by default; None if units send nothing."""
         return self.emit(state)
 
-    def received(self, drive: PyTree, like: Any, x: Float[Array, "*batch m"]) -> Any:
+    def received(self, drive: PyTree, like: PyTree, x: Float[Array, "*batch m"]) -> PyTree:
         """Credit on the drive, as credit on the message; `like`: the message, beside the input."""
         (sent,) = pullback(lambda message: self.drive(message, x), like)(drive)
         return sent
 
-    def received_own(self, drive: PyTree, like: Any) -> Any:
+    def received_own(self, drive: PyTree, like: PyTree) -> PyTree:
         """As `received`, through the autapses alone: credit on each unit's own message.
 
         Define it where units send something; None where they don't.

@@ -21,8 +21,8 @@ class Found(NamedTuple):
     converged: Bool[Array, "*batch"]
 
 
-def settle(
-    cell: Any, state: PyTree, x: Array, find: Callable[[Any, Array, Array], Found]
+def equilibrium_with_credit(
+    cell: PyTree, state: PyTree, x: Array, find: Callable[[Any, Array, Array], Found]
 ) -> PyTree:
     """The cell's next equilibrium, with credit as its derivative.
 
@@ -62,7 +62,7 @@ def settle(
     return after
 
 
-def with_gradient(cell: Any, weight: Array, bias: Array | None) -> PyTree:
+def with_gradient(cell: eqx.Module, weight: Array, bias: Array | None) -> PyTree:
     """A gradient of the cell: its weights and bias."""
     empty = jax.tree.map(lambda _: None, inexact(cell))
     return eqx.tree_at(

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +71,9 @@ def spike(
 _GIVEN = triangular, fast_sigmoid, gaussian, exponential, arctan, boxcar
 
 
-def pseudo_derivative(surrogate: Any, n: int | None) -> Callable[[Array], Array]:
+def pseudo_derivative(
+    surrogate: Callable[[Array], Array], n: int | None
+) -> Callable[[Array], Array]:
     """ψ, if it is an elementwise function; `n`: the number of neurons."""
     if any(surrogate is given for given in _GIVEN):
         return surrogate

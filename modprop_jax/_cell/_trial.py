@@ -7,15 +7,14 @@ are what counts; values only where they tell that one example hears of others.
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.core import Tracer
 from jaxtyping import Array, Bool, PyTree
 
+from .._arguments import is_traced
 from .._tree import inexact, pullback
 from ._dataflow import ENTRIES, EXAMPLES
 from ._reach import call, ClosesOver, floating, pulled, reach, reads, shapes, Skeleton, units
@@ -145,7 +144,7 @@ def _near(a: np.ndarray, b: np.ndarray) -> bool:
     return np.allclose(a.astype(complex), b.astype(complex), rtol=rtol, equal_nan=True)
 
 
-def generic(tree: PyTree, seeds: Any) -> PyTree:
+def generic(tree: PyTree, seeds: np.ndarray | Array) -> PyTree:
     """Values of no particular kind for these shapes, inside of a trace: the unused cost nothing.
 
     `seeds`: one for all, of positive values; or (examples, 3): for each a seed, a shift, a scale.
@@ -183,7 +182,7 @@ def _seeds(masks: np.ndarray, others: int = 0) -> np.ndarray:
 def _tried(trial: Callable, *inputs: np.ndarray) -> list:
     """A trial, compiled and run, also while something else is traced."""
     traced = jax.jit(trial).trace(inputs[0])
-    if any(isinstance(const, Tracer) for const in traced.jaxpr.consts):
+    if is_traced(traced.jaxpr.consts):
         raise ClosesOver
     run = traced.lower().compile()
     return [jax.tree.map(np.asarray, run(each)) for each in inputs]
@@ -197,7 +196,7 @@ def _masks(n: int) -> np.ndarray:
     return np.concatenate([bits, ~bits, ends])
 
 
-def _credit(out: PyTree, masks: Any) -> PyTree:
+def _credit(out: PyTree, masks: np.ndarray | Array) -> PyTree:
     """Generic credit on the units of each example's mask; none on what has no units."""
 
     def one(z):
@@ -209,7 +208,7 @@ def _credit(out: PyTree, masks: Any) -> PyTree:
     return jax.tree.map(one, out)
 
 
-def _leaks(back: PyTree, masks: np.ndarray) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
+def _leaks(back: PyTree, masks: np.ndarray | Array) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
     """Whether any credit is outside of the masks, on other units; and in the last example."""
     found = [jnp.abs(leaf) > 0 for leaf in jax.tree.leaves(back)]
     last = [jnp.any(leaf[-1]) for leaf in found]
@@ -227,6 +226,6 @@ def _by_unit(back: Array, n: int) -> Bool[Array, " n"]:
     return jnp.any(found, axis=(0, 2))
 
 
-def _over(flags: Any, like: Array) -> Array:
+def _over(flags: np.ndarray, like: Array) -> Array:
     """Flags of the examples, on all of their features."""
     return jnp.broadcast_to(flags.reshape(-1, *(1,) * (like.ndim - 1)), like.shape)

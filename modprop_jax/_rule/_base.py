@@ -1,25 +1,25 @@
-"""What a credit rule is: how credit goes one step back, and which trace carries the past."""
+"""What a credit rule is, and the carry that it makes."""
 
 import abc
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import PRNGKeyArray, PyTree
 
 from .. import _arguments as arguments
-from .._cell import AbstractCell, computing, Filtered, NeuronCell, SeparableCell
-from .._cell._base import as_cell
+from .._cell import AbstractCell, computing, NeuronCell, SeparableCell
+from .._cell._base import as_cell, dynamics
 from .._cell._claims import check_apart, check_neurons
-from .._credit import Back, Credit, Point, Record
 from .._precision import widened
-from .._reverse import inner_cell
-from .._start import at_start, start_learns
-from .._trace import AbstractCarrier, AbstractTrace, batch_shape
-from .._tree import distinct, inexact, stop
+from .._program._base import AbstractProgram
+from .._tree import distinct, inexact
 from ._card import Card
+
+
+Units = TypeVar("Units", bound=SeparableCell)
 
 
 class Carry(eqx.Module):
@@ -50,15 +50,31 @@ class Carry(eqx.Module):
         return self.rule.cell_types
 
 
+def is_carry(node: object) -> TypeGuard[Carry]:
+    """Whether it is a carry: else it is a bare state, or another node of a tree."""
+    return isinstance(node, Carry)
+
+
 class AbstractRule(eqx.Module):
     """A credit rule: hyper-parameters only, none of them trainable, and pure methods.
 
-    A rule of the transport family is one linear function, `back`. From it the segment primitive
-    derives the offline gradient, and the trace that `trace` names derives streaming. `card` is a
+    It says what it is on a cell: `on` binds the two. There are three families, by where credit
+    goes: `AbstractTransportRule` (back in time), `AbstractInfluenceRule` (forward, as the influence
+    of parameters) and `AbstractEstimatingRule` (nowhere: it is estimated on the spot). `card` is a
     rule's entry in the taxonomy, which those of this package have.
     """
 
     card: ClassVar[Card]
+
+    @abc.abstractmethod
+    def on(
+        self, cell: AbstractCell, in_size: int | None = None, *, streams: bool = True
+    ) -> AbstractProgram:
+        """The rule on this cell, which it can serve (`check`).
+
+        **Arguments:** `in_size`: features of the inputs; None: as the cell says. `streams`: whether
+        a `Carry` brings the past.
+        """
 
     def init(self, cell: AbstractCell, state: PyTree, *, key: PRNGKeyArray | None = None) -> Carry:
         """The carry of no past: this state, and an empty trace.
@@ -78,33 +94,18 @@ class AbstractRule(eqx.Module):
                 f"{type(self).__name__} draws random numbers: make its carry with a key, "
                 "rule.init(cell, state, key=key) or rnn.init(batch_shape, key=key)."
             )
-        given, cell, state = cell, computing(cell), widened(state)
-        trace = self.trace(cell)
-        if trace is not None and jax.tree.leaves(inexact(self)):
+        program = self.on(computing(cell))
+        if program.trace is not None and jax.tree.leaves(inexact(self)):
             raise ValueError(
                 f"{type(self).__name__} streams with constant hyper-parameters, but holds a "
                 "jax.Array: its derivative would be cut at every segment. Pass a float or a NumPy "
                 "array, or differentiate by it offline (from a bare state)."
             )
-        inner = state[0] if isinstance(cell, Filtered) else state
-        past = None
-        batch = batch_shape(inner_cell(cell), inner)
-        if trace is not None:
-            past = self.begin(trace, cell.effective(), inner, key)
-            if isinstance(trace, AbstractTrace) and start_learns(inner_cell(cell)):
-                own = at_start(cell, state, batch)
-                past = trace.begin(self, cell.effective(), own, past)
-            past = stop(past)
-        observed = self.unobserved(inner_cell(cell), batch)
         # a user's init may return one array twice, or a parameter
-        return distinct(Carry(state, past, observed, self), given)
+        return distinct(Carry(*program.init(widened(state), key), self), cell)
 
-    def begin(
-        self, trace: Any, cell: AbstractCell, state: PyTree, key: PRNGKeyArray | None
-    ) -> PyTree:
-        """The value of the trace before the first step."""
-        del key
-        return trace.init(self, cell, state)
+    def check(self, cell: AbstractCell) -> None:
+        """Raise a ValueError if the rule can't serve this cell."""
 
     @property
     def complex_credit(self) -> bool:
@@ -126,81 +127,8 @@ class AbstractRule(eqx.Module):
         """The cell types, of a rule that has any."""
         return None
 
-    def check(self, cell: AbstractCell) -> None:
-        """Raise a ValueError if the rule can't serve this cell."""
 
-    def prepare(self, cell: Any) -> PyTree:
-        """What depends on the weights alone (masks, type means); made once a call."""
-        del cell
-        return ()
-
-    def extra(self, cell: Any, batch_shape: tuple[int, ...]) -> PyTree:
-        """Zeros shaped as `Credit.extra`."""
-        del cell, batch_shape
-        return ()
-
-    def unobserved(self, cell: Any, batch_shape: tuple[int, ...]) -> PyTree:
-        """What the rule has observed before the first step."""
-        del cell, batch_shape
-        return ()
-
-    def observe(
-        self, cell: Any, prepared: PyTree, record: Record, so_far: PyTree
-    ) -> tuple[PyTree, PyTree]:
-        """What the rule measures of a run: for each step what `back` needs of the steps before
-        it, arrays (T, *batch, ...), and what was observed so far. It is no part of the derivative.
-        """
-        del cell, prepared, record
-        return (), so_far
-
-    def broadcast(
-        self,
-        cell: Filtered,
-        prepared: PyTree,
-        record: Record,
-        before: PyTree,
-        memories: PyTree,
-        so_far: PyTree,
-    ) -> tuple[PyTree, PyTree]:
-        """What the rule makes of the error on a filtered emission, step by step: the memories
-        after each step, their value unchanged and their derivative the rule's; and what was
-        observed so far. `before`: the memory before the first step.
-        """
-        del cell, prepared, record, before
-        return memories, so_far
-
-    def trace(self, cell: AbstractCell) -> AbstractCarrier | None:
-        """The trace that carries the past between segments; None: the past is cut."""
-        del cell
-        return None
-
-    def arrive(self, cell: Any, prepared: PyTree, direct: Credit) -> Credit | None:
-        """Direct credit on a state, as credit that the trace knows; None where it does not."""
-        del cell, prepared, direct
-        return None
-
-    def radius(self, cell: Any) -> Float[Array, "*members"] | None:
-        """Spectral radius of the transport, where the weights alone decide it; else None."""
-        del cell
-        return None
-
-    @property
-    def instantaneous(self) -> bool:
-        """Whether inputs get credit from the emission of their own step alone."""
-        return False
-
-    @abc.abstractmethod
-    def back(
-        self, cell: Any, prepared: PyTree, point: Point, credit: Credit, direct: PyTree
-    ) -> Back:
-        """Credit one step back: `credit` from later steps, `direct` from the emission."""
-
-    @abc.abstractmethod
-    def step(self, cell: Any, state: PyTree, x: Array) -> PyTree:
-        """One step: the cell's value, the rule's derivative, in forward and reverse mode."""
-
-
-def as_rule(name: str, value: Any) -> AbstractRule:
+def as_rule(name: str, value: object) -> AbstractRule:
     """The value, if it is a credit rule; else a ValueError."""
     if isinstance(value, AbstractRule):
         return value
@@ -229,27 +157,28 @@ def over_members(function: Callable[[Any], Any], cell: NeuronCell) -> Any:
 
 def require_neurons(rule: AbstractRule, cell: AbstractCell) -> NeuronCell:
     """The neuron cell that a local rule needs, or a ValueError."""
-    inner = inner_cell(cell)
-    if not isinstance(inner, NeuronCell):
-        raise ValueError(
-            f"{type(rule).__name__} needs a NeuronCell, whose neurons are coupled only through "
-            f"a linear drive, but the cell is a {type(inner).__name__}. Use BPTT or RTRL, or "
-            "write the dynamics as a NeuronCell (init, integrate, emit)."
-        )
-    return _apart(rule, inner)
+    inner = dynamics(cell)
+    neurons = arguments.require(
+        inner,
+        NeuronCell,
+        f"{type(rule).__name__} needs a NeuronCell, whose neurons are coupled only through "
+        f"a linear drive, but the cell is a {type(inner).__name__}. Use BPTT or RTRL, or "
+        "write the dynamics as a NeuronCell (init, integrate, emit).",
+    )
+    return _apart(rule, neurons)
 
 
 def require_separable(rule: AbstractRule, cell: AbstractCell) -> SeparableCell:
     """The separable cell that a local rule needs, or a ValueError."""
-    inner = inner_cell(cell)
-    if not isinstance(inner, SeparableCell):
-        raise ValueError(
-            f"{type(rule).__name__} needs a cell whose units are coupled only through drives (a "
-            f"NeuronCell, or a SeparableCell such as GRUCell), but the cell is a "
-            f"{type(inner).__name__}. Use BPTT or RTRL, or write the dynamics as one (init, "
-            "integrate, emit)."
-        )
-    return inner
+    inner = dynamics(cell)
+    return arguments.require(
+        inner,
+        SeparableCell,
+        f"{type(rule).__name__} needs a cell whose units are coupled only through drives (a "
+        f"NeuronCell, or a SeparableCell such as GRUCell), but the cell is a "
+        f"{type(inner).__name__}. Use BPTT or RTRL, or write the dynamics as one (init, "
+        "integrate, emit).",
+    )
 
 
 def require_units(rule: AbstractRule, cell: AbstractCell) -> SeparableCell:
@@ -257,7 +186,7 @@ def require_units(rule: AbstractRule, cell: AbstractCell) -> SeparableCell:
     return _apart(rule, require_separable(rule, cell))
 
 
-def _apart(rule: AbstractRule, inner: Any) -> Any:
+def _apart(rule: AbstractRule, inner: Units) -> Units:
     name = type(rule).__name__
     if isinstance(inner, NeuronCell):
         check_neurons(name, inner)

@@ -2,15 +2,16 @@ from typing import ClassVar
 
 from jaxtyping import Array, PyTree
 
-from .._cell import AbstractCell, SeparableCell
+from .._cell import AbstractCell
 from .._credit import Back, Credit, Point
+from .._program._base import AbstractProgram
 from .._trace import AbstractTrace, Dense
 from .._tree import add, pullback
-from ._base import AbstractRule
-from ._card import Card
+from ._card import Card, Named
+from ._transport import AbstractSurrogateRule
 
 
-class BPTT(AbstractRule):
+class BPTT(AbstractSurrogateRule):
     r"""Backpropagation through time: exact credit, back to the start of the segment.
 
     \[ \lambda_t = c_t + \lambda_{t+1} J_{t+1}, \qquad \nabla_\theta = \sum_t \lambda_t F_t \]
@@ -37,6 +38,8 @@ class BPTT(AbstractRule):
         time="n*(n+m+1)",
         synapse="the future of the whole network",
         source="Werbos 1990",
+        place=10,
+        names=(Named("bptt", "backpropagation through time: the exact gradient", place=70),),
     )
 
     @property
@@ -44,13 +47,10 @@ class BPTT(AbstractRule):
         """Yes: nothing is carried between segments."""
         return True
 
-    def back(
-        self, cell: AbstractCell, prepared: PyTree, point: Point, credit: Credit, direct: PyTree
-    ) -> Back:
+    def back(self, on: AbstractProgram, point: Point, credit: Credit, direct: PyTree) -> Back:
         """`λ = credit + direct`, then through the cell's own Jacobian."""
-        del prepared
-        total = add(credit.state, direct)
-        if not isinstance(cell, SeparableCell):
+        cell, total = on.cell, add(credit.state, direct)
+        if not on.separable:
             (before,) = pullback(lambda s: cell.step(s, point.x), point.before)(total)
             return Back(total, Credit(before), None)
         before, drive = pullback(cell.integrate, point.before, point.drive)(total)
@@ -66,7 +66,7 @@ class BPTT(AbstractRule):
         return cell.step(state, x)
 
 
-class RTRL(AbstractRule):
+class RTRL(AbstractSurrogateRule):
     r"""Real-time recurrent learning: exact credit, carried forward in time.
 
     \[ M_t = J_t M_{t-1} + F_t, \qquad \nabla_\theta = \sum_t c_t M_t \]
@@ -88,18 +88,23 @@ class RTRL(AbstractRule):
         time="n**3*(n+m+1)",
         synapse="how its weight moves the whole network",
         source="Williams & Zipser 1989",
+        place=20,
+        names=(
+            Named(
+                "rtrl",
+                "real-time recurrent learning: the exact gradient, for small networks",
+                place=240,
+            ),
+        ),
     )
 
-    def trace(self, cell: AbstractCell) -> AbstractTrace:
+    def trace(self, on: AbstractProgram) -> AbstractTrace:
         """The dense influence matrix."""
-        del cell
         return Dense()
 
-    def back(
-        self, cell: AbstractCell, prepared: PyTree, point: Point, credit: Credit, direct: PyTree
-    ) -> Back:
+    def back(self, on: AbstractProgram, point: Point, credit: Credit, direct: PyTree) -> Back:
         """As BPTT."""
-        return BPTT().back(cell, prepared, point, credit, direct)
+        return BPTT().back(on, point, credit, direct)
 
     def step(self, cell: AbstractCell, state: PyTree, x: Array) -> PyTree:
         """The cell's own step."""

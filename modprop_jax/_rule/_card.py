@@ -1,6 +1,35 @@
-"""What a rule is, as plain data: its place in the taxonomy, its bias, its cost."""
+"""What a rule is, as plain data: its place in the taxonomy, its bias, its cost, its names."""
 
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+
+LAST = 10_000
+"""Of what has no place of its own."""
+
+
+def _with_options(rule: type, types: tuple[int, ...], **options: float) -> Any:
+    return rule(**options)
+
+
+class Named(NamedTuple):
+    """A rule as experiments and the command line know it: `"future_bptt:horizon=5"`.
+
+    - `options`: the numbers that may come with the name, int for counts.
+    - `build`: `build(rule, types, **options)` makes it, `rule` being its class and `types` the cell
+        type of each neuron. By default the options are the rule's own arguments.
+    - `online`: it learns on a stream only (`Preset.segment`).
+    - `settings`: what it replaces in every preset, by field.
+    - `place`: names are listed in this order.
+    """
+
+    name: str
+    description: str
+    options: Mapping[str, type] = {}
+    build: Callable[..., Any] = _with_options
+    online: bool = False
+    settings: Mapping[str, Any] = {}
+    place: int = LAST
 
 
 class Card(NamedTuple):
@@ -27,6 +56,8 @@ class Card(NamedTuple):
     - `source`: of the rule, or of the form that it has here.
     - `shared`: floats of trace that all examples share, next to the states of optimizers.
     - `leaky`: `memory` on a `LeakyCell` of one tau (with types), where it is less.
+    - `place`: rules are listed in this order.
+    - `names`: what experiments call it, and ways to build it.
     """
 
     facing: Literal["past", "future", "both", "neither"]
@@ -41,3 +72,5 @@ class Card(NamedTuple):
     learned: bool = False
     shared: str = "0"
     leaky: str | None = None
+    place: int = LAST
+    names: tuple[Named, ...] = ()

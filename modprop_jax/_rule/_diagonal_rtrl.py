@@ -6,13 +6,15 @@ from jaxtyping import Array, PyTree
 from .._cell import AbstractCell, SeparableCell
 from .._credit import Back, Credit, Point
 from .._precision import start_of
+from .._program._base import AbstractProgram
 from .._trace import AbstractTrace, PerUnit
-from ._base import AbstractRule, require_units
-from ._card import Card
+from ._base import require_units
+from ._card import Card, Named
 from ._eprop import EProp
+from ._transport import AbstractSurrogateRule
 
 
-class DiagonalRTRL(AbstractRule):
+class DiagonalRTRL(AbstractSurrogateRule):
     r"""Exact RTRL of an element-wise recurrence, at the cost of its parameters.
 
     \[ M_t = D_t M_{t-1} + F_t, \qquad \nabla_\theta = \sum_t c_t M_t, \qquad
@@ -48,6 +50,14 @@ class DiagonalRTRL(AbstractRule):
         time="4*n*(2*m+3)",
         synapse="its own input, its unit's state and the error at the layer's output",
         source="Zucchet et al. 2023",
+        place=30,
+        names=(
+            Named(
+                "diagonal_rtrl",
+                "exact RTRL of units that send nothing to each other: cell lru",
+                place=80,
+            ),
+        ),
     )
 
     def check(self, cell: AbstractCell) -> None:
@@ -65,16 +75,13 @@ class DiagonalRTRL(AbstractRule):
         """True: nothing goes down through this layer's memory."""
         return True
 
-    def trace(self, cell: AbstractCell) -> AbstractTrace:
+    def trace(self, on: AbstractProgram) -> AbstractTrace:
         """One number a parameter and variable of its unit."""
-        del cell
         return PerUnit()
 
-    def back(
-        self, cell: SeparableCell, prepared: PyTree, point: Point, credit: Credit, direct: PyTree
-    ) -> Back:
+    def back(self, on: AbstractProgram, point: Point, credit: Credit, direct: PyTree) -> Back:
         """As e-prop, which here misses nothing."""
-        return EProp().back(cell, prepared, point, credit, direct)
+        return EProp().back(on, point, credit, direct)
 
     def step(self, cell: SeparableCell, state: PyTree, x: Array) -> PyTree:
         """The cell's own step."""

@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -9,21 +9,22 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from .. import _arguments as arguments
-from .._cell import AbstractCell, EquilibriumCell, Filtered
+from .._cell import AbstractCell, EquilibriumCell
+from .._cell._base import dynamics
 from .._cell._equilibrium import as_relaxation, Equilibrium
 from .._cell._relax import relax, Relaxed
 from .._cell._settle import Found
 from .._credit import Back, Credit, Point
 from .._precision import widened
-from .._reverse import inner_cell
+from .._program._base import AbstractProgram
 from .._trace import AbstractTrace
 from .._trace._nothing import Nothing
 from .._tree import add
-from ._base import AbstractRule
-from ._card import Card
+from ._card import Card, Named
+from ._transport import AbstractSurrogateRule
 
 
-class EICredit(AbstractRule):
+class EICredit(AbstractSurrogateRule):
     r"""Credit that relaxes over the network by retrograde signalling, to its own equilibrium.
 
     \[ a \leftarrow e + W^T (f \odot a), \qquad \nabla_W = (f \odot a) \otimes r, \qquad
@@ -68,6 +69,22 @@ class EICredit(AbstractRule):
         time="n*(n+m+1)",
         synapse="its presynaptic rate, and its neuron's credit and balance",
         source="Fan & Mysore 2024",
+        place=160,
+        names=(
+            Named(
+                "ei_credit",
+                "retrograde credit that relaxes to equilibrium: cell equilibrium; sweeps, damping",
+                {"sweeps": int, "damping": float},
+                place=200,
+            ),
+            Named(
+                "ei_credit_clamp",
+                "the same with the credit of output units held, as published; sweeps, damping",
+                {"sweeps": int, "damping": float},
+                lambda rule, types, **options: rule(output="clamp", **options),
+                place=210,
+            ),
+        ),
     )
 
     output: Literal["source", "clamp"] = eqx.field(static=True)
@@ -110,16 +127,17 @@ class EICredit(AbstractRule):
 
     def check(self, cell: AbstractCell) -> None:
         """Needs an `EquilibriumCell`."""
-        inner = inner_cell(cell)
-        if not isinstance(inner, EquilibriumCell):
-            raise ValueError(
-                f"EICredit needs an EquilibriumCell, but the cell is a {type(inner).__name__}: for "
-                "credit over time use BPTT, or QuasiStatic on a NeuronCell."
-            )
+        inner = dynamics(cell)
+        arguments.require(
+            inner,
+            EquilibriumCell,
+            f"EICredit needs an EquilibriumCell, but the cell is a {type(inner).__name__}: for "
+            "credit over time use BPTT, or QuasiStatic on a NeuronCell.",
+        )
 
-    def trace(self, cell: AbstractCell) -> AbstractTrace:
+    def trace(self, on: AbstractProgram) -> AbstractTrace:
         """Nothing of the past is needed."""
-        if isinstance(cell, Filtered):
+        if on.emission.remembers:
             raise ValueError(
                 "EICredit carries nothing from segment to segment, but the memory of a Filtered "
                 "emission brings credit to all steps before: learn offline (from a bare state), or "
@@ -127,11 +145,8 @@ class EICredit(AbstractRule):
             )
         return Nothing()
 
-    def back(
-        self, cell: Any, prepared: PyTree, point: Point, credit: Credit, direct: PyTree
-    ) -> Back:
+    def back(self, on: AbstractProgram, point: Point, credit: Credit, direct: PyTree) -> Back:
         """None goes back in time."""
-        del cell, prepared, point
         total = add(credit.state, direct)
         return Back(total, Credit(jax.tree.map(jnp.zeros_like, total)), None)
 

@@ -2,17 +2,19 @@ from typing import ClassVar
 
 from jaxtyping import Array, PyTree
 
-from .._cell import AbstractCell, NeuronCell, SeparableCell
+from .. import _arguments as arguments
+from .._cell import AbstractCell, SeparableCell
 from .._cell._separable import stopped_message
 from .._credit import Back, Credit, Point
-from .._reverse import inner_cell
+from .._program._base import AbstractProgram
 from .._trace import AbstractTrace, PerSynapse, PerUnit, Presynaptic
 from .._tree import add, pullback
-from ._base import AbstractRule, require_units
-from ._card import Card
+from ._base import require_units
+from ._card import Card, Named
+from ._transport import AbstractSurrogateRule
 
 
-class EProp(AbstractRule):
+class EProp(AbstractSurrogateRule):
     r"""e-prop: each synapse keeps its own neuron's history and ignores all other paths.
 
     \[ \lambda_t = c_t + \lambda_{t+1} D_{t+1}, \qquad
@@ -41,41 +43,40 @@ class EProp(AbstractRule):
         time="n*(n+m+1)",
         synapse="its presynaptic activity, its neuron's state and the learning signal",
         source="Bellec et al. 2020; Murray 2019",
+        place=40,
+        names=(
+            Named("eprop", "e-prop = RFLO = three-factor: credit stays in the neuron", place=60),
+        ),
     )
 
     def check(self, cell: AbstractCell) -> None:
         """Needs a separable cell."""
         require_units(self, cell)
 
-    def trace(self, cell: AbstractCell) -> AbstractTrace:
+    def trace(self, on: AbstractProgram) -> AbstractTrace:
         """One eligibility trace a synapse and state variable."""
-        if Presynaptic.serves(cell):
+        if Presynaptic.serves(on):
             return Presynaptic()
-        if isinstance(inner_cell(cell), NeuronCell):
-            return PerSynapse(filter_is_local=True)
-        return PerUnit()
+        return PerSynapse(filter_is_local=True) if on.neurons else PerUnit()
 
-    def arrive(self, cell: SeparableCell, prepared: PyTree, direct: Credit) -> Credit:
+    def receives(self, on: AbstractProgram) -> bool:
         """All credit is alike."""
-        del cell, prepared
-        return direct
+        return True
 
-    def back(
-        self, cell: SeparableCell, prepared: PyTree, point: Point, credit: Credit, direct: PyTree
-    ) -> Back:
+    def back(self, on: AbstractProgram, point: Point, credit: Credit, direct: PyTree) -> Back:
         """`λ = credit + direct`, then through the neuron's own dynamics."""
-        del prepared
         total = add(credit.state, direct)
-        (before,) = pullback(lambda s: cell.integrate(s, point.drive), point.before)(total)
+        (before,) = pullback(lambda s: on.cell.integrate(s, point.drive), point.before)(total)
         return Back(total, Credit(before), None)
 
     def step(self, cell: SeparableCell, state: PyTree, x: Array) -> PyTree:
         """The cell's step, with the message stopped."""
-        if not isinstance(cell, SeparableCell):
-            raise ValueError(
-                "EProp needs a NeuronCell or another SeparableCell for its one-step derivative, "
-                f"but the cell is a {type(cell).__name__}. Use scan."
-            )
+        arguments.require(
+            cell,
+            SeparableCell,
+            "EProp needs a NeuronCell or another SeparableCell for its one-step derivative, "
+            f"but the cell is a {type(cell).__name__}. Use scan.",
+        )
         return cell.integrate(state, cell.drive(stopped_message(cell, state), x))
 
 

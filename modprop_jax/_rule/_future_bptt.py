@@ -4,21 +4,24 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from .. import _arguments as arguments
 from .._cell import AbstractCell, SeparableCell
+from .._cell._base import batch_shape
 from .._credit import Back, Credit, Point
 from .._precision import start_of
-from .._trace import AbstractTrace, batch_shape
+from .._program._base import AbstractProgram
+from .._trace import AbstractTrace
 from .._trace._tape import Tape
 from .._tree import add, inexact
-from ._base import AbstractRule, require_separable
+from ._base import require_separable
 from ._bptt import BPTT
-from ._card import Card
+from ._card import Card, Named
+from ._transport import AbstractTransportRule
 
 
-class FutureBPTT(AbstractRule):
+class FutureBPTT(AbstractTransportRule):
     r"""Future-facing BPTT: exact credit from the emissions of the next `horizon` steps.
 
     \[ \lambda_s = \sum_{u=s}^{s+h-1} c_u\, J_u J_{u-1} \cdots J_{s+1}, \qquad
@@ -54,6 +57,16 @@ class FutureBPTT(AbstractRule):
         time="h*n*(n+m+1)",
         synapse="the next h steps of the whole network",
         source="Marschall, Cho & Savin 2020",
+        place=120,
+        names=(
+            Named(
+                "future_bptt",
+                "future-facing BPTT: exact credit of the next steps; horizon=10",
+                {"horizon": int},
+                lambda rule, types, horizon=10: rule(horizon),
+                place=100,
+            ),
+        ),
     )
 
     horizon: int = eqx.field(static=True)
@@ -72,12 +85,11 @@ class FutureBPTT(AbstractRule):
         """Needs a separable cell."""
         require_separable(self, cell)
 
-    def trace(self, cell: AbstractCell) -> AbstractTrace:
+    def trace(self, on: AbstractProgram) -> AbstractTrace:
         """The last h steps."""
-        del cell
         return Tape(self.horizon, self.driven)
 
-    def extra(self, cell: SeparableCell, batch_shape: tuple[int, ...]) -> PyTree:
+    def modulator(self, cell: SeparableCell, batch_shape: tuple[int, ...]) -> PyTree:
         """No credit of age 1 ... h - 1, on an axis after those of the batch."""
 
         def ages(leaf):
@@ -86,19 +98,20 @@ class FutureBPTT(AbstractRule):
 
         return jax.tree.map(ages, inexact(start_of(cell, batch_shape)))
 
-    def arrive(self, cell: SeparableCell, prepared: PyTree, direct: Credit) -> Credit:
-        """Credit of no age yet, which reaches all of the tape: the ages need not be told apart."""
-        del cell, prepared
+    def receives(self, on: AbstractProgram) -> bool:
+        """Credit of no age yet reaches all of the tape: the ages need not be told apart."""
+        return True
+
+    def receive(self, on: AbstractProgram, direct: Credit) -> Credit:
+        """Without ages."""
         return Credit(direct.state)
 
-    def back(
-        self, cell: SeparableCell, prepared: PyTree, point: Point, credit: Credit, direct: PyTree
-    ) -> Back:
+    def back(self, on: AbstractProgram, point: Point, credit: Credit, direct: PyTree) -> Back:
         """All ages at once through the cell's Jacobian, but for the oldest."""
-        exact, aged = BPTT(), credit.extra
+        exact, aged = BPTT(), credit.modulator
         if not jax.tree.leaves(aged):
-            return exact.back(cell, prepared, point, credit, direct)
-        axis = len(batch_shape(cell, point.before))
+            return exact.back(on, point, credit, direct)
+        axis = len(batch_shape(on.cell, point.before))
 
         def one_older(ages, state, direct):
             # more credit than its ages came over the end of a segment, straight onto its last state
@@ -109,15 +122,8 @@ class FutureBPTT(AbstractRule):
         ages = jax.tree.map(one_older, aged, credit.state, direct)
 
         def through(credit):
-            return exact.back(cell, prepared, point, Credit(credit), None)
+            return exact.back(on, point, Credit(credit), None)
 
         back = jax.vmap(through, in_axes=axis, out_axes=axis)(ages)
         before, message = jax.tree.map(lambda a: a.sum(axis), (back.credit.state, back.message))
         return Back(add(credit.state, direct), Credit(before, back.credit.state), message)
-
-    def step(self, cell: SeparableCell, state: PyTree, x: Array) -> PyTree:
-        """Not available: credit is cut at its age, which one step does not know."""
-        raise ValueError(
-            "FutureBPTT has no one-step derivative, credit is cut by the steps that it has come: "
-            "use scan, or rule.step of BPTT."
-        )

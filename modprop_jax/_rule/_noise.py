@@ -1,19 +1,22 @@
 """Where a stochastic rule's noise comes from: keys, or a table of recorded numbers."""
 
 import functools
-from typing import Any
+from collections.abc import Sequence
 
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jax.core import Tracer
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Int
 
 from .. import _arguments as arguments
 from .._static import FrozenArray
 from .._tree import each
 
+
+Noise = str | ArrayLike | Sequence
+"""The name of a law, or a table of numbers."""
 
 LAWS = {"rademacher": jr.rademacher, "normal": jr.normal}
 
@@ -24,11 +27,19 @@ class Drawn(eqx.Module):
     law: str = eqx.field(static=True)
 
     @property
+    def needs_key(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
     def by_place(self) -> bool:
         """False: it comes from keys, which go with the examples."""
         return False
 
-    def draw(self, keys: Array, step: Int[Array, "*lead"], size: int, dtype: Any) -> Array:
+    def check(self, name: str, cell: str, batch: tuple[int, ...] | None, size: int) -> None:
+        """Nothing to check."""
+
+    def draw(self, keys: Array, step: Int[Array, "*lead"], size: int, dtype: DTypeLike) -> Array:
         """(*lead, size) numbers; the step does not matter."""
         one = functools.partial(LAWS[self.law], shape=(size,), dtype=dtype)
         return each(one, step.ndim)(keys)
@@ -40,11 +51,16 @@ class Given(eqx.Module):
     table: FrozenArray
 
     @property
+    def needs_key(self) -> bool:
+        """No."""
+        return False
+
+    @property
     def by_place(self) -> bool:
         """Whether a row is that of a place in the batch."""
         return len(self.table.shape) > 2
 
-    def draw(self, keys: Array, step: Int[Array, "*lead"], size: int, dtype: Any) -> Array:
+    def draw(self, keys: Array, step: Int[Array, "*lead"], size: int, dtype: DTypeLike) -> Array:
         """(*lead, size) numbers; the keys do not matter."""
         del keys
         table = jnp.asarray(self.table.numpy()[..., :size], dtype)
@@ -68,7 +84,7 @@ class Given(eqx.Module):
             )
 
 
-def as_noise(noise: Any, probes: int) -> Drawn | Given:
+def as_noise(noise: Noise, probes: int) -> Drawn | Given:
     """What `noise=` says, or a ValueError."""
     if isinstance(noise, str):
         if noise not in LAWS:
@@ -77,7 +93,7 @@ def as_noise(noise: Any, probes: int) -> Drawn | Given:
                 f"such as 1/3 of uniform noise, is biased), or an array, but is {noise!r}."
             )
         return Drawn(noise)
-    if isinstance(noise, Tracer):
+    if arguments.is_traced(noise):
         raise ValueError(
             "noise is part of the rule's structure, but a traced array came: make the rule "
             "outside of the transformed function."

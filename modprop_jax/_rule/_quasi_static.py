@@ -1,4 +1,4 @@
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -6,19 +6,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .. import _arguments as arguments
-from .._cell import AbstractCell, Filtered, NeuronCell
+from .._cell import AbstractCell, NeuronCell
 from .._cell._claims import check_apart
 from .._cell._relax import solved
 from .._credit import Back, Credit, Point, Record
 from .._precision import widened
+from .._program._base import AbstractProgram
 from .._trace import AbstractTrace, PerSynapse
-from .._tree import add, each, inexact, pullback
-from ._base import AbstractRule, require_neurons
-from ._card import Card
+from .._tree import add, each, inexact, pullback, with_fields
+from ._base import require_neurons
+from ._card import Card, Named
 from ._eprop import EProp
+from ._transport import AbstractTransportRule
 
 
-class QuasiStatic(AbstractRule):
+class QuasiStatic(AbstractTransportRule):
     r"""Credit that is at equilibrium at every step, times e-prop's eligibility trace.
 
     \[ \hat c_t = c_t + \hat c_t\, R_t W H_t, \qquad
@@ -75,6 +77,16 @@ class QuasiStatic(AbstractRule):
         time="n**3",
         synapse="its presynaptic activity, its neuron's state and credit, sent back by its targets",
         source="Fan & Mysore 2024; Murray 2019",
+        place=150,
+        names=(
+            Named(
+                "quasi_static",
+                "credit at equilibrium at every step, times e-prop's trace: slow inputs; "
+                "sweeps, ridge",
+                {"sweeps": int, "ridge": float},
+                place=170,
+            ),
+        ),
     )
 
     sweeps: int | None = eqx.field(static=True)
@@ -108,31 +120,21 @@ class QuasiStatic(AbstractRule):
             )
         check_apart("QuasiStatic", inner, "message")
 
-    def trace(self, cell: AbstractCell) -> AbstractTrace:
+    def trace(self, on: AbstractProgram) -> AbstractTrace:
         """e-prop's trace; credit on a filtered emission's memory reaches other neurons."""
-        if isinstance(cell, Filtered):
+        if on.emission.remembers:
             return PerSynapse(filter_is_local=self.sweeps == 0)
-        return _Eligibility(EProp().trace(cell))
+        return _Eligibility(EProp().trace(on))
 
-    def back(
-        self, cell: NeuronCell, prepared: PyTree, point: Point, credit: Credit, direct: PyTree
-    ) -> Back:
+    def back(self, on: AbstractProgram, point: Point, credit: Credit, direct: PyTree) -> Back:
         """The direct part spreads at once; all credit then stays with its neuron."""
-        del prepared
-        message = None
+        cell, message = on.cell, None
         if self.sweeps != 0:
             message, spread = self._spread(cell, point, direct)
             direct = add(direct, spread)
         total = add(credit.state, direct)
         (before,) = pullback(lambda s: cell.integrate(s, point.drive), point.before)(total)
         return Back(total, Credit(before), message)
-
-    def step(self, cell: NeuronCell, state: PyTree, x: Array) -> PyTree:
-        """Not available: the rule tells direct credit from transported credit."""
-        raise ValueError(
-            "QuasiStatic has no one-step derivative: its equilibrium is that of the emission's "
-            "direct credit only. Use scan, or rule.step of BPTT, RTRL or EProp."
-        )
 
     def _spread(self, cell: NeuronCell, point: Point, direct: PyTree) -> tuple[Array, PyTree]:
         """Credit on the message, and what that makes on the state: ĉ = direct + it."""
@@ -144,18 +146,19 @@ class QuasiStatic(AbstractRule):
         send = pullback(cell.message, after)
         (slope,) = send(jnp.ones_like(response))
         received = response * _only(direct)
-        weight, loop = widened(cell.weight_rec), response * _only(slope)
+        synapses, loop = widened(cell.recurrent), response * _only(slope)
         if self.sweeps is not None:
             credit = received
             for _ in range(self.sweeps - 1):
-                credit = received + loop * (credit @ weight)
+                credit = received + loop * synapses.back(credit)
         else:
+            weight = synapses.as_matrix()
 
             def one(loop, received):
                 return self._settled(weight, loop, received)
 
             credit = each(one, loop.ndim - 1)(loop, received)
-        message = credit @ weight
+        message = synapses.back(credit)
         return message, send(message)[0]
 
     def _settled(
@@ -174,25 +177,24 @@ class _Eligibility(AbstractTrace):
 
     trace: AbstractTrace
 
-    def init(self, rule: Any, cell: AbstractCell, state: PyTree) -> PyTree:
+    def init(self, on: AbstractProgram, state: PyTree) -> PyTree:
         """Zeros."""
-        return self.trace.init(EProp(), cell, state)
+        return self.trace.init(self._local(on), state)
 
-    def of_start(self, rule: Any, cell: AbstractCell, batch: tuple[int, ...]) -> PyTree:
+    def of_start(self, on: AbstractProgram, batch: tuple[int, ...]) -> PyTree:
         """That of e-prop."""
-        return self.trace.of_start(rule, cell, batch)
+        return self.trace.of_start(self._local(on), batch)
 
-    def contract(
-        self, rule: Any, cell: Any, prepared: PyTree, trace: PyTree, credit: Credit
-    ) -> PyTree:
+    def contract(self, on: AbstractProgram, trace: PyTree, credit: Credit) -> PyTree:
         """Credit meets the eligibility of its own neuron's synapses."""
-        return self.trace.contract(EProp(), cell, prepared, trace, credit)
+        return self.trace.contract(self._local(on), trace, credit)
 
-    def extend(
-        self, rule: Any, cell: AbstractCell, prepared: PyTree, record: Record, trace: PyTree
-    ) -> PyTree:
+    def extend(self, on: AbstractProgram, record: Record, trace: PyTree) -> PyTree:
         """Eligibility after the segment."""
-        return self.trace.extend(EProp(), cell, prepared, record, trace)
+        return self.trace.extend(self._local(on), record, trace)
+
+    def _local(self, on: AbstractProgram) -> AbstractProgram:
+        return with_fields(on, rule=EProp())
 
 
 def _only(state: PyTree) -> Array:

@@ -1,17 +1,18 @@
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from jaxtyping import Array, PyTree
 
 from .._cell import AbstractCell
 from .._credit import Back, Credit, Point
+from .._program._base import AbstractProgram
 from .._trace import AbstractTrace
 from .._trace._nothing import Nothing
 from .._tree import stop
-from ._base import AbstractRule
-from ._card import Card
+from ._card import Card, Named
+from ._transport import AbstractSurrogateRule
 
 
-class ReadoutOnly(AbstractRule):
+class ReadoutOnly(AbstractSurrogateRule):
     r"""No credit to the recurrent network: it stays as it is, and only what reads it learns.
 
     \[ \lambda_t = 0 \]
@@ -34,20 +35,24 @@ class ReadoutOnly(AbstractRule):
         time="n*(n+m+1)",
         synapse="nothing: it stays as it is",
         source="the baseline of Marschall, Cho & Savin 2020",
+        place=180,
+        names=(
+            Named(
+                "readout_only",
+                "a fixed recurrent network, as in reservoir computing: the readout alone learns",
+                place=220,
+            ),
+        ),
     )
 
-    def trace(self, cell: AbstractCell) -> AbstractTrace:
+    def trace(self, on: AbstractProgram) -> AbstractTrace:
         """Nothing of the past is needed."""
-        del cell
         return Nothing()
 
-    def back(
-        self, cell: Any, prepared: PyTree, point: Point, credit: Credit, direct: PyTree
-    ) -> Back:
+    def back(self, on: AbstractProgram, point: Point, credit: Credit, direct: PyTree) -> Back:
         """None."""
-        del cell, prepared, point, direct
         return Back(None, credit, None)
 
-    def step(self, cell: Any, state: PyTree, x: Array) -> PyTree:
+    def step(self, cell: AbstractCell, state: PyTree, x: Array) -> PyTree:
         """The cell's step, without a derivative."""
         return stop(cell.step(state, x))

@@ -1,64 +1,33 @@
 """Cell types, and the three block means of the type-specific rules side by side."""
 
-from typing import Any
-
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from .. import _arguments as arguments
+from .._arguments import Numbers
+from .._synapses import AbstractSynapses
 
 
 Types = tuple[int, ...] | None
 
 
-def as_types(types: Any) -> Types:
+def as_types(types: Numbers | None) -> Types:
     """Cell types as a static tuple of the integers 0 ... C - 1, each of them in use."""
-    if types is None:
-        return None
-    known = not isinstance(types, Tracer) and arguments.is_real(types)
-    array = np.asarray(types) if known else np.zeros(0)
-    if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iu":
-        came = f"{array.dtype} of shape {array.shape}" if known else arguments.shown(types)
-        raise ValueError(
-            f"types must be a vector with one integer cell type a neuron, but is {came}."
-        )
-    found = np.unique(array)
-    if not np.array_equal(found, np.arange(found.size)):
-        raise ValueError(
-            f"types must number the cell types 0, 1, ... without gaps, but holds {found.tolist()}."
-        )
-    return tuple(int(t) for t in array)
+    return None if types is None else arguments.cell_types("types", types)
 
 
-def one_hot(types: tuple[int, ...], dtype: Any) -> Float[Array, "n C"]:
-    """U: one row a neuron, one column a type."""
-    return jnp.asarray(np.eye(max(types) + 1)[list(types)], dtype)
-
-
-def mean_over_all(matrix: Float[Array, "n n"], types: Types) -> Float[Array, "C C"]:
-    """Block means over all entries, zeros included (ModProp); the matrix itself without types."""
-    if types is None:
-        return matrix
-    hot = one_hot(types, matrix.dtype)
+def mean_over_all(
+    synapses: AbstractSynapses, types: tuple[int, ...], gain: ArrayLike = 1.0, mu: ArrayLike = 1.0
+) -> Float[Array, "C C"]:
+    """Block means of gain · W · mu over all pairs of neurons, connected or not (ModProp)."""
     count = np.bincount(types)
-    return (hot.T @ matrix @ hot) / jnp.asarray(np.outer(count, count), matrix.dtype)
+    sums = synapses.type_sums(types, gain, mu)
+    return sums / jnp.asarray(np.outer(count, count), sums.dtype)
 
 
-def mean_over_synapses(matrix: Float[Array, "n n"], types: Types) -> Float[Array, "C C"]:
-    """Block means over the existing synapses, W ≠ 0 (MDGL); 0 where a block has none."""
-    if types is None:
-        return matrix
-    hot = one_hot(types, matrix.dtype)
-    exists = (matrix != 0).astype(matrix.dtype)
-    count = hot.T @ exists @ hot
-    return jnp.where(count > 0, (hot.T @ matrix @ hot) / jnp.where(count > 0, count, 1), 0)
-
-
-def expand(block: Float[Array, "C C"], types: Types) -> Float[Array, "n n"]:
-    """Every neuron pair's block mean."""
-    if types is None:
-        return block
-    index = np.asarray(types)
-    return block[index[:, None], index[None, :]]
+def mean_over_synapses(synapses: AbstractSynapses, types: tuple[int, ...]) -> Float[Array, "C C"]:
+    """Block means over the synapses that are formed (MDGL); 0 where a block has none."""
+    count, sums = synapses.type_counts(types), synapses.type_sums(types)
+    return jnp.where(count > 0, sums / jnp.where(count > 0, count, 1), 0)

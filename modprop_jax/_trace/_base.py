@@ -1,7 +1,6 @@
 """What a trace is: the past of a segment, as a linear map from credit to parameters."""
 
 import abc
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -9,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, PyTree
 
-from .._cell import AbstractCell, Filtered
 from .._credit import Credit, Record
 from .._flags import erase_trace, select_trace
-from .._reverse import inner_cell
+from .._program._base import AbstractProgram
 from .._start import names_read, start_learns
 from .._tree import inexact
 
@@ -33,13 +31,10 @@ class AbstractCarrier(eqx.Module):
         """Where the axes of the batch begin in each leaf; None: it is shared by all examples."""
         return jax.tree.map(lambda _: 1, trace)
 
-    def begin(
-        self, rule: Any, cell: AbstractCell, flag: Bool[Array, "*batch"], trace: PyTree
-    ) -> PyTree:
+    def begin(self, on: AbstractProgram, flag: Bool[Array, "*batch"], trace: PyTree) -> PyTree:
         """As `forget`, where the flag means that an example is in the cell's own start, which may
-        depend on parameters; `cell` is effective.
+        depend on parameters.
         """
-        del rule, cell
         return self.forget(flag, trace)
 
 
@@ -53,44 +48,36 @@ class AbstractTrace(AbstractCarrier):
     """
 
     @abc.abstractmethod
-    def init(self, rule: Any, cell: AbstractCell, state: PyTree) -> PyTree:
-        """The trace of no past, from a state that is a constant: zeros."""
+    def init(self, on: AbstractProgram, state: PyTree) -> PyTree:
+        """The trace of no past, from a cell's state that is a constant: zeros."""
 
-    def of_start(self, rule: Any, cell: AbstractCell, batch: tuple[int, ...]) -> PyTree:
+    def of_start(self, on: AbstractProgram, batch: tuple[int, ...]) -> PyTree:
         """The trace of the cell's own start, ∂init/∂θ; a ValueError if this trace can't hold it."""
-        del batch
-        raise refusal(rule, cell)
+        raise refusal(on)
 
-    def begin(
-        self, rule: Any, cell: AbstractCell, flag: Bool[Array, "*batch"], trace: PyTree
-    ) -> PyTree:
+    def begin(self, on: AbstractProgram, flag: Bool[Array, "*batch"], trace: PyTree) -> PyTree:
         """The value, of the cell's own start where the flag of an example holds."""
         trace = self.forget(flag, trace)
-        if not start_learns(inner_cell(cell)):
+        if not start_learns(on.cell):
             return trace
-        return select_trace(flag, self.of_start(rule, cell, flag.shape), trace)
+        return select_trace(flag, self.of_start(on, flag.shape), trace)
 
     @abc.abstractmethod
-    def contract(
-        self, rule: Any, cell: Any, prepared: PyTree, trace: PyTree, credit: Credit
-    ) -> PyTree:
+    def contract(self, on: AbstractProgram, trace: PyTree, credit: Credit) -> PyTree:
         """The gradient of the past for this credit, shaped as the cell's parameters."""
 
     @abc.abstractmethod
-    def extend(
-        self, rule: Any, cell: AbstractCell, prepared: PyTree, record: Record, trace: PyTree
-    ) -> PyTree:
+    def extend(self, on: AbstractProgram, record: Record, trace: PyTree) -> PyTree:
         """The trace after one more segment."""
 
 
-def refusal(rule: Any, cell: AbstractCell) -> ValueError:
+def refusal(on: AbstractProgram) -> ValueError:
     """What to say where a rule can't stream a cell whose start learns."""
-    inner = inner_cell(cell)
     return ValueError(
-        f"{type(inner).__name__}.init reads {names_read(inner)}, which trains, but what "
-        f"{type(rule).__name__} carries from segment to segment can't hold a start that depends on "
-        "it: let init read own parameters of each neuron alone, stream with RTRL, learn offline "
-        "(from a bare state), or stop_gradient it in init."
+        f"{type(on.cell).__name__}.init reads {names_read(on.cell)}, which trains, but what "
+        f"{on.name} carries from segment to segment can't hold a start that depends on it: let "
+        "init read own parameters of each neuron alone, stream with RTRL, learn offline (from a "
+        "bare state), or stop_gradient it in init."
     )
 
 
@@ -102,7 +89,7 @@ def inside(rows: Credit, record: Record) -> Credit:
 
 
 def arrivals(
-    trace: AbstractTrace, rule: Any, cell: AbstractCell, record: Record, value: PyTree, end: Credit
+    on: AbstractProgram, trace: AbstractTrace, record: Record, value: PyTree, end: Credit
 ) -> list[tuple[Credit, PyTree]]:
     """What unit credits at the end of a segment have become, with the trace that each meets: at
     the segment's start the value, and where sequences began inside that of the cell's own start.
@@ -110,16 +97,9 @@ def arrivals(
     came = [(end._replace(start=()), value)]
     if record.start is None:
         return came
-    nothing = jax.tree.map(jnp.zeros_like, (end.extra, end.filter))
-    of_start = trace.of_start(rule, cell, record.xs.shape[1:-1])
+    nothing = jax.tree.map(jnp.zeros_like, (end.modulator, end.memory))
+    of_start = trace.of_start(on, record.xs.shape[1:-1])
     return [*came, (Credit(end.start, *nothing), of_start)]
-
-
-def batch_shape(cell: AbstractCell, state: PyTree) -> tuple[int, ...]:
-    """The leading axes of a cell's state."""
-    example = jax.tree.leaves(jax.eval_shape(lambda: cell.init(())))[0]
-    leaf = jax.tree.leaves(state)[0]
-    return leaf.shape[: leaf.ndim - example.ndim]
 
 
 def over_batch(m: Array, batch: tuple[int, ...]) -> Array:
@@ -128,14 +108,11 @@ def over_batch(m: Array, batch: tuple[int, ...]) -> Array:
     return jnp.broadcast_to(each, (len(m), *batch, *m.shape[1:]))
 
 
-def boundary(rule: Any, cell: AbstractCell, state: PyTree, batch: tuple[int, ...]) -> Credit:
-    """Zero credit at a segment's boundary; `state` is the inner cell's for a filtered one."""
+def no_credit(on: AbstractProgram, state: PyTree, batch: tuple[int, ...]) -> Credit:
+    """Zero credit at a segment's boundary, from a cell's state."""
     zeros = jax.tree.map(jnp.zeros_like, inexact(state))
-    extra = rule.extra(inner_cell(cell), batch)
-    filtered = ()
-    if isinstance(cell, Filtered):
-        filtered = cell.silent(cell.cell.emit(state))
-    return Credit(zeros, extra, filtered)
+    modulator = on.rule.modulator(on.cell, batch)
+    return Credit(zeros, modulator, on.emission.silent(on.cell.emit(state)))
 
 
 def units(like: PyTree, batch: tuple[int, ...], together: PyTree) -> PyTree:

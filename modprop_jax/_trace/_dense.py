@@ -1,22 +1,20 @@
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .._cell import AbstractCell
+from .._cell._base import batch_shape
 from .._credit import Credit, Record
 from .._precision import start_of, widened
-from .._reverse import charge, inner_cell, respond
+from .._program._base import AbstractProgram
+from .._program._reverse import bring_back, charge
 from .._start import pull_start
 from .._tree import inexact
 from ._base import (
     AbstractTrace,
     arrivals,
-    batch_shape,
-    boundary,
     inside,
+    no_credit,
     over_batch,
     units,
 )
@@ -30,52 +28,44 @@ class Dense(AbstractTrace):
     what else the rule transports.
     """
 
-    def init(self, rule: Any, cell: AbstractCell, state: PyTree) -> PyTree:
+    def init(self, on: AbstractProgram, state: PyTree) -> PyTree:
         """Zeros."""
-        inner = inner_cell(cell)
-        batch = batch_shape(inner, state)
-        rows = _flat(boundary(rule, cell, state, batch), len(batch)).shape[-1]
-        parameters = widened(inexact(inner))
+        batch = batch_shape(on.cell, state)
+        rows = _flat(no_credit(on, state, batch), len(batch)).shape[-1]
+        parameters = widened(inexact(on.cell))
         return jax.tree.map(lambda p: jnp.zeros((rows, *batch, *p.shape), p.dtype), parameters)
 
-    def of_start(self, rule: Any, cell: AbstractCell, batch: tuple[int, ...]) -> PyTree:
+    def of_start(self, on: AbstractProgram, batch: tuple[int, ...]) -> PyTree:
         """The Jacobian of `init`."""
-        inner = inner_cell(cell)
-        zero = boundary(rule, cell, start_of(inner), ())
+        zero = no_credit(on, start_of(on.cell), ())
         rows = units(zero, (), jax.tree.map(lambda _: False, zero))
-        each = jax.vmap(lambda credit: pull_start(inner, credit))(rows.state)
+        each = jax.vmap(lambda credit: pull_start(on.cell, credit))(rows.state)
         return jax.tree.map(lambda m: over_batch(m, batch), each)
 
-    def contract(
-        self, rule: Any, cell: Any, prepared: PyTree, trace: PyTree, credit: Credit
-    ) -> PyTree:
+    def contract(self, on: AbstractProgram, trace: PyTree, credit: Credit) -> PyTree:
         """`Σ_rows,batch credit[row] M[row]`."""
-        del rule, prepared
 
         def one(m, p):
             weights = _flat(credit, m.ndim - p.ndim - 1)
             weights = jnp.moveaxis(weights, -1, 0).reshape(-1)
             return jnp.tensordot(weights, m.reshape(-1, *p.shape), 1)
 
-        return jax.tree.map(one, trace, inexact(cell))
+        return jax.tree.map(one, trace, inexact(on.cell))
 
-    def extend(
-        self, rule: Any, cell: AbstractCell, prepared: PyTree, record: Record, trace: PyTree
-    ) -> PyTree:
+    def extend(self, on: AbstractProgram, record: Record, trace: PyTree) -> PyTree:
         """`M_K = (unit credit at the start) · M_0 + Σ_t (unit credit at t) · F_t`."""
-        inner = inner_cell(cell)
         batch = record.xs.shape[1:-1]
-        zero = boundary(rule, cell, record.before, batch)
+        zero = no_credit(on, record.before, batch)
         rows = inside(units(zero, batch, jax.tree.map(lambda _: False, zero)), record)
         shape = (len(record.xs), int(np.prod(batch)))
 
         def flat(tree):
             return jax.tree.map(lambda a: a.reshape(*shape, *a.shape[1 + len(batch) :]), tree)
 
-        charged = widened(inner)
+        charged = widened(on.cell)
 
         def response(credit):
-            start, points, *credits = respond(rule, cell, prepared, record, credit)
+            start, points, *credits = bring_back(on, record, credit)
 
             def example(points, states, total, message, ct_z):
                 return charge(charged, points, states, total, message, ct_z)[0]
@@ -92,7 +82,7 @@ class Dense(AbstractTrace):
             return jnp.einsum("rbs,sbp->rbp", carry, past).reshape(m.shape)
 
         total = jax.tree.map(lambda m, f: f.reshape(m.shape), trace, fresh)
-        for credit, value in arrivals(self, rule, cell, record, trace, start):
+        for credit, value in arrivals(on, self, record, trace, start):
             total = jax.tree.map(lambda t, m, c=credit: moved(c, m) + t, total, value)
         return total
 

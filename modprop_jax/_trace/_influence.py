@@ -1,16 +1,17 @@
 """The influence of parameters on the state, of rules that carry it forward step by step."""
 
 import abc
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
 
-from .._cell import AbstractCell
 from .._credit import Point, Record
 from .._flags import select_trace
 from .._precision import widened
-from .._reverse import inner_cell, points_of
+from .._program._base import AbstractProgram
+from .._program._reverse import points_of
 from .._sharding import over_steps
+from .._tree import with_fields
 from ._base import AbstractTrace
 
 
@@ -26,40 +27,38 @@ class AbstractInfluence(AbstractTrace):
 
     \[ \nabla_\theta = \sum_t c_t M_t \]
 
-    with \(c_t\) the direct credit on the state at t. `forward_segment` makes the gradient of a
+    with \(c_t\) the direct credit on the state at t. The program makes the gradient of a
     segment from `advance` and `contract`, and `extend` is `advance` over the segment. Values are an
     `Influence`, leaves (_, *batch, ...). F_t = ∂step/∂θ at a fixed state; what only the emission
     reads, and what it does with the state, is not the trace's but for a `Filtered` memory.
     """
 
     @abc.abstractmethod
+    def init(
+        self, on: AbstractProgram, state: PyTree, key: PRNGKeyArray | None = None
+    ) -> Influence:
+        """Before the first step; `key`: of what is drawn."""
+
+    @abc.abstractmethod
     def advance(
-        self,
-        rule: Any,
-        cell: AbstractCell,
-        prepared: PyTree,
-        point: Point,
-        after: PyTree,
-        trace: Influence,
+        self, on: AbstractProgram, point: Point, after: PyTree, trace: Influence
     ) -> Influence:
         """M after a step, from the state before it (in `point`) and after it.
 
-        For a `Filtered` cell the memory's influence comes too; for its inner cell `trace.memory`
-        is empty.
+        The influence of an emission's memory comes too; of an unfiltered program, `trace.memory` is
+        empty.
         """
 
-    def extend(
-        self, rule: Any, cell: AbstractCell, prepared: PyTree, record: Record, trace: Influence
-    ) -> Influence:
+    def extend(self, on: AbstractProgram, record: Record, trace: Influence) -> Influence:
         """The trace after all steps of a segment."""
 
         begins = record.start is not None
 
         def body(trace, at):
             point, after = at
-            return onward(self, rule, cell, prepared, point, after, trace, begins), None
+            return advance_or_begin(self, on, point, after, trace, begins), None
 
-        steps = points_of(inner_cell(cell), record), record.states
+        steps = points_of(on.cell, record), record.states
         return over_steps(body, trace, steps)[0]
 
     def hold(self, keep: Bool[Array, "*batch"], further: PyTree, trace: PyTree) -> PyTree:
@@ -67,11 +66,9 @@ class AbstractInfluence(AbstractTrace):
         return select_trace(keep, further, trace)
 
 
-def onward(
+def advance_or_begin(
     influence: AbstractInfluence,
-    rule: Any,
-    cell: AbstractCell,
-    prepared: PyTree,
+    on: AbstractProgram,
     point: Point,
     after: PyTree,
     trace: Influence,
@@ -81,13 +78,13 @@ def onward(
 
     `begins`: from what the influence has there of the start, in place of nothing.
     """
-    cell = widened(cell)
+    on = with_fields(on, cell=widened(on.cell))
     if point.flags is None:
-        return influence.advance(rule, cell, prepared, point, after, trace)
+        return influence.advance(on, point, after, trace)
     fresh = point.flags.fresh
     if begins:
-        trace = influence.begin(rule, cell, fresh, trace)
+        trace = influence.begin(on, fresh, trace)
     else:
         trace = influence.forget(fresh, trace)
-    further = influence.advance(rule, cell, prepared, point, after, trace)
+    further = influence.advance(on, point, after, trace)
     return influence.hold(point.flags.keep, further, trace)

@@ -1,24 +1,25 @@
 import functools
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .._cell import AbstractCell, Filtered, NeuronCell
+from .._cell._base import batch_shape
 from .._cell._claims import check_apart, check_own
 from .._credit import Credit, Record
 from .._precision import start_of, wide, widened
-from .._reverse import charge_neurons, inner_cell, points_of, respond
+from .._program._base import AbstractProgram
+from .._program._reverse import bring_back, charge_neurons, points_of
 from .._start import read_by_start, start_mixes_units
-from .._tree import inexact, pullback
+from .._synapses import AbstractLocalSynapses
+from .._synapses._base import described
+from .._tree import pullback
 from ._base import (
     AbstractTrace,
     arrivals,
-    batch_shape,
-    boundary,
     inside,
+    no_credit,
     over_batch,
     refusal,
     units,
@@ -41,84 +42,77 @@ class PerSynapse(AbstractTrace):
     filter_is_local: bool = eqx.field(static=True)
     weights: bool = eqx.field(static=True, default=True)
 
-    def init(self, rule: Any, cell: AbstractCell, state: PyTree) -> PyTree:
+    def init(self, on: AbstractProgram, state: PyTree) -> PyTree:
         """Zeros."""
-        inner = _neurons(cell)
+        inner = on.cell
         batch = batch_shape(inner, state)
-        zero = boundary(rule, cell, state, batch)
+        zero = no_credit(on, state, batch)
         rows = len(jax.tree.leaves(units(zero, batch, self._together(zero)))[0])
         n = inner.hidden_size
 
-        def zeros(p, pre=()):
-            return jnp.zeros((rows, *batch, n, *pre), wide(p.dtype))
+        def zeros(p):
+            return jnp.zeros((rows, *batch, n), wide(p.dtype))
 
         own, _ = inner.split()
         for path, p in jax.tree_util.tree_leaves_with_path(own):
             if p.shape not in ((), (n,)):
                 raise ValueError(
-                    f"{type(rule).__name__} streams traces for parameters with one value or one "
+                    f"{on.name} streams traces for parameters with one value or one "
                     f"value a neuron (n={n}), but {type(inner).__name__}"
                     f"{jax.tree_util.keystr(path)} has shape {p.shape}: reshape it, or use RTRL."
                 )
-        name, joint = type(rule).__name__, False
-        if isinstance(cell, Filtered):
-            joint = any(jax.tree.leaves(self._together(zero).filter))
+        joint = any(jax.tree.leaves(self._together(zero).memory))
         if joint:
-            check_apart(f"{name}, under a Filtered emission,", inner, "emit")
-        check_own(name, inner, emits=joint)
-        return jax.tree.map(zeros, own), self._weights(
-            zeros(inner.weight_rec, (n,)),
-            zeros(inner.weight_in, (inner.in_size,)),
-            None if inner.bias is None else zeros(inner.bias),
-        )
+            check_apart(f"{on.name}, under a Filtered emission,", inner, "emit")
+        check_own(on.name, inner, emits=joint)
+        return jax.tree.map(zeros, own), {
+            name: jnp.zeros((rows, *batch, *s.weight.shape), wide(s.weight.dtype))
+            for name, s in self._synapses(on).items()
+        }
 
-    def of_start(self, rule: Any, cell: AbstractCell, batch: tuple[int, ...]) -> PyTree:
+    def of_start(self, on: AbstractProgram, batch: tuple[int, ...]) -> PyTree:
         """What each parameter does to its own neuron's first state."""
-        inner = _neurons(cell)
+        inner = on.cell
         n, reads = inner.hidden_size, read_by_start(inner)
-        weights = reads.weight_rec or reads.weight_in or reads.bias
-        if (weights and not self.weights) or start_mixes_units(inner, n):
-            raise refusal(rule, cell)
-        zero = boundary(rule, cell, start_of(inner), ())
+        weights = [getattr(reads, name) for name in inner.afferents]
+        if (any(jax.tree.leaves(weights)) and not self.weights) or start_mixes_units(inner, n):
+            raise refusal(on)
+        zero = no_credit(on, start_of(inner), ())
         rows = units(zero, (), self._together(zero)).state
         own, rest = widened(inner).split()
         own = jax.tree.map(lambda p: jnp.broadcast_to(p, (n,)), own)
         back = pullback(lambda own, rest: start_of(eqx.combine(own, rest)), own, rest)
         own, rest = jax.tree.map(lambda m: over_batch(m, batch), jax.vmap(back)(rows))
-        return own, self._weights(rest.weight_rec, rest.weight_in, rest.bias)
 
-    def contract(
-        self, rule: Any, cell: Any, prepared: PyTree, trace: PyTree, credit: Credit
-    ) -> PyTree:
+        def weight(gradient):
+            return gradient.weight if isinstance(gradient, AbstractLocalSynapses) else gradient
+
+        return own, {name: weight(getattr(rest, name)) for name in self._synapses(on)}
+
+    def contract(self, on: AbstractProgram, trace: PyTree, credit: Credit) -> PyTree:
         """`Σ_rows,batch credit[row, post] M[row, post, pre]`."""
-        del rule, prepared
         rows = self._rows(credit, 0)
         flat = rows.reshape(-1, rows.shape[-1])
-        own, (rec, into, bias) = trace
+        own, weights = trace
 
         def neuron(m):
             return jnp.sum(flat * m.reshape(flat.shape), axis=0)
 
-        def synapse(m):
+        def synapse(name, synapses):
             # one leading axis: XLA's CPU reduction over two is an order of magnitude slower
-            return jnp.sum(flat[..., None] * m.reshape(*flat.shape, -1), axis=0)
+            each = weights[name].reshape(*flat.shape, -1)
+            weight = jnp.sum(flat[..., None] * each, axis=0).reshape(synapses.weight.shape)
+            return synapses.of_weight(weight)
 
-        like, rest = cell.split()
-        own = jax.tree.map(lambda m, p: _reduce(neuron(m), p), own, like)
-        gradient = jax.tree.map(lambda p: None, inexact(rest))
-        if rec is not None:
-            gradient = with_weights(
-                cell, synapse(rec), synapse(into), None if bias is None else neuron(bias)
-            )
-        return eqx.combine(own, gradient)
+        own = jax.tree.map(lambda m, p: _reduce(neuron(m), p), own, on.cell.split()[0])
+        each = {name: synapse(name, s) for name, s in self._synapses(on).items()}
+        return eqx.combine(own, on.cell.with_afferents(each))
 
-    def extend(
-        self, rule: Any, cell: AbstractCell, prepared: PyTree, record: Record, trace: PyTree
-    ) -> PyTree:
+    def extend(self, on: AbstractProgram, record: Record, trace: PyTree) -> PyTree:
         """`M_K = (credit at the start) · M_0 + Σ_t (credit at t) ⊗ pre_t`."""
-        inner = _neurons(cell)
+        inner = on.cell
         batch = record.xs.shape[1:-1]
-        zero = boundary(rule, cell, record.before, batch)
+        zero = no_credit(on, record.before, batch)
         rows = inside(units(zero, batch, self._together(zero)), record)
         own, rest = inner.split()
         n = inner.hidden_size
@@ -130,7 +124,7 @@ class PerSynapse(AbstractTrace):
             return jax.tree.map(lambda a: a.reshape(len(a), -1, *a.shape[1 + lead :]), tree)
 
         def response(credit):
-            start, points, *credits = respond(rule, cell, prepared, record, credit)
+            start, points, *credits = bring_back(on, record, credit)
 
             def example(points, states, total, message, ct_z):
                 return charge_neurons(own, rest, points, states, total, message, ct_z)
@@ -139,8 +133,9 @@ class PerSynapse(AbstractTrace):
             return start, *each(*flat((points, record.states, *credits)))
 
         end, fresh_own, drive = jax.vmap(response)(rows)
-        pre = flat(inner.message(points_of(inner, record).before)), flat(record.xs)
-        came = arrivals(self, rule, cell, record, trace, end)
+        sent = inner.message(points_of(inner, record).before)
+        pre = flat(inner.presynaptic(sent, record.xs))
+        came = arrivals(on, self, record, trace, end)
         carries = [self._rows(credit, 1) for credit, _ in came]
 
         def neuron(fresh, *values):
@@ -148,31 +143,29 @@ class PerSynapse(AbstractTrace):
                 fresh = _moved(carry, _merge(m, carry[0])[..., None])[..., 0] + fresh
             return fresh.reshape(values[0].shape)
 
-        def synapse(pre, *values):
-            fresh = _outer(drive, pre)
-            for carry, m in zip(carries, values, strict=True):
-                fresh = _moved(carry, _merge(m, carry[0], 1)) + fresh
-            return fresh.reshape(values[0].shape)
+        def synapse(name, synapses):
+            fresh = synapses.outer(drive, pre[name])
+            flat = (*fresh.shape[:3], -1)
+            for carry, (_, (_, weights)) in zip(carries, came, strict=True):
+                fresh = _moved(carry, weights[name].reshape(flat)).reshape(fresh.shape) + fresh
+            return fresh.reshape(trace[1][name].shape)
 
-        each_own, weights = zip(*(value for _, value in came))
-        own = jax.tree.map(lambda f, *m: neuron(f.sum(2), *m), fresh_own, *each_own)
-        if trace[1][0] is None:
-            return own, (None, None, None)
-        rec, into, bias = zip(*weights)
-        bias = None if bias[0] is None else neuron(drive.sum(1), *bias)
-        return own, (synapse(pre[0], *rec), synapse(pre[1], *into), bias)
+        own = jax.tree.map(
+            lambda f, *m: neuron(f.sum(2), *m), fresh_own, *(own for _, (own, _) in came)
+        )
+        return own, {name: synapse(name, s) for name, s in self._synapses(on).items()}
 
-    def _weights(self, *leaves: Any) -> tuple:
-        return leaves if self.weights else (None, None, None)
+    def _synapses(self, on: AbstractProgram) -> dict[str, AbstractLocalSynapses]:
+        return local_afferents(on) if self.weights else {}
 
     def _together(self, zero: Credit) -> Credit:
         """Which credits have one pattern for all neurons."""
         n = jax.tree.leaves(zero.state)[0].shape[-1]
         return Credit(
             jax.tree.map(lambda _: True, zero.state),
-            jax.tree.map(lambda _: False, zero.extra),
+            jax.tree.map(lambda _: False, zero.modulator),
             # an emission of several features a neuron has no neuron axis to stay on
-            jax.tree.map(lambda z: self.filter_is_local and z.shape[-1] == n, zero.filter),
+            jax.tree.map(lambda z: self.filter_is_local and z.shape[-1] == n, zero.memory),
         )
 
     def _rows(self, credit: Credit, lead: int) -> Array:
@@ -190,21 +183,19 @@ class PerSynapse(AbstractTrace):
         return jnp.concatenate(rows, axis=lead)
 
 
-def with_weights(cell: NeuronCell, rec: Array, into: Array, bias: Array | None) -> PyTree:
-    """A gradient of the cell with only its weights and bias."""
-    empty = jax.tree.map(lambda _: None, inexact(cell))
-    return eqx.tree_at(
-        lambda c: (c.weight_rec, c.weight_in, c.bias),
-        empty,
-        (rec, into, bias),
-        is_leaf=lambda x: x is None,
-    )
-
-
-def _neurons(cell: AbstractCell) -> NeuronCell:
-    inner = inner_cell(cell)
-    assert isinstance(inner, NeuronCell)
-    return inner
+def local_afferents(on: AbstractProgram) -> dict[str, AbstractLocalSynapses]:
+    """The afferents, each of whose synapses must have a parameter of its own; else a ValueError."""
+    found = on.cell.afferents
+    for name, synapses in found.items():
+        if not isinstance(synapses, AbstractLocalSynapses):
+            raise ValueError(
+                f"{on.name} keeps a trace for each synapse of this {type(on.cell).__name__}, but "
+                f"{name} is a {described(synapses)}, whose parameters act on many: where one leak "
+                "serves all neurons (a LeakyCell of one tau, unfiltered) EProp, MDGL and ModProp "
+                "with types stream any map; else learn offline (from a bare state), or stream "
+                "with RTRL."
+            )
+    return found
 
 
 def _merge(m: Array, rows: Array, features: int = 0) -> Array:
@@ -225,12 +216,3 @@ def _moved(carry: Array, m: Array) -> Array:
 
 def _reduce(value: Array, like: Array) -> Array:
     return value.sum() if like.ndim == 0 else value
-
-
-def _outer(drive: Array, pre: Array) -> Array:
-    """Σ_t drive[row, t, batch, post] pre[t, batch, pre]; without a matmul for a single step."""
-    if len(pre) == 1:
-        return drive[:, 0, :, :, None] * pre[0][None, :, None, :]
-    if len(drive) == 1:
-        return jnp.einsum("tbj,tbi->bji", drive[0], pre)[None]
-    return jnp.einsum("rtbj,tbi->rbji", drive, pre)

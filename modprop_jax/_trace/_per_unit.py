@@ -1,24 +1,23 @@
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .._cell import AbstractCell, Filtered, SeparableCell
+from .._cell import SeparableCell
+from .._cell._base import batch_shape
 from .._cell._claims import check_apart, check_units
-from .._cell._inputs import is_none
 from .._credit import Credit, Record
+from .._inputs import is_none
 from .._precision import start_of, wide, widened
-from .._reverse import charge, inner_cell, respond
+from .._program._base import AbstractProgram
+from .._program._reverse import bring_back, charge
 from .._start import pull_start, read_by_start, start_mixes_units
 from .._tree import inexact
 from ._base import (
     AbstractTrace,
     arrivals,
-    batch_shape,
-    boundary,
     inside,
+    no_credit,
     over_batch,
     refusal,
     units,
@@ -36,17 +35,17 @@ class PerUnit(AbstractTrace):
     Errors: ValueError if the state depends on a parameter that belongs to no unit.
     """
 
-    def init(self, rule: Any, cell: AbstractCell, state: PyTree) -> PyTree:
+    def init(self, on: AbstractProgram, state: PyTree) -> PyTree:
         """Zeros."""
-        inner = _separable(cell)
-        if isinstance(cell, Filtered) and inner.emission_parameters:
+        inner, filtered = on.cell, on.emission.remembers
+        if filtered and inner.emission_parameters:
             raise ValueError(
-                f"{type(rule).__name__} does not stream a Filtered {type(inner).__name__}, whose "
+                f"{on.name} does not stream a Filtered {type(inner).__name__}, whose "
                 "emission mixes units: filter its readout instead, or learn offline."
             )
         n, batch = inner.hidden_size, batch_shape(inner, state)
-        self._check(type(rule).__name__, inner, filtered=isinstance(cell, Filtered))
-        rows = len(_units(boundary(rule, cell, state, batch), batch, n)[1])
+        self._check(on.name, inner, filtered=filtered)
+        rows = len(_units(no_credit(on, state, batch), batch, n)[1])
 
         def zeros(p):
             return jnp.zeros((rows, *batch, *p.shape), wide(p.dtype))
@@ -75,23 +74,21 @@ class PerUnit(AbstractTrace):
                 )
         check_units(who, cell, emits=filtered)
 
-    def of_start(self, rule: Any, cell: AbstractCell, batch: tuple[int, ...]) -> PyTree:
+    def of_start(self, on: AbstractProgram, batch: tuple[int, ...]) -> PyTree:
         """What each parameter does to its own unit's first state."""
-        inner = _separable(cell)
+        inner = on.cell
         n = inner.hidden_size
         reads, kept = read_by_start(inner), _kept(inner)
         lost = jax.tree.map(lambda reads, p: reads and p is None, reads, kept, is_leaf=is_none)
         if any(jax.tree.leaves(lost)) or start_mixes_units(inner, n):
-            raise refusal(rule, cell)
-        rows, _ = _units(boundary(rule, cell, start_of(inner), ()), (), n)
+            raise refusal(on)
+        rows, _ = _units(no_credit(on, start_of(inner), ()), (), n)
         each = jax.vmap(lambda credit: _kept(inner, pull_start(inner, credit)))(rows.state)
         return jax.tree.map(lambda m: over_batch(m, batch), each)
 
-    def contract(
-        self, rule: Any, cell: Any, prepared: PyTree, trace: PyTree, credit: Credit
-    ) -> PyTree:
+    def contract(self, on: AbstractProgram, trace: PyTree, credit: Credit) -> PyTree:
         """`Σ_rows,batch credit[row, unit] M[row, unit, ...]`."""
-        del rule, prepared
+        cell = on.cell
         rows = _rows(credit, cell.hidden_size, 0)
         flat = rows.reshape(-1, rows.shape[-1])
 
@@ -102,13 +99,11 @@ class PerUnit(AbstractTrace):
         gradient = jax.tree.map(one, trace, _kept(cell))
         return eqx.combine(gradient, jax.tree.map(lambda _: None, inexact(cell)))
 
-    def extend(
-        self, rule: Any, cell: AbstractCell, prepared: PyTree, record: Record, trace: PyTree
-    ) -> PyTree:
+    def extend(self, on: AbstractProgram, record: Record, trace: PyTree) -> PyTree:
         """`M_K = (credit at the start) · M_0 + Σ_t (credit at t) · F_t`."""
-        inner = _separable(cell)
+        inner = on.cell
         n, batch = inner.hidden_size, record.xs.shape[1:-1]
-        unit, _ = _units(boundary(rule, cell, record.before, batch), batch, n)
+        unit, _ = _units(no_credit(on, record.before, batch), batch, n)
         unit = inside(unit, record)
 
         def flat(tree):
@@ -118,7 +113,7 @@ class PerUnit(AbstractTrace):
         charged = widened(inner)
 
         def response(credit):
-            start, points, *credits = respond(rule, cell, prepared, record, credit)
+            start, points, *credits = bring_back(on, record, credit)
 
             def example(points, states, total, message, ct_z):
                 gradient, _ = charge(charged, points, states, total, message, ct_z)
@@ -128,7 +123,7 @@ class PerUnit(AbstractTrace):
             return start, each(*flat((points, record.states, *credits)))
 
         end, fresh = jax.vmap(response)(unit)
-        came = arrivals(self, rule, cell, record, trace, end)
+        came = arrivals(on, self, record, trace, end)
         carries = [_rows(credit, n, 1) for credit, _ in came]
 
         def one(p, fresh, *values):
@@ -141,7 +136,7 @@ class PerUnit(AbstractTrace):
         return jax.tree.map(one, _kept(inner), fresh, *(value for _, value in came))
 
 
-def _kept(cell: Any, gradient: PyTree = None) -> PyTree:
+def _kept(cell: SeparableCell, gradient: PyTree = None) -> PyTree:
     """The parameters that belong to their units, those of a start that learns among them; None in
     place of the others. `gradient`: the same of a gradient of the cell.
     """
@@ -181,9 +176,3 @@ def _rows(credit: Credit, n: int, lead: int) -> Array:
 def _by_unit(m: Array, lead: int, n: int) -> Array:
     """(..., gates x units, ...) as (..., gates, units, the rest in one axis)."""
     return m.reshape(*m.shape[:lead], -1, n, *(m.shape[lead + 1 :] or (1,)))
-
-
-def _separable(cell: AbstractCell) -> SeparableCell:
-    inner = inner_cell(cell)
-    assert isinstance(inner, SeparableCell)
-    return inner

@@ -1,20 +1,17 @@
-from typing import Any
-
 import equinox as eqx
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, PyTree
 
-from .._cell import AbstractCell, Filtered, NeuronCell
+from .._cell._base import batch_shape
 from .._cell._claims import check_leaky
 from .._credit import Credit, Record
 from .._flags import erase, select
 from .._precision import start_of, wide
-from .._reverse import inner_cell, points_of
+from .._program._base import AbstractProgram
+from .._program._reverse import points_of
 from .._sharding import over_steps
-from ._base import AbstractTrace, batch_shape
-from ._per_synapse import PerSynapse, with_weights
+from ._base import AbstractTrace
+from ._per_synapse import PerSynapse
 
 
 class Presynaptic(AbstractTrace):
@@ -36,85 +33,63 @@ class Presynaptic(AbstractTrace):
     types: tuple[int, ...] | None = eqx.field(static=True, default=None)
 
     @staticmethod
-    def serves(cell: AbstractCell) -> bool:
-        """Whether a cell's own credit decays at one rate for all neurons."""
-        return isinstance(cell, NeuronCell) and cell.uniform_leak
+    def serves(on: AbstractProgram) -> bool:
+        """Whether a cell's own credit decays at one rate for all neurons, seen as it is emitted."""
+        return on.neurons and not on.emission.remembers and on.cell.uniform_leak
 
     @property
-    def _groups(self) -> list[np.ndarray | slice]:
-        """The neurons of each type; a slice where they stand together, which spares a gather."""
-        if self.types is None:
-            return [slice(None)]
-        groups = [np.flatnonzero(np.equal(self.types, a)) for a in range(max(self.types) + 1)]
-        return [slice(g[0], g[-1] + 1) if g[-1] - g[0] + 1 == g.size else g for g in groups]
+    def _count(self) -> int:
+        """How many types there are."""
+        return 1 if self.types is None else max(self.types) + 1
 
     @property
     def _neuron(self) -> PerSynapse:
         return PerSynapse(filter_is_local=False, weights=False)
 
-    def init(self, rule: Any, cell: AbstractCell, state: PyTree) -> PyTree:
+    def init(self, on: AbstractProgram, state: PyTree) -> PyTree:
         """Zeros."""
-        inner = _neurons(cell)
-        check_leaky(type(rule).__name__, inner)
+        inner = on.cell
+        check_leaky(on.name, inner)
         batch = batch_shape(inner, state)
-        count = len(self._groups)
+        count = self._count
         channels = 1 if self.types is None else count + count**2
-        own, _ = self._neuron.init(rule, cell, state)
+        own, _ = self._neuron.init(on, state)
+        return own, {
+            name: jnp.zeros((channels, *batch, synapses.shape[1]), wide(inner.dtype))
+            for name, synapses in inner.afferents.items()
+        }
 
-        def zeros(features):
-            return jnp.zeros((channels, *batch, features), wide(inner.weight_rec.dtype))
-
-        bias = None if inner.bias is None else zeros(1)
-        return own, (zeros(inner.hidden_size), zeros(inner.in_size), bias)
-
-    def of_start(self, rule: Any, cell: AbstractCell, batch: tuple[int, ...]) -> PyTree:
+    def of_start(self, on: AbstractProgram, batch: tuple[int, ...]) -> PyTree:
         """Of parameters of the neuron itself; no activity yet."""
-        own, _ = self._neuron.of_start(rule, cell, batch)
-        _, channels = self.init(rule, cell, start_of(cell, batch))
+        own, _ = self._neuron.of_start(on, batch)
+        _, channels = self.init(on, start_of(on.cell, batch))
         return own, channels
 
-    def contract(
-        self, rule: Any, cell: Any, prepared: PyTree, trace: PyTree, credit: Credit
-    ) -> PyTree:
+    def contract(self, on: AbstractProgram, trace: PyTree, credit: Credit) -> PyTree:
         """`λ_j e[i, type j] + Σ_c G_c M[i, type j, c]`, summed over the batch."""
-        own, (rec, into, bias) = trace
-        count = len(self._groups)
-        local = cell.membrane(credit.state)
+        own, filtered = trace
+        local = on.cell.membrane(credit.state)
         local = local.reshape(-1, local.shape[-1])
 
-        def weight(channels):
-            channels = channels.reshape(len(channels), -1, channels.shape[-1])
-            blocks = [local[:, group].T @ e for group, e in zip(self._groups, channels)]
+        def weights(name, synapses):
+            channels = filtered[name].reshape(len(filtered[name]), -1, filtered[name].shape[-1])
             if self.types is None:
-                return blocks[0]
-            summed = credit.extra.reshape(-1, count)
-            for a, block in enumerate(blocks):
-                modulated = channels[count + a :: count]
-                shared = summed.T.reshape(-1) @ modulated.reshape(-1, modulated.shape[-1])
-                blocks[a] = block + jnp.broadcast_to(shared, block.shape)
-            rows = jnp.concatenate(blocks)
-            order = np.argsort(self.types, kind="stable")
-            in_order = np.array_equal(order, np.arange(order.size))
-            return rows if in_order else rows[np.argsort(order)]
+                return synapses.gradient(local, channels[0])
+            summed = credit.modulator.reshape(-1, self._count)
+            return synapses.type_gradient(self.types, local, summed, channels)
 
-        bias = None if bias is None else weight(bias)[:, 0]
-        gradient = with_weights(cell, weight(rec), weight(into), bias)
-        empty = (None, None, None)
-        return eqx.combine(
-            gradient, self._neuron.contract(rule, cell, prepared, (own, empty), credit)
-        )
+        each = {name: weights(name, synapses) for name, synapses in on.cell.afferents.items()}
+        gradient = on.cell.with_afferents(each)
+        return eqx.combine(gradient, self._neuron.contract(on, (own, {}), credit))
 
-    def extend(
-        self, rule: Any, cell: AbstractCell, prepared: Any, record: Record, trace: PyTree
-    ) -> PyTree:
+    def extend(self, on: AbstractProgram, record: Record, trace: PyTree) -> PyTree:
         """The channels after the segment: taps over its activity, and the past moved on."""
-        inner = _neurons(cell)
-        own, (rec, into, bias) = trace
-        empty = (None, None, None)
-        own, _ = self._neuron.extend(rule, cell, prepared, record, (own, empty))
+        inner = on.cell
+        own, filtered = trace
+        own, _ = self._neuron.extend(on, record, (own, {}))
         sent = inner.message(points_of(inner, record).before)
-        taps, start = self._taps(inner, prepared, record)
-        count = len(self._groups)
+        taps, start = self._taps(on, record)
+        count = self._count
 
         def advance(past, pre):
             axes = past.ndim - 1
@@ -129,20 +104,20 @@ class Presynaptic(AbstractTrace):
                 moved = jnp.concatenate([moved, modulated.reshape(-1, *past.shape[1:])])
             return moved + _filtered(taps, pre)
 
-        if bias is not None:
-            bias = advance(bias, jnp.ones((*record.xs.shape[:-1], 1), record.xs.dtype))
-        return own, (advance(rec, sent), advance(into, record.xs), bias)
+        activity = inner.presynaptic(sent, record.xs)
+        return own, {name: advance(past, activity[name]) for name, past in filtered.items()}
 
-    def _taps(self, cell: NeuronCell, prepared: Any, record: Record) -> tuple[Array, tuple]:
+    def _taps(self, on: AbstractProgram, record: Record) -> tuple[Array, tuple]:
         """Taps (T, *batch, channels) for a segment's activity; and what unit credit at its end is
         at its start: local (*batch, C), modulated and summed (*batch, C, C).
 
         `batch` is () unless the rule observes a μ of each example, or sequences end inside.
         """
-        steps, dtype = len(record.xs), wide(cell.weight_rec.dtype)
+        cell = on.cell
+        steps, dtype = len(record.xs), wide(cell.dtype)
         leak, gain = jnp.asarray(cell.leak, dtype), jnp.asarray(cell.gain, dtype)
-        count = len(self._groups)
-        observed = record.observed if isinstance(record.observed, jax.Array) else None
+        count = self._count
+        observed = record.observed if eqx.is_array(record.observed) else None
         each = observed is not None or record.flags is not None
         batch = record.xs.shape[1:-1] if each else ()
         if self.types is None and record.flags is None:
@@ -156,11 +131,10 @@ class Presynaptic(AbstractTrace):
             local, modulated, summed = carry
             if self.types is None:
                 return (local * leak, modulated, summed), local
-            filters, _ = prepared
             here = jnp.concatenate([local, modulated.reshape(*batch, -1)], axis=-1)
             across = None if mu is None else jnp.broadcast_to(mu[..., None, :], eye.shape)
-            decay = leak - filters.own(local, mu)
-            crossed, summed = filters.back(summed, across)
+            decay = leak - on.weights.own(local, mu)
+            crossed, summed = on.weights.back(summed, across)
             decays = jnp.broadcast_to(decay[..., None, :], modulated.shape)
             return (local * decay, modulated * decays + crossed, summed), here
 
@@ -190,9 +164,3 @@ def _filtered(taps: Array, pre: Array) -> Array:
     if len(taps) == 1:
         return jnp.moveaxis(taps[0], -1, 0)[..., None] * pre[0][None]
     return jnp.einsum("t...k,t...i->k...i", taps, pre)
-
-
-def _neurons(cell: AbstractCell) -> NeuronCell:
-    inner = inner_cell(cell)
-    assert isinstance(inner, NeuronCell) and not isinstance(cell, Filtered)
-    return inner

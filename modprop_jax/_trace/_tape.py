@@ -1,4 +1,4 @@
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -6,15 +6,16 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, PyTree
 
-from .._cell import AbstractCell, Filtered, SeparableCell
-from .._cell._inputs import drive_of, Inputs, is_none
+from .._cell._base import batch_shape
 from .._credit import Credit, Flags, Point, Record
 from .._flags import erase, select
+from .._inputs import drive_of, features, Inputs, is_none, pushed
 from .._precision import start_of
-from .._reverse import charge, inner_cell, points_of, transport
+from .._program._base import AbstractProgram
+from .._program._reverse import charge, points_of, transport
 from .._start import start_learns
 from .._tree import add, inexact, pullback
-from ._base import AbstractTrace, batch_shape
+from ._base import AbstractTrace
 
 
 class Steps(NamedTuple):
@@ -44,21 +45,21 @@ class Tape(AbstractTrace):
     steps: int = eqx.field(static=True)
     driven: bool = eqx.field(static=True, default=False)
 
-    def init(self, rule: Any, cell: AbstractCell, state: PyTree) -> Steps:
+    def init(self, on: AbstractProgram, state: PyTree) -> Steps:
         """No step."""
-        if isinstance(cell, Filtered):
+        if on.emission.remembers:
             raise ValueError(
-                f"{type(rule).__name__} streams with the last {self.steps} steps, but the memory "
+                f"{on.name} streams with the last {self.steps} steps, but the memory "
                 "of a Filtered emission brings credit to all steps before: learn offline (from a "
                 "bare state), or stream with RTRL."
             )
-        inner: Any = inner_cell(cell)
+        inner = on.cell
         batch = batch_shape(inner, state)
         dtype = jax.tree.leaves(inexact(state))[0].dtype
         xs = jnp.zeros((self.steps, *batch, inner.in_size), dtype)
         steps = Steps(
             jax.tree.map(lambda s: jnp.zeros((self.steps, *s.shape), s.dtype), state),
-            self._kept(rule, inner, xs),
+            self._kept(on, xs),
             jnp.zeros((self.steps, *batch), bool),
         )
         if not start_learns(inner):
@@ -66,18 +67,14 @@ class Tape(AbstractTrace):
         fresh = jnp.zeros((1, *batch), bool)
         return steps._replace(begins=jnp.zeros_like(steps.keep), fresh=fresh)
 
-    def begin(
-        self, rule: Any, cell: AbstractCell, flag: Bool[Array, "*batch"], trace: Steps
-    ) -> Steps:
+    def begin(self, on: AbstractProgram, flag: Bool[Array, "*batch"], trace: Steps) -> Steps:
         """No step, where the flag of an example holds, but the cell's own start."""
-        del rule, cell
         trace = self.forget(flag, trace)
         return trace if trace.fresh is None else trace._replace(fresh=trace.fresh | flag[None])
 
-    def contract(
-        self, rule: Any, cell: SeparableCell, prepared: PyTree, trace: Steps, credit: Credit
-    ) -> PyTree:
+    def contract(self, on: AbstractProgram, trace: Steps, credit: Credit) -> PyTree:
         """Credit goes back through the tape, and charges the parameters at each step."""
+        cell = on.cell
         # no step, but from a state that the cell can be in: what it would send from zeros may be
         # infinite, and a credit of 0 does not erase that
         before = select(trace.keep, trace.before, start_of(cell, trace.keep.shape))
@@ -89,7 +86,7 @@ class Tape(AbstractTrace):
             credit = credit._replace(start=erase(~trace.fresh[0], credit.state))
         points = Point(before, trace.inputs, drive, flags=Flags(fresh, trace.keep))
         silent = jax.tree.map(jnp.zeros_like, inexact(before))
-        credit, total, message = transport(rule, cell, prepared, points, silent, credit)
+        credit, total, message = transport(on, points, silent, credit)
         # what the oldest step received was sent one step earlier, out of reach
         message = jax.tree.map(lambda m: m.at[0].set(0), message)
         gradient, _ = charge(cell, points, before, total, message, None)
@@ -99,14 +96,11 @@ class Tape(AbstractTrace):
         start = pullback(lambda cell: start_of(cell, batch), cell)(credit.start)
         return add(gradient, *start)
 
-    def extend(
-        self, rule: Any, cell: AbstractCell, prepared: PyTree, record: Record, trace: Steps
-    ) -> Steps:
+    def extend(self, on: AbstractProgram, record: Record, trace: Steps) -> Steps:
         """The newest steps stay."""
-        del prepared
-        flags, points = record.flags, points_of(inner_cell(cell), record)
+        flags, points = record.flags, points_of(on.cell, record)
         keep = jnp.ones(record.xs.shape[:-1], bool) if flags is None else flags.keep
-        fresh = Steps(points.before, self._kept(rule, inner_cell(cell), record.inputs), keep)
+        fresh = Steps(points.before, self._kept(on, record.inputs), keep)
         after = None
         if trace.fresh is not None:
             begins, after = _beginnings(trace.fresh[0], keep, flags)
@@ -125,16 +119,17 @@ class Tape(AbstractTrace):
         kept = jax.tree.map(take, both._replace(keep=keep))
         return erase(~kept.keep, kept)._replace(fresh=after)
 
-    def _kept(self, rule: Any, cell: Any, inputs: Array | Inputs) -> Array | Inputs:
+    def _kept(self, on: AbstractProgram, inputs: Array | Inputs) -> Array | Inputs:
         """What is on the tape of a segment's inputs."""
-        if not self.driven and isinstance(inputs, Inputs):
+        push = pushed(inputs)
+        if not self.driven and push is not None:
             raise ValueError(
-                f"{type(rule).__name__} streams from a tape of its inputs, which has no room for "
-                f"drive=: make the rule as {type(rule).__name__}({self.steps}, driven=True)."
+                f"{on.name} streams from a tape of its inputs, which has no room for "
+                f"drive=: make the rule as {on.name}({self.steps}, driven=True)."
             )
         if not self.driven:
             return inputs
-        x, push = inputs if isinstance(inputs, Inputs) else (inputs, None)
+        x, cell = features(inputs), on.cell
         own = jax.eval_shape(lambda x: cell.drive(cell.message(start_of(cell, x.shape[:-1])), x), x)
         silent = jax.tree.map(lambda d: jnp.zeros(d.shape, d.dtype), own)
         return Inputs(x, silent if push is None else _filled(push, silent))

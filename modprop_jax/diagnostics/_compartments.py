@@ -1,7 +1,7 @@
 """What the compartments of neurons do under a rule that predicts credit."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +10,10 @@ from jaxtyping import Array, Float
 
 from .. import _arguments as arguments
 from .._cell import computing
-from .._reverse import points_of
+from .._program._reverse import points_of
+from .._program._run import run, whole
 from .._rnn import RNN
 from .._rule import Carry, DNI, LocalDNI
-from .._segment import record_of
-from .._trace._synthetic import SyntheticGradient
 from .._tree import pullback
 
 
@@ -73,23 +72,23 @@ def compartments(
             f"{arguments.shown(carry)}."
         )
     arguments.function("loss", loss, "loss(zs) -> scalar")
-    rule: Any = rnn.rule
+    rule = rnn.rule
     if not isinstance(rule, DNI | LocalDNI) or rule.learn_jacobian is None:
         raise ValueError(
             "compartments needs a layer under LocalDNI, or DNI(jacobian='learned'), but the rule "
             f"of rnn is {type(rule).__name__}."
         )
     _, zs = rnn(xs, carry, context=context)  # what can be wrong is checked there
-    cell: Any = computing(rnn.cell).effective()
+    on = rule.on(computing(rnn.cell))
+    cell = on.cell
     xs = jnp.asarray(xs, zs.dtype)
-    record = record_of(cell, carry.state, xs)
+    _, record = run(whole(cell.step), cell, carry.state, xs)
     (direct,) = pullback(cell.emit, record.states)(jax.grad(loss)(zs))
     labels = jnp.zeros((*xs.shape[:-1], 0), zs.dtype) if context is None else context
-    trace = SyntheticGradient()
 
     def body(value, at):
         point, after, direct, label = at
-        seen, value = trace.phases(rule, cell, point, after, direct, label, value)
+        seen, value = on.trace.phases(on, point, after, direct, label, value)
         return value, seen
 
     points = points_of(cell, record)

@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .. import _arguments as arguments
 from .._cell import AbstractCell, NeuronCell
+from .._cell._base import dynamics
 from .._grad import with_rule
 from .._precision import wide
-from .._reverse import inner_cell
 from .._rnn import is_layer, layers, RNN
 from .._rule import AbstractRule, BPTT, Carry
 from .._rule._base import as_rule
@@ -108,8 +108,8 @@ class _Probe(eqx.Module):
         return self._wide()(wide, carry, **options)
 
     def _wide(self) -> RNN:
-        def into(cell: Any) -> Any:
-            return inner_cell(cell).weight_in  # pyright: ignore[reportAttributeAccessIssue]
+        def into(cell):
+            return dynamics(cell).weight_in  # pyright: ignore[reportAttributeAccessIssue]
 
         weight = into(self.cell)
         unit = jnp.eye(len(weight), dtype=weight.dtype)
@@ -168,7 +168,7 @@ def _layer(model: PyTree) -> tuple[RNN, NeuronCell]:
             f"credit_profile needs a model with one RNN layer, but {type(model).__name__} has "
             f"{len(found)}."
         )
-    cell = inner_cell(found[0].cell)
+    cell = dynamics(found[0].cell)
     if not isinstance(cell, NeuronCell):
         raise ValueError(
             "credit_profile needs a NeuronCell, whose neurons have a drive, but the cell is a "

@@ -10,14 +10,12 @@ from jaxtyping import Array, Float
 
 from .. import _arguments as arguments
 from .._cell import AbstractCell, computing
-from .._cell._base import as_cell
+from .._cell._base import as_cell, dynamics
 from .._precision import start_of
-from .._reverse import inner_cell
+from .._program._run import by_drive, run
 from .._rule import AbstractRule, ModProp
-from .._rule._base import as_rule, over_members
-from .._rule._filter import powers
-from .._rule._running_mean import RunningMean
-from .._segment import forward
+from .._rule._base import as_rule, over_members, require_neurons
+from .._rule.modprop._filter import powers
 from .._tree import stop
 
 
@@ -36,8 +34,8 @@ def filter_taps(
     **Errors:** ValueError for another rule, or a μ that is measured and changes along a run.
     """
     n = arguments.size("n", n)
-    inner: Any = inner_cell(as_cell("cell", cell))
-    given = _given(rule, cell)
+    given = _given(rule, as_cell("cell", cell))
+    inner = require_neurons(given, cell)
     taps = over_members(lambda cell: powers(given.filter(cell), n - 1), inner)
     return taps.modulated, taps.local
 
@@ -56,9 +54,7 @@ def spectral_radius(rule: AbstractRule, cell: AbstractCell) -> Float[Array, "*me
     radius = None
     rule, cell = as_rule("rule", rule), as_cell("cell", cell)
     if isinstance(rule, ModProp):
-        rule.check_fits(cell)
-        inner: Any = inner_cell(cell)
-        radius = rule.radius(inner)
+        radius = rule.radius(rule.check_fits(cell))
     if radius is None:
         raise ValueError(
             "spectral_radius needs a rule whose transport the weights alone decide, as of "
@@ -82,10 +78,10 @@ def running_mu(
     rule.check(as_cell("cell", cell))
     if np.ndim(arguments.array("xs", xs, "the inputs (T, *batch, m)")) < 2:
         raise ValueError(f"xs must be (T, *batch, m), time first, but has the shape {xs.shape}.")
-    inner: Any = stop(computing(inner_cell(cell)).effective())
+    on = stop(rule.on(computing(dynamics(cell))))
     batch = xs.shape[1:-1]
-    _, _, record = forward(inner, start_of(inner, batch), xs, None, 1)
-    means, (_, last) = rule.observe(inner, None, record, rule.unobserved(inner, batch))
+    _, record = run(by_drive(on.cell), on.cell, start_of(on.cell, batch), xs)
+    means, (_, last) = on.rule.observer.steps(on, record, on.rule.observer.init(on, batch))
     return jnp.concatenate([means[1:], last[None]])
 
 
@@ -135,8 +131,8 @@ def plot_filter_taps(
     return figure
 
 
-def _given(rule: Any, cell: AbstractCell) -> ModProp:
-    if not isinstance(rule, ModProp) or isinstance(rule.mu, RunningMean):
+def _given(rule: object, cell: AbstractCell) -> ModProp:
+    if not isinstance(rule, ModProp) or rule.mu is None:
         raise ValueError(
             "rule must be ModProp with a mu that does not change along a run, but is "
             f"{arguments.shown(rule)}: measure it with running_mu and pass ModProp(mu, types)."

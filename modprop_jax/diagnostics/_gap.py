@@ -115,7 +115,7 @@ def input_noise(
     return noisy if bounds is None else jnp.clip(noisy, *bounds)
 
 
-def _check_noise(sd: Any, bounds: Any) -> None:
+def _check_noise(sd: object, bounds: object) -> None:
     arguments.amount("sd", sd, arguments.NOT_NEGATIVE)
     if bounds is None:
         return

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from .. import _arguments as arguments
@@ -167,7 +168,12 @@ class Study(eqx.Module):
         return Running(under[0], self.optimizer.init(params), carries, states, gradients)
 
     def advance(
-        self, running: Running, xs: PyTree, ys: PyTree, first: Any, last: Any
+        self,
+        running: Running,
+        xs: PyTree,
+        ys: PyTree,
+        first: Int[ArrayLike, ""],
+        last: Int[ArrayLike, ""],
     ) -> tuple[Running, Block]:
         """Steps `first` to `last` - 1 of the stream, integers that may be traced."""
         arrays, static = eqx.partition(running, eqx.is_array)

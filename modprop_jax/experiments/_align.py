@@ -64,7 +64,7 @@ def align(
     measure: int = 256,
     noise: float = 0.2,
     sweep: bool = False,
-    **settings: Any,
+    **settings: object,
 ) -> Alignments:
     r"""Train as `compare` does, and measure what each rule's gradient is like and where it leads.
 

@@ -118,7 +118,7 @@ def _means(by_seed: dict[str, np.ndarray]) -> dict[str, Any]:
     return {name: plain(values.mean(0)) for name, values in by_seed.items()}
 
 
-def plain(values: Any) -> Any:
+def plain(values: object) -> Any:
     """Nested lists for JSON, which has no NaN: None in its place."""
     values = np.asarray(values, dtype=float)
     objects = values.astype(object)

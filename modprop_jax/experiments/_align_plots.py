@@ -30,7 +30,7 @@ def figures(config: AlignConfig, metrics: Metrics) -> dict[str, bytes]:
 def alignment_figure(config: AlignConfig, metrics: Metrics) -> bytes:
     """Cosine and projection of each rule's gradient, on its own network, along training."""
 
-    def draw(figure: Any) -> None:
+    def draw(figure):
         left, right = figure.subplots(1, 2)
         for axes, name in ((left, "cosine"), (right, "projection")):
             for rule, style in _styles(config):
@@ -50,7 +50,7 @@ def matrix_figure(config: AlignConfig, metrics: Metrics) -> bytes:
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
 
-    def draw(figure: Any) -> None:
+    def draw(figure):
         grid = figure.subplots(rows, columns, squeeze=False).ravel()
         names, image = config.measured, None
         for axes in grid[len(panels) :]:
@@ -76,7 +76,7 @@ def credit_figure(config: AlignConfig, metrics: Metrics) -> bytes:
     panels = _ends(config, metrics)
     end = dict(panels[1:])
 
-    def draw(figure: Any) -> None:
+    def draw(figure):
         grid = figure.subplots(2, 2, sharex=True)
         for (above, below), time in zip(grid.T, ("start", "end")):
             for rule, style in _styles(config):
@@ -102,7 +102,7 @@ def credit_figure(config: AlignConfig, metrics: Metrics) -> bytes:
 def curvature_figure(config: AlignConfig, metrics: Metrics) -> bytes:
     """λ₁ along training beside its bounds, and the generalisation gap against it."""
 
-    def draw(figure: Any) -> None:
+    def draw(figure):
         left, right = figure.subplots(1, 2)
         for rule, style in _styles(config):
             lines = of_rule(metrics, rule)

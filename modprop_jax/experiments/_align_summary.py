@@ -1,7 +1,7 @@
 """From the measurements of `align` to its tables."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -265,7 +265,7 @@ def _sweep_cells(row: SweepRow) -> list[str]:
     return [row.rule, *four(row.own), *four(row.exact)]
 
 
-def _table(titles: list[str], rows: Any) -> str:
+def _table(titles: list[str], rows: Iterable[list[str]]) -> str:
     lines = [titles, ["---"] * len(titles), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

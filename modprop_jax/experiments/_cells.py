@@ -42,7 +42,7 @@ class CellEntry:
     - `rules`: those that are compared by default, and on streams.
     """
 
-    cell: Any
+    cell: type
     settings: Callable[[Preset], Mapping[str, Any]] = lambda preset: {}
     recurrent: Callable[[Any], tuple[Any, ...]] = lambda cell: (cell.weight_rec,)
     synapses: Literal["neurons", "units"] | None = "neurons"
@@ -75,7 +75,7 @@ def _rate(preset: Preset) -> Mapping[str, Any]:
     return {"cell_options": {"alpha": 1 - math.exp(-1 / _tau(preset))}}
 
 
-def _spiking(**options: Any) -> Callable[[Preset], Mapping[str, Any]]:
+def _spiking(**options: object) -> Callable[[Preset], Mapping[str, Any]]:
     """A membrane that is an average of its drive, and a readout as slow as it."""
 
     def settings(preset):

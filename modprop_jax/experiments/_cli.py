@@ -8,7 +8,7 @@ from typing import Any
 import tyro
 from rich.console import Console
 
-from .._rule import taxonomy as table_of_rules
+from .._taxonomy import taxonomy as table_of_rules
 from ..tasks import TASKS
 from ._align_cli import align
 from ._bench import bench

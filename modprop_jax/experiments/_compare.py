@@ -41,7 +41,7 @@ def compare(
     preset: str = "small",
     out: str | os.PathLike | None = None,
     quiet: bool = False,
-    **settings: Any,
+    **settings: object,
 ) -> Comparison:
     """Train a task's network under each rule, from the same weights on the same data.
 

@@ -10,9 +10,9 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .._cell import NeuronCell
+from .._cell._base import dynamics
 from .._force import ForceReadout
 from .._readout import Readout
-from .._reverse import inner_cell
 from .._rnn import RNN
 
 
@@ -63,7 +63,7 @@ def force_network(
     """
 
     def inner(cell) -> Any:
-        return inner_cell(cell)
+        return dynamics(cell)
 
     cell = inner(rnn.cell)
     if not isinstance(cell, NeuronCell):

@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from .. import optim
 from .._cell import AbstractCell, EquilibriumCell, Filtered
+from .._cell._base import dynamics
 from .._cell._init import balanced_dale
 from .._readout import Readout
-from .._reverse import inner_cell
 from .._rnn import RNN
 from .._rule import Carry
 from ..tasks import Preset, Task
@@ -69,7 +70,7 @@ class Network(eqx.Module):
 
 def _where_settled(cell: AbstractCell, state: PyTree, zs: Array) -> Array:
     """The emissions; NaN for examples with an equilibrium that was not reached."""
-    if not isinstance(inner_cell(cell), EquilibriumCell):
+    if not isinstance(dynamics(cell), EquilibriumCell):
         return zs
     inner = state[0] if isinstance(cell, Filtered) else state
     return jnp.where(inner.converged[..., None], zs, jnp.nan)
@@ -232,7 +233,7 @@ def build_optimizer(preset: Preset) -> optax.GradientTransformation:
     return optax.chain(*steps, *dales_law(preset, keep))
 
 
-def weights(params: Any) -> PyTree:
+def weights(params: PyTree) -> PyTree:
     """Which parameters the L2 term is of: matrices, but not fixed feedback."""
     matrices = jax.tree.map(lambda p: p.ndim >= 2, params)
     if not (isinstance(params.readout, Readout) and params.readout.feedback == "random"):
@@ -249,16 +250,13 @@ def dales_law(
         return (net.readout.weight,) if preset.dale_readout else ()
 
     def from_neurons(net):
-        cell: Any = inner_cell(net.rnn.cell)
-        return cell.weight_rec, *to_readout(net)
+        return _cell(net).weight_rec, *to_readout(net)
 
     def from_inputs(net):
-        cell: Any = inner_cell(net.rnn.cell)
-        return (cell.weight_in,)
+        return (_cell(net).weight_in,)
 
     def from_units(net):
-        cell: Any = inner_cell(net.rnn.cell)
-        return (cell.weight,)
+        return (_cell(net).weight,)
 
     dale = signs(preset)
     if CELLS[preset.cell].synapses == "units":
@@ -266,6 +264,10 @@ def dales_law(
     else:
         found = ((dale, from_neurons), (preset.input_signs, from_inputs))
     return [optax.masked(keep(sign), _only(where)) for sign, where in found if sign is not None]
+
+
+def _cell(net: PyTree) -> Any:
+    return dynamics(net.rnn.cell)
 
 
 def only_existing(preset: Preset) -> list[optax.GradientTransformation]:
@@ -288,8 +290,8 @@ def _only(where: Callable[[Any], tuple]) -> Callable[[Any], PyTree]:
 def recurrent_weights(preset: Preset) -> Callable[[Any], tuple[Any, ...]]:
     """A function of the network: its recurrent parameters."""
     recurrent = CELLS[preset.cell].recurrent
-    return lambda net: recurrent(inner_cell(net.rnn.cell))
+    return lambda net: recurrent(dynamics(net.rnn.cell))
 
 
-def _where_nonzero(update: Any, weight: Any) -> Array:
+def _where_nonzero(update: ArrayLike, weight: ArrayLike | None) -> Array:
     return jnp.where(weight != 0, update, 0)

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, PyTree
 
+from .._cell._base import dynamics
 from .._grad import in_range
-from .._reverse import inner_cell
 from .._rnn import layers
 from .._rule import AbstractRule
+from .._rule.modprop._rule import transport_radius
 from .._tree import inexact
 
 
@@ -42,7 +43,8 @@ def radius_of(model: PyTree, *, rule: AbstractRule | None) -> Array | None:
     """The largest of the layers' radii, by seed; None if no rule has one."""
 
     def one_seed(model):
-        found = [(rule or layer.rule).radius(inner_cell(layer.cell)) for layer in layers(model)]
+        pairs = [(rule or layer.rule, dynamics(layer.cell)) for layer in layers(model)]
+        found = [transport_radius(*pair) for pair in pairs]
         found = [radius for radius in found if radius is not None]
         return jnp.stack(found).max() if found else None
 

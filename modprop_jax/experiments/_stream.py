@@ -84,7 +84,7 @@ def iterate_stream(
     xs, ys = jax.jit(jax.vmap(data))(stream_keys(keys)[0])
     given: dict[str, Any] = dict(xs=xs, ys=ys, loss=loss, optimizer=optimizer, streaming=streaming)
 
-    def record(value: Any, score: Any, seconds: float) -> Record:
+    def record(value, score, seconds):
         value, score = np.asarray(value), np.asarray(score)
         iteration = int(state.iteration)
         check(label, ~np.isfinite(value), np.full(len(keys), iteration))

@@ -56,7 +56,7 @@ def align_stream(
     preset: str = "brief",
     out: str | os.PathLike | None = None,
     quiet: bool = False,
-    **settings: Any,
+    **settings: object,
 ) -> StreamAlignments:
     r"""Train online under one rule, and compare the gradients of all rules step by step.
 

@@ -1,7 +1,5 @@
 """The figures of `align_stream`."""
 
-from typing import Any
-
 import numpy as np
 
 from ._align_config import StreamAlignConfig
@@ -24,7 +22,7 @@ def matrix_figure(config: StreamAlignConfig, metrics: Metrics) -> bytes:
     assert found is not None
     panels = {"mean cosine": found.cosine, "weighted by norms": found.weighted}
 
-    def draw(figure: Any) -> None:
+    def draw(figure):
         grid, image = figure.subplots(1, 2), None
         for axes, (title, by_seed) in zip(grid, panels.items()):
             cosine = by_seed.mean(0)
@@ -49,14 +47,14 @@ def curves_figure(config: StreamAlignConfig, metrics: Metrics) -> bytes:
     others = [index for index in range(len(rules)) if index != own]
     at = np.array([line["iteration"] for line in metrics])
 
-    def along(axes: Any, by_seed: np.ndarray, **style: Any) -> None:
+    def along(axes, by_seed, **style):
         """Mean over seeds, and a band from the lowest to the highest."""
         axes.plot(at, by_seed.mean(1), **style)
         axes.fill_between(
             at, by_seed.min(1), by_seed.max(1), color=style["color"], alpha=0.15, lw=0
         )
 
-    def draw(figure: Any) -> None:
+    def draw(figure):
         left, middle, right = figure.subplots(1, 3)
         for axes, name in ((left, "cosine"), (middle, "weighted")):
             cosine = np.array([line[name] for line in metrics])

@@ -1,5 +1,6 @@
 """Add: the probability of a bit, from two of the bits that went before."""
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import jax.random as jr
 import optax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import _arguments as arguments
@@ -21,7 +23,7 @@ def add(
     lags: Sequence[int] = (5, 9),
     repeat: int = 1,
     deterministic: bool = True,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> tuple[Float[Array, "T batch 2"], Float[Array, "T batch 2"]]:
     r"""A stream of fair bits; the label is a weighted sum of two earlier ones.
 
@@ -115,10 +117,6 @@ def _soft_cross_entropy(
     return loss, (nothing - loss) / (nothing - everything)
 
 
-def _evaluation(key: PRNGKeyArray, **options: Any) -> tuple[Array, Array]:
-    return add(key, 64, **options)
-
-
 def online_preset(
     data: Mapping[str, Any], *, alpha: float, iterations: int, learning_rate: float, **others: Any
 ) -> Preset:
@@ -154,7 +152,7 @@ ADD = Task(
     description="A stream of bits: the chance of a label that depends on two earlier ones.",
     out_size=2,
     batch=add,
-    evaluation=_evaluation,
+    evaluation=functools.partial(add, batch=64),
     loss=_soft_cross_entropy,
     readout="every",
     stream=True,

@@ -1,10 +1,11 @@
 """Copy memory: keep a sequence of symbols through a delay, then reproduce it."""
 
-from typing import Any
+import functools
 
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .. import _arguments as arguments
@@ -18,7 +19,7 @@ def copy_memory(
     length: int = 10,
     symbols: int = 8,
     delay: int = 100,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> tuple[Float[Array, "T batch channels"], Int[Array, "T batch"]]:
     r"""S symbols out of K, a delay that ends in a go cue, then S steps to reproduce them.
 
@@ -74,16 +75,12 @@ def _recall(
     return -jnp.mean(picked, where=asked), jnp.mean(correct, where=asked, dtype=logits.dtype)
 
 
-def _evaluation(key: PRNGKeyArray, **options: Any) -> tuple[Array, Array]:
-    return copy_memory(key, 128, **options)
-
-
 COPY_MEMORY = Task(
     name="copy_memory",
     description="Symbols, a delay, a go cue: reproduce the symbols in order.",
     out_size=9,
     batch=copy_memory,
-    evaluation=_evaluation,
+    evaluation=functools.partial(copy_memory, batch=128),
     loss=_recall,
     readout="every",
     presets={

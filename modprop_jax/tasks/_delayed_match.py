@@ -1,11 +1,12 @@
 """Delayed match to sample: is the test stimulus the one that was shown before the delay?"""
 
-from typing import Any
+import functools
 
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .. import _arguments as arguments
@@ -21,7 +22,7 @@ def delayed_match(
     delay: int = 100,
     amplitude: float = 1.0,
     noise: float = 0.1,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> tuple[Float[Array, "T batch categories"], Int[Array, " batch"]]:
     r"""A sample, a silence, a test stimulus on the same channels: match or non-match at the end.
 
@@ -71,16 +72,12 @@ def delayed_match(
     return signal + noise * jr.normal(noise_key, signal.shape, dtype), match.astype(jnp.int32)
 
 
-def _evaluation(key: PRNGKeyArray, **options: Any) -> tuple[Array, Array]:
-    return delayed_match(key, 256, **options)
-
-
 DELAYED_MATCH = Task(
     name="delayed_match",
     description="Two stimuli far apart in time: say at the end whether they match.",
     out_size=2,
     batch=delayed_match,
-    evaluation=_evaluation,
+    evaluation=functools.partial(delayed_match, batch=256),
     loss=cross_entropy,
     readout="last",
     presets={

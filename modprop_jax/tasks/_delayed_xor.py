@@ -1,9 +1,10 @@
 """Delayed XOR: was the second cue the same as the first, a long silence ago?"""
 
-from typing import Any
+import functools
 
 import jax.numpy as jnp
 import jax.random as jr
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .. import _arguments as arguments
@@ -19,7 +20,7 @@ def delayed_xor(
     amplitude: float = 2.0,
     baseline: float = 0.02,
     noise: float = 0.01,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> tuple[Float[Array, "T batch 2"], Int[Array, " batch"]]:
     """Two fair bits, each a bump or silence on its channel, `delay` steps apart.
 
@@ -57,17 +58,13 @@ def delayed_xor(
     return xs, (bits[:, 0] == bits[:, 1]).astype(jnp.int32)
 
 
-def _evaluation(key: PRNGKeyArray, **options: Any) -> tuple[Array, Array]:
-    # There are four trials up to noise, so 64 are plenty.
-    return delayed_xor(key, 64, **options)
-
-
 DELAYED_XOR = Task(
     name="delayed_xor",
     description="Two cues far apart in time: say at the end whether they were equal.",
     out_size=2,
     batch=delayed_xor,
-    evaluation=_evaluation,
+    # There are four trials up to noise, so 64 are plenty.
+    evaluation=functools.partial(delayed_xor, batch=64),
     loss=cross_entropy,
     readout="last",
     presets={

@@ -1,11 +1,11 @@
 """Handwritten digits, read a row or a pixel at a time."""
 
 import functools
-from typing import Any
 
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .. import _arguments as arguments
@@ -19,7 +19,7 @@ def sequential_digits(
     split: str = "train",
     by: str = "rows",
     hold: int = 1,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> tuple[Float[Array, "T batch features"], Int[Array, " batch"]]:
     """A minibatch of handwritten digits as sequences, drawn with replacement.
 
@@ -51,7 +51,7 @@ def sequential_digits(
 
 
 def sequential_digits_split(
-    split: str = "test", *, by: str = "rows", hold: int = 1, dtype: Any = None
+    split: str = "test", *, by: str = "rows", hold: int = 1, dtype: DTypeLike | None = None
 ) -> tuple[Float[Array, "T images features"], Int[Array, " images"]]:
     """All images of one split, in a fixed order; see `sequential_digits`."""
     dtype = arguments.dtype("dtype", dtype)
@@ -59,7 +59,7 @@ def sequential_digits_split(
     return _sequences(jnp.asarray(images), by, hold, dtype), jnp.asarray(labels)
 
 
-def _sequences(images: Array, by: str, hold: int, dtype: Any) -> Array:
+def _sequences(images: Array, by: str, hold: int, dtype: DTypeLike | None) -> Array:
     features = {"rows": 8, "pixels": 1}[arguments.choice("by", by, ("rows", "pixels"))]
     arguments.sizes(hold=hold)
     dtype = arguments.dtype("dtype", dtype)
@@ -90,17 +90,13 @@ def _images_of(split: str) -> tuple[np.ndarray, np.ndarray]:
     return images[index].astype(np.uint8), labels[index].astype(np.int32)
 
 
-def _evaluation(key: PRNGKeyArray, **options: Any) -> tuple[Array, Array]:
-    del key  # the test set is what it is
-    return sequential_digits_split("test", **options)
-
-
 SEQUENTIAL_DIGITS = Task(
     name="sequential_digits",
     description="Handwritten digits read row by row: name the digit at the end.",
     out_size=10,
     batch=sequential_digits,
-    evaluation=_evaluation,
+    # the test set is what it is
+    evaluation=lambda key, **options: sequential_digits_split("test", **options),
     loss=cross_entropy,
     readout="last",
     presets={

@@ -1,10 +1,12 @@
 """Evidence accumulation: on which side were there more cues?"""
 
+import functools
 import math
-from typing import Any, get_args, Literal
+from typing import get_args, Literal
 
 import jax.numpy as jnp
 import jax.random as jr
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from .. import _arguments as arguments
@@ -27,7 +29,7 @@ def evidence_accumulation(
     group: int = 10,
     rate: float = 0.04,
     noise_rate: float = 0.01,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> tuple[Float[Array, "T batch inputs"], Int[Array, " batch"]]:
     r"""Spiking cues on the left or on the right, a silence, and then a signal to answer.
 
@@ -144,11 +146,6 @@ def _poisson(rate: float) -> list[float]:
     return below
 
 
-def _evaluation(key: PRNGKeyArray, **options: Any) -> tuple[Array, Array]:
-    # With seven cues: each pattern once, or as many trials.
-    return evidence_accumulation(key, 128, **options)
-
-
 def _loss(
     logits: Float[Array, "*steps batch 2"], labels: Int[Array, " batch"]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -181,7 +178,8 @@ EVIDENCE_ACCUMULATION = Task(
     description="Spiking cues left and right, then a delay: say on which side there were more.",
     out_size=2,
     batch=evidence_accumulation,
-    evaluation=_evaluation,
+    # With seven cues: each pattern once, or as many trials.
+    evaluation=functools.partial(evidence_accumulation, batch=128),
     loss=_loss,
     readout="last",
     presets={

@@ -1,10 +1,11 @@
 """Flip-flop: hold, on each of several channels, the sign of the last pulse."""
 
-from typing import Any
+import functools
 
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import _arguments as arguments
@@ -18,7 +19,7 @@ def flip_flop(
     bits: int = 3,
     steps: int = 256,
     rate: float = 0.2,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> tuple[Float[Array, "T batch bits"], Float[Array, "T batch bits"]]:
     r"""Sparse pulses of ±1 on independent channels; the target is the last pulse of each.
 
@@ -60,16 +61,12 @@ def flip_flop(
     return jnp.where(pulses, signs, 0), jnp.take_along_axis(signs, last, axis=0)
 
 
-def _evaluation(key: PRNGKeyArray, **options: Any) -> tuple[Array, Array]:
-    return flip_flop(key, 128, **options)
-
-
 FLIP_FLOP = Task(
     name="flip_flop",
     description="Pulses of either sign on three channels: hold the last sign of each.",
     out_size=3,
     batch=flip_flop,
-    evaluation=_evaluation,
+    evaluation=functools.partial(flip_flop, batch=128),
     loss=squared_error,
     readout="every",
     score="R²",

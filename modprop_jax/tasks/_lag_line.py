@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import _arguments as arguments
@@ -29,7 +30,7 @@ def lag_line(
     weights: Sequence[float] = (1.0, 2.0),
     tau_m: Sequence[float] = (1.0, 2.0),
     tau_r: float = 0.1,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> tuple[Float[Array, "T batch 1"], Float[Array, "T batch 1"]]:
     """A smooth square wave, and what a chain of lagging neurons makes of it.
 
@@ -81,7 +82,7 @@ def lag_line_cell(
     *,
     tau_r: float = 0.1,
     dt: float = 0.01,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
     **options: Any,
 ) -> GLECell:
     """A chain of softplus neurons without biases, of given weights: the lag line.
@@ -115,10 +116,6 @@ def lag_line_cell(
     )
 
 
-def _evaluation(key: PRNGKeyArray, **options: Any) -> tuple[Array, Array]:
-    return lag_line(key, 64, **options)
-
-
 # Ten times coarser, and two periods.
 _COARSE = {"steps": 80, "dt": 0.1}
 _preset = functools.partial(
@@ -136,7 +133,7 @@ LAG_LINE = Task(
     description="A square wave: answer as two neurons in a chain that lag behind it.",
     out_size=1,
     batch=lag_line,
-    evaluation=_evaluation,
+    evaluation=functools.partial(lag_line, batch=64),
     loss=squared_error_of_a_step,
     readout="every",
     stream=True,

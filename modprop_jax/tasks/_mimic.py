@@ -1,11 +1,12 @@
 """Mimic: answer random inputs as a fixed recurrent network does."""
 
-from typing import Any
+import functools
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import _arguments as arguments
@@ -27,7 +28,7 @@ def mimic(
     repeat: int = 1,
     recurrent_scale: float = 1.0,
     teacher: int = 0,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> tuple[Float[Array, "T batch in"], Float[Array, "T batch out"]]:
     r"""Random bits in; the label is what a fixed network of rate neurons, the teacher, puts out.
 
@@ -123,16 +124,12 @@ def squared_error_of_a_step(
     return loss / ys.shape[0], score
 
 
-def _evaluation(key: PRNGKeyArray, **options: Any) -> tuple[Array, Array]:
-    return mimic(key, 64, **options)
-
-
 MIMIC = Task(
     name="mimic",
     description="Random bits: give the answers of a fixed recurrent network, at every step.",
     out_size=32,
     batch=mimic,
-    evaluation=_evaluation,
+    evaluation=functools.partial(mimic, batch=64),
     loss=squared_error_of_a_step,
     readout="every",
     stream=True,

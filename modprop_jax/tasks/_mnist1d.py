@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .. import _arguments as arguments
@@ -21,7 +22,7 @@ def mnist1d(
     *,
     split: str = "train",
     steps: int = 360,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> tuple[Float[Array, "T batch 1"], Int[Array, " batch"]]:
     """A minibatch of MNIST-1D as sequences of one feature, drawn with replacement.
 
@@ -53,7 +54,7 @@ def mnist1d(
 
 
 def mnist1d_split(
-    split: str = "test", *, steps: int = 360, dtype: Any = None
+    split: str = "test", *, steps: int = 360, dtype: DTypeLike | None = None
 ) -> tuple[Float[Array, "T lines 1"], Int[Array, " lines"]]:
     """All lines of one split, in a fixed order; see `mnist1d`."""
     dtype = arguments.dtype("dtype", dtype)
@@ -72,7 +73,7 @@ def summed_cross_entropy(
     return cross_entropy(logits, each)[0], accuracy
 
 
-def _sequences(lines: Array, dtype: Any) -> Array:
+def _sequences(lines: Array, dtype: DTypeLike | None) -> Array:
     dtype = arguments.dtype("dtype", dtype)
     return lines.astype(dtype).T[..., None]
 
@@ -111,17 +112,13 @@ def _own_randomness() -> Iterator[None]:
         np.random.set_state(numpy)
 
 
-def _evaluation(key: PRNGKeyArray, **options: Any) -> tuple[Array, Array]:
-    del key  # the test set is what it is
-    return mnist1d_split("test", **options)
-
-
 MNIST1D = Task(
     name="mnist1d",
     description="MNIST-1D, point by point: name the shape of the line.",
     out_size=10,
     batch=mnist1d,
-    evaluation=_evaluation,
+    # the test set is what it is
+    evaluation=lambda key, **options: mnist1d_split("test", **options),
     loss=summed_cross_entropy,
     readout="every",
     presets={

@@ -1,11 +1,12 @@
 """Pattern generation: turn frozen noise into one frozen waveform."""
 
+import functools
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax.numpy as jnp
 import jax.random as jr
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import _arguments as arguments
@@ -22,7 +23,7 @@ def pattern_generation(
     rate: float = 0.05,
     periods: Sequence[int] = (1000, 500, 333, 200),
     noise: float = 0.0,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> tuple[Float[Array, "T batch in"], Float[Array, "T batch 1"]]:
     r"""Always the same input spikes, and a sum of sinusoids to produce at every step.
 
@@ -91,11 +92,6 @@ def _waveform(
     return total / jnp.max(jnp.abs(total))
 
 
-def _evaluation(key: PRNGKeyArray, **options: Any) -> tuple[Array, Array]:
-    # The pattern is all there is; with input noise, these are new trials of it.
-    return pattern_generation(key, 1, **options)
-
-
 # Published with spiking neurons, a leaky readout and plain gradient descent; here with leaky rate
 # neurons of the same number and time constant, an instantaneous readout and Adam.
 PATTERN_GENERATION = Task(
@@ -103,7 +99,8 @@ PATTERN_GENERATION = Task(
     description="Frozen input spikes: produce one frozen waveform, at every step.",
     out_size=1,
     batch=pattern_generation,
-    evaluation=_evaluation,
+    # The pattern is all there is; with input noise, these are new trials of it.
+    evaluation=functools.partial(pattern_generation, batch=1),
     loss=squared_error,
     readout="every",
     score="R²",

@@ -1,11 +1,13 @@
 """Sine wave: while asked to, produce a circle of the period that the input names."""
 
+import functools
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import _arguments as arguments
@@ -23,7 +25,7 @@ def sine_wave(
     periods: Sequence[int | float] = (10, 20, 40),
     switching: Literal["random", "regular"] = "random",
     amplitude: float = 0.1,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> tuple[Float[Array, "T batch 2"], Float[Array, "T batch 2"]]:
     r"""Off and on in turn; while on, a cosine and a sine of a period that the input names.
 
@@ -88,16 +90,12 @@ def sine_wave(
     return xs.astype(dtype), jnp.where(on[..., None], amplitude * wave, 0).astype(dtype)
 
 
-def _evaluation(key: PRNGKeyArray, **options: Any) -> tuple[Array, Array]:
-    return sine_wave(key, 64, **options)
-
-
 SINE_WAVE = Task(
     name="sine_wave",
     description="While switched on, a cosine and a sine of the period that the input names.",
     out_size=2,
     batch=sine_wave,
-    evaluation=_evaluation,
+    evaluation=functools.partial(sine_wave, batch=64),
     loss=squared_error_of_a_step,
     readout="every",
     stream=True,

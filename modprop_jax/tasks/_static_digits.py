@@ -1,10 +1,10 @@
 """Handwritten digits, shown whole: for networks that settle."""
 
 import functools
-from typing import Any
 
 import jax.numpy as jnp
 import jax.random as jr
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .. import _arguments as arguments
@@ -18,7 +18,7 @@ def digits(
     *,
     split: str = "train",
     paired: bool = False,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> tuple[Float[Array, "1 batch features"], Int[Array, " batch"]]:
     """A minibatch of handwritten digits, each one step long, drawn with replacement.
 
@@ -46,7 +46,7 @@ def digits(
 
 
 def digits_split(
-    split: str = "test", *, paired: bool = False, dtype: Any = None
+    split: str = "test", *, paired: bool = False, dtype: DTypeLike | None = None
 ) -> tuple[Float[Array, "1 images features"], Int[Array, " images"]]:
     """All images of one split, in a fixed order; see `digits`."""
     paired, dtype = arguments.boolean("paired", paired), arguments.dtype("dtype", dtype)
@@ -54,16 +54,11 @@ def digits_split(
     return _shown(jnp.asarray(images), paired, dtype), jnp.asarray(labels)
 
 
-def _shown(images: Array, paired: bool, dtype: Any) -> Array:
+def _shown(images: Array, paired: bool, dtype: DTypeLike | None) -> Array:
     dtype = arguments.dtype("dtype", dtype)
     paired = arguments.boolean("paired", paired)
     pixels = images[None].astype(dtype) / 16
     return jnp.concatenate([pixels, pixels], axis=-1) if paired else pixels
-
-
-def _evaluation(key: PRNGKeyArray, **options: Any) -> tuple[Array, Array]:
-    del key  # the test set is what it is
-    return digits_split("test", **options)
 
 
 _preset = functools.partial(
@@ -81,7 +76,8 @@ DIGITS = Task(
     description="Handwritten digits, shown whole: name the digit that the network settles on.",
     out_size=10,
     batch=digits,
-    evaluation=_evaluation,
+    # the test set is what it is
+    evaluation=lambda key, **options: digits_split("test", **options),
     loss=cross_entropy,
     readout="last",
     presets={

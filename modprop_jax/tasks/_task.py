@@ -121,6 +121,32 @@ class Task:
         xs, _ = jax.eval_shape(lambda key: self.batch(key, 1, **preset.data), jax.random.key(0))
         return xs.shape[-1]
 
+    def check(self) -> None:
+        """Raise a ValueError where generators, readout and loss do not fit together, by shapes."""
+        for name, preset in self.presets.items():
+            fault = self._fault(preset)
+            if fault is not None:
+                raise ValueError(f"Task {self.name}, preset {name}: {fault}.")
+
+    def _fault(self, preset: Preset) -> str | None:
+        def draw(generator: Callable, *size: int) -> tuple[Any, Any]:
+            return jax.eval_shape(
+                lambda key: generator(key, *size, **preset.data), jax.random.key(0)
+            )
+
+        (xs, ys), (held_out, _) = draw(self.batch, 2), draw(self.evaluation)
+        if xs.ndim != 3 or xs.shape[1] != 2:
+            return f"batch(key, 2) has xs of shape {xs.shape}, where (T, 2, features) is due"
+        if held_out.ndim != 3 or held_out.shape[-1] != xs.shape[-1]:
+            return f"evaluation has xs of shape {held_out.shape}, but batch of {xs.shape}"
+        steps = preset.readout_steps or xs.shape[0]
+        last = self.readout == "last" and preset.readout_steps is None
+        shape = (2, self.out_size) if last else (steps, 2, self.out_size)
+        found = jax.eval_shape(self.loss, jax.ShapeDtypeStruct(shape, xs.dtype), ys)
+        if [leaf.shape for leaf in jax.tree.leaves(found)] != [(), ()]:
+            return f"loss returned {found}, where two scalars are due: (loss, {self.score})"
+        return None
+
 
 def cross_entropy(
     logits: Float[Array, "*batch classes"], labels: Int[Array, "*batch"]

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jax import lax
+from jaxtyping import PyTree
 
 from . import _peers
 from ._problem import Problem, Program
@@ -48,7 +49,7 @@ def compile_program(program: Program, problem: Problem) -> Compiled:
     return compiled._replace(seconds=time.perf_counter() - began)
 
 
-def compile_gradient(gradient: Callable[..., Any], *args: Any) -> Compiled:
+def compile_gradient(gradient: Callable[..., Any], *args: PyTree) -> Compiled:
     """Traced, lowered and compiled for these arguments, with its memory by XLA's own account."""
     began = time.perf_counter()
     arrays, static = eqx.partition(args, eqx.is_array)

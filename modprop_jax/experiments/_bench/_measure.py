@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Array
 
 from ._compile import compile_program, Compiled, matmuls, Skipped, timed
 from ._problem import Gradient, Problem, Program, Size
@@ -175,9 +176,9 @@ class _Bench:
             )
 
 
-def _cosine(a: Any, b: Any) -> float:
-    a, b = np.ravel(a), np.ravel(b)
-    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+def _cosine(a: Array, b: Array) -> float:
+    one, other = np.ravel(a), np.ravel(b)
+    return float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
 
 
 def _distance(a: Gradient, b: Gradient) -> float:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, PyTree
 
-from ..._cell import LeakyCell
+from ..._cell import AbstractCell, LeakyCell
 from ..._readout import Readout
 
 
@@ -83,12 +83,12 @@ class Program:
         return self.name, self.mode
 
 
-def squared_error(outputs: Any, ys: Any, steps: int) -> Array:
+def squared_error(outputs: Array, ys: Array, steps: int) -> Array:
     """Summed over the steps that came, as a mean over all `steps` of them."""
     return jnp.sum((outputs - ys) ** 2) / (ys[0].size * steps)
 
 
-def plain_scan(cell: Any, state: Any, xs: Array) -> tuple[Any, Array]:
+def plain_scan(cell: AbstractCell, state: PyTree, xs: Array) -> tuple[PyTree, Array]:
     """(last state, emissions), as one writes it without this package."""
 
     def step(state, x):

@@ -1,0 +1,1 @@
+from ._rule import SnAp as SnAp

@@ -1,0 +1,2 @@
+from ._dni import DNI as DNI
+from ._local_dni import LocalDNI as LocalDNI

@@ -1,0 +1,47 @@
+"""Weights that depend on the types of two neurons alone."""
+
+import equinox as eqx
+from jaxtyping import Array, Float
+
+from .._arguments import cell_types, Numbers, parameters
+from ._base import AbstractSynapses, one_hot, Types
+
+
+class Blocks(AbstractSynapses):
+    r"""\( W = U M U^T \), with U the one-hot types: rank C, never written out as (n, n).
+
+    `means` M (C, C) [post, pre]. Cost O(n·C + C²).
+    """
+
+    means: Float[Array, "C C"]
+    types: Types = eqx.field(static=True)
+
+    def __init__(self, means: Float[Array, "C C"], types: Numbers):
+        """**Arguments:**
+
+        - `means`: W between any neuron of one type and any of another; they train.
+        - `types`: cell type 0 ... C-1 of each neuron.
+        """
+        self.types = cell_types("types", types)
+        self.means = parameters("means", means, 2)
+        count = max(self.types) + 1
+        if means.shape[-2:] != (count, count):
+            raise ValueError(
+                f"means must be of shape {(count, count)} [post, pre], one for each two of the "
+                f"{count} types, but has shape {means.shape}."
+            )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of W."""
+        return len(self.types), len(self.types)
+
+    def __call__(self, pre: Float[Array, "*axes pre"]) -> Float[Array, "*axes post"]:
+        """Summed by type, mixed, and handed to all neurons of a type."""
+        hot = one_hot(self.types, pre.dtype)
+        return pre @ hot @ self.means.T @ hot.T
+
+    def back(self, post: Float[Array, "*axes post"]) -> Float[Array, "*axes pre"]:
+        """The same in reverse."""
+        hot = one_hot(self.types, post.dtype)
+        return post @ hot @ self.means @ hot.T

@@ -1,0 +1,38 @@
+"""Runs `sharded.py` where there are eight virtual devices, which must be set before JAX starts."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+
+MAPPED = "shard_map or itself"
+
+
+@pytest.mark.parametrize("which, count", [(f"not ({MAPPED})", 19), (MAPPED, 13)])
+@pytest.mark.slow
+def test_sharded_over_eight_devices(which, count):
+    file = pathlib.Path(__file__).parents[1] / "sharded.py"
+    flags = "--xla_force_host_platform_device_count=8"
+    ran = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:xdist",
+            "-k",
+            which,
+            str(file),
+        ],
+        env=os.environ | {"XLA_FLAGS": flags, "PYTEST_ADDOPTS": ""},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert ran.returncode == 0 and f"{count} passed" in ran.stdout, ran.stdout + ran.stderr

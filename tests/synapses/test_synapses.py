@@ -1,0 +1,248 @@
+"""Maps of synapses against their matrices in NumPy; and what is refused as no map.
+
+A new map is one row in `MAPS`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from helpers import MASK, N, TYPES
+
+import modprop_jax as mpj
+from modprop_jax._synapses import Bias
+
+
+C = max(TYPES) + 1
+HOT = np.eye(C)[list(TYPES)]
+rng = np.random.default_rng(0)
+# where the matrix has zeros, no synapse is formed
+WEIGHT = np.where(rng.random((N, N)) < 0.2, 0, rng.normal(size=(N, N)))
+RING = (np.arange(N)[:, None] - np.arange(N)[None]) % N
+
+
+class Circulant(mpj.AbstractSynapses):
+    """W_ji = w_(j-i): n parameters, all of them shared."""
+
+    weight: jax.Array
+
+    @property
+    def shape(self):
+        return self.weight.size, self.weight.size
+
+    def __call__(self, pre):
+        return pre @ self.weight[RING].T
+
+
+class Row(NamedTuple):
+    """A map, the matrix that it is, the map's gradient from the matrix's, and which synapses are
+    formed."""
+
+    synapses: Any
+    matrix: np.ndarray
+    onto: Callable[[np.ndarray], np.ndarray]
+    formed: np.ndarray = np.ones((N, N), bool)
+
+
+MEANS, WEIGHTS = rng.normal(size=(C, C)), rng.normal(size=N)
+MAPS = {
+    "dense": Row(mpj.Dense(jnp.asarray(WEIGHT)), WEIGHT, lambda g: g, WEIGHT != 0),
+    "masked": Row(
+        mpj.Masked(jnp.asarray(WEIGHT), MASK),
+        np.where(MASK, WEIGHT, 0),
+        lambda g: np.where(MASK, g, 0),
+        MASK & (WEIGHT != 0),
+    ),
+    "blocks": Row(
+        mpj.Blocks(jnp.asarray(MEANS), TYPES), HOT @ MEANS @ HOT.T, lambda g: HOT.T @ g @ HOT
+    ),
+    "circulant": Row(
+        Circulant(jnp.asarray(WEIGHTS)),
+        WEIGHTS[RING],
+        lambda g: np.array([g[RING == k].sum() for k in range(N)]),
+    ),
+}
+
+
+def parameters(synapses: Any) -> Any:
+    (leaf,) = jax.tree.leaves(eqx.filter(synapses, eqx.is_inexact_array))
+    return leaf
+
+
+def close(actual: Any, expected: Any) -> None:
+    np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+def normal(*shape: int) -> Any:
+    return jnp.asarray(np.random.default_rng(sum(shape)).normal(size=shape))
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_a_map_is_its_matrix(name):
+    synapses, matrix = MAPS[name][:2]
+    pre, post = normal(2, 3, N), normal(3, 2, N)
+    close(synapses.as_matrix(), matrix)
+    close(synapses(pre), np.asarray(pre) @ matrix.T)
+    close(synapses(pre[0, 0]), matrix @ np.asarray(pre[0, 0]))
+    close(synapses.back(post), np.asarray(post) @ matrix)
+    close(synapses.own(), np.diag(matrix))
+    close(synapses.resolved().as_matrix(), matrix)
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_the_gradient_is_a_contraction_over_all_axes(name):
+    pre, post = normal(2, 3, N), normal(3, 2, N).reshape(2, 3, N)
+    found = MAPS[name].synapses.gradient(post, pre)
+    assert isinstance(found, type(MAPS[name].synapses))
+    contracted = np.einsum("abj,abi->ji", post, pre)
+    close(parameters(found), MAPS[name].onto(contracted))
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_sums_counts_and_means_by_type(name):
+    synapses, matrix = MAPS[name][:2]
+    gain, mu = rng.random(N), rng.random(N)
+    close(synapses.type_sums(TYPES), HOT.T @ matrix @ HOT)
+    weighted = HOT.T @ (gain[:, None] * matrix * mu) @ HOT
+    close(synapses.type_sums(TYPES, jnp.asarray(gain), jnp.asarray(mu)), weighted)
+    formed = MAPS[name].formed
+    close(synapses.type_counts(TYPES), HOT.T @ formed @ HOT)
+    means = normal(C, C)
+    expected = np.where(formed, HOT @ np.asarray(means) @ HOT.T, 0)
+    close(synapses.with_means(means, TYPES).as_matrix(), expected)
+
+
+def by_type(types: tuple[int, ...], local: Any, summed: Any, channels: Any) -> np.ndarray:
+    """Σ_batch (local_j e[a_j] + Σ_c summed_c M[c, a_j]), neuron by neuron."""
+    rows = []
+    for j, a in enumerate(types):
+        modulated = channels[C:].reshape(C, C, *channels.shape[1:])[:, a]
+        own = np.einsum("b,bi->i", local[:, j], channels[a])
+        rows.append(own + np.einsum("bc,cbi->i", summed, modulated))
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("types", [TYPES, (0, 0, 1, 1, 1, 2)])
+def test_the_gradient_by_type(name, types):
+    local, summed, channels = normal(2, N), normal(2, C), normal(C + C**2, 2, N)
+    found = MAPS[name].synapses.type_gradient(types, local, summed, channels)
+    expected = MAPS[name].onto(by_type(types, *map(np.asarray, (local, summed, channels))))
+    close(parameters(found), expected)
+
+
+# --- maps with a parameter a synapse ---
+
+
+@pytest.mark.parametrize("rows, steps", [(1, 4), (3, 4), (3, 1)])
+@pytest.mark.parametrize("name", ["dense", "bias"])
+def test_local_maps_gather_and_contract(name, rows, steps):
+    post = normal(rows, steps, 2, N)
+    pre = normal(steps, 2, N) if name == "dense" else jnp.ones((steps, 2, 1))
+    synapses = MAPS["dense"].synapses if name == "dense" else Bias(normal(N))
+    gathered = np.asarray(synapses.gather(pre))
+    seen = np.broadcast_to(gathered if name == "dense" else gathered[..., None], (steps, 2, N, N))
+    if name == "dense":
+        close(np.asarray(post[0, 0, 0])[:, None] * seen[0, 0], np.outer(post[0, 0, 0], pre[0, 0]))
+    expected = np.einsum("rtbj,tbji->rbji", post, seen)
+    found = synapses.outer(post, pre)
+    close(found, expected if name == "dense" else expected[..., 0])
+    weight = found[0, 0]
+    of_one = synapses.of_weight(weight)
+    assert isinstance(of_one, type(synapses)) and of_one.weight is weight
+
+
+def test_of_a_bias():
+    bias = Bias(normal(N))
+    close(bias.as_matrix(), bias.weight[:, None])
+    close(bias(jnp.ones((2, 3, 1))), np.broadcast_to(bias.weight, (2, 3, N)))
+    filtered, post = normal(2, 3, 1), normal(3, 2, N).reshape(2, 3, N)
+    close(bias.gradient(post, filtered).weight, np.einsum("abj,ab->j", post, filtered[..., 0]))
+    terms = normal(2, N), normal(2, C), normal(C + C**2, 2, 1)
+    close(bias.type_gradient(TYPES, *terms).weight, by_type(TYPES, *map(np.asarray, terms))[:, 0])
+
+
+# --- what is none ---
+
+
+class Variant(Circulant):
+    """A circulant matrix with something wrong."""
+
+    wrong: str = eqx.field(static=True)
+
+    def __call__(self, pre):
+        received = Circulant.__call__(self, pre)
+        match self.wrong:
+            case "affine":
+                return received + 1.0
+            case "nonlinear":
+                return jnp.tanh(received)
+            case "piecewise":
+                return jnp.where(pre > 0, received, 0.5 * received)
+            case "shape":
+                return received[..., :-1]
+            case "one axis":
+                return self.weight[RING] @ pre
+            case "mixes":
+                return received - received.mean(0, keepdims=True)
+            case "raises":
+                raise KeyError("no such synapse")
+        return received
+
+    def back(self, post):
+        scale = 2.0 if self.wrong == "back" else 1.0
+        return scale * Circulant.back(self, post)
+
+
+CAUSES = {
+    "affine": "W 0 is not 0",
+    "nonlinear": "is not linear",
+    "piecewise": "is not linear",
+    "shape": "where .2, 3, 6. is due",
+    "one axis": "raised",
+    "mixes": "mixes",
+    "raises": "raised KeyError",
+    "back": "not the transpose",
+}
+# of what is traced, shapes and structure say it
+BY_STRUCTURE = ["nonlinear", "shape", "one axis", "raises"]
+
+
+def cell_of(synapses: Any, argument: str) -> Any:
+    return mpj.LeakyCell(N, N, tau=4.0, key=jr.key(0), **{argument: synapses})
+
+
+@pytest.mark.parametrize("argument", ["recurrent", "inputs"])
+@pytest.mark.parametrize("wrong", CAUSES)
+def test_what_is_no_linear_map_is_refused(wrong, argument):
+    with pytest.raises(ValueError, match=f"^{argument} .*{CAUSES[wrong]}"):
+        cell_of(Variant(normal(N), wrong), argument)
+    if wrong in BY_STRUCTURE:
+        with pytest.raises(ValueError, match=f"^{argument} .*{CAUSES[wrong]}"):
+            eqx.filter_eval_shape(lambda w: cell_of(Variant(w, wrong), argument), normal(N))
+
+
+def test_maps_are_taken_concrete_and_traced():
+    for synapses in (*(row.synapses for row in MAPS.values()), Variant(normal(N), "")):
+        assert cell_of(synapses, "recurrent").weight_rec is synapses
+        eqx.filter_eval_shape(cell_of, synapses, "inputs")
+        cells = eqx.filter_vmap(cell_of, in_axes=(eqx.if_array(0), None))
+        lead = jax.tree.map(lambda a: jnp.stack([a, a]) if eqx.is_array(a) else a, synapses)
+        made = eqx.filter_eval_shape(cells, lead, "recurrent").weight_rec
+        assert jax.tree.leaves(made)[0].shape == jax.tree.leaves(lead)[0].shape
+
+
+def test_a_map_needs_parameters():
+    with pytest.raises(ValueError, match="recurrent .* Circulant has no parameter"):
+        cell_of(Circulant(jnp.arange(N)), "recurrent")
+
+
+def test_a_map_of_another_shape_is_refused():
+    for argument in ("recurrent", "inputs"):
+        with pytest.raises(ValueError, match=f"{argument} must be a map of shape .6, 6."):
+            cell_of(mpj.Dense(normal(N, N + 1)), argument)
