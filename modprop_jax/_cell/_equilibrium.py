@@ -13,6 +13,7 @@ from .. import _arguments as arguments
 from .._arguments import Numbers
 from .._precision import wide, widened
 from .._static import FrozenArray
+from .._synapses._masked import existing
 from .._tree import each, with_fields
 from ._base import AbstractCell, batch_axes, BatchShape, Final
 from ._constants import as_mask, connectivity
@@ -302,10 +303,7 @@ class EquilibriumCell(AbstractCell):
 
     def effective(self) -> "EquilibriumCell":
         """The same cell with masked weights and no mask."""
-        mask = self.mask
-        if mask is None:
-            return self
-        weight = jnp.where(mask, self.weight, 0)
+        weight = existing(self.weight, self.connectivity)
         return with_fields(self, weight=weight, connectivity=None)
 
     def check_input(self, features: int) -> None:

@@ -14,6 +14,7 @@ from .. import _arguments as arguments
 from .._arguments import Numbers
 from .._precision import times, times_back, wide
 from .._static import FrozenArray
+from .._synapses._masked import existing
 from .._tree import with_fields
 from ._base import Final
 from ._constants import as_mask, connectivity
@@ -123,12 +124,7 @@ class GatedCell(SeparableCell):
         return jnp.split(outside, gates, axis=-1), jnp.split(inside, gates, axis=-1)
 
     def _masked(self) -> Float[Array, "gates n"]:
-        weight, mask = self.weight_hh, self.mask
-        if mask is None:
-            return weight
-        # one mask of all gates, or a mask of each
-        alike = weight.reshape(-1, *mask.shape)
-        return jnp.where(jnp.broadcast_to(mask, alike.shape), alike, 0).reshape(weight.shape)
+        return existing(self.weight_hh, self.connectivity)
 
 
 def made(

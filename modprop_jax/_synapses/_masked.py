@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from .._arguments import Numbers, parameters
-from .._static import FrozenArray
+from .._static import content, FrozenArray
 from ._base import AbstractSynapses, Types
 from ._dense import Dense
 
@@ -30,7 +30,7 @@ class Masked(AbstractSynapses):
         """
         self.weight = parameters("weight", weight, 2)
         self.exists = exists if isinstance(exists, FrozenArray | jax.Array) else _frozen(exists)
-        known = self.exists.numpy() if isinstance(self.exists, FrozenArray) else self.exists
+        known = content(self.exists)
         if known.dtype != np.bool_ or known.shape[-2:] != weight.shape[-2:]:
             raise ValueError(
                 f"exists must be boolean of the shape of weight, {weight.shape}, but is "
@@ -44,8 +44,7 @@ class Masked(AbstractSynapses):
 
     def resolved(self) -> Dense:
         """With zeros where there is no synapse."""
-        known = self.exists.numpy() if isinstance(self.exists, FrozenArray) else self.exists
-        return Dense(jnp.where(known, self.weight, 0))
+        return Dense(existing(self.weight, self.exists))
 
     def __call__(self, pre: Float[Array, "*axes pre"]) -> Float[Array, "*axes post"]:
         """Of the synapses that exist."""
@@ -68,9 +67,21 @@ class Masked(AbstractSynapses):
         return self.resolved().weight
 
 
-def without_autapses(n: int) -> Bool[np.ndarray, "n n"]:
-    """Which synapses exist where no neuron drives itself."""
-    return ~np.eye(n, dtype=bool)
+def existing(
+    weight: Float[Array, "*members gates pre"],
+    exists: FrozenArray | Bool[Array, "*members post pre"] | None,
+) -> Float[Array, "*members gates pre"]:
+    """The weights, 0 where there is no synapse; None: all exist.
+
+    Of the gates of a unit side by side, post = gates · n, `exists` may be that of one, for all.
+    """
+    if exists is None:
+        return weight
+    known = content(exists)
+    if known.shape == weight.shape:
+        return jnp.where(known, weight, 0)
+    gates = weight.reshape(-1, *known.shape)
+    return jnp.where(jnp.broadcast_to(known, gates.shape), gates, 0).reshape(weight.shape)
 
 
 def _frozen(exists: Numbers) -> FrozenArray:

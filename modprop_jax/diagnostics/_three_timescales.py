@@ -14,6 +14,7 @@ from .._cell._base import as_cell
 from .._cell._settle import with_gradient
 from .._precision import widened
 from .._rule import EICredit
+from .._synapses._masked import existing
 
 
 class ThreeTimescales(NamedTuple):
@@ -72,7 +73,7 @@ def three_timescales(
     arguments.number("dt", dt, within)
     at_least = arguments.POSITIVE._replace(words=f"at least dt={dt}", low=dt, with_low=True)
     arguments.number("duration", duration, at_least)
-    whole, cell, masked = cell, widened(cell.effective()), cell.mask
+    whole, cell, connectivity = cell, widened(cell.effective()), cell.connectivity
     steps = round(duration / dt)
     begin = min(round(plastic_from * steps), steps - 1)
     start = cell.init(x.shape[:-1]).rates
@@ -92,7 +93,7 @@ def three_timescales(
     carry = start, jnp.zeros_like(start), *zeros
     (_, _, weight, bias), (rates, credit) = lax.scan(body, carry, jnp.arange(steps))
     count = steps - begin
-    weight = weight if masked is None else jnp.where(masked, weight, 0)
+    weight = existing(weight, connectivity)
     bias = None if cell.bias is None else bias / count
     time = dt * jnp.arange(1, steps + 1, dtype=rates.dtype)
     return ThreeTimescales(time, rates, credit, with_gradient(whole, weight / count, bias))
