@@ -68,9 +68,9 @@ class Masked(AbstractSynapses):
 
 
 def existing(
-    weight: Float[Array, "*members gates pre"],
-    exists: FrozenArray | Bool[Array, "*members post pre"] | None,
-) -> Float[Array, "*members gates pre"]:
+    weight: Float[Array, "... gates pre"],
+    exists: FrozenArray | Bool[Array, "... post pre"] | None,
+) -> Float[Array, "... gates pre"]:
     """The weights, 0 where there is no synapse; None: all exist.
 
     Of the gates of a unit side by side, post = gates · n, `exists` may be that of one, for all.
