@@ -1,8 +1,7 @@
 """Starts that learn: which parameters a cell's `init` reads, and whether each stays in its unit."""
 
 import functools
-from collections.abc import Hashable
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,32 +10,13 @@ import numpy as np
 from jax.extend.core import Var
 from jaxtyping import Array, Bool, PyTree
 
-from ._arguments import is_traced
 from ._precision import start_of, Starting, widened
-from ._static import FrozenArray, thawed
+from ._skeleton import Skeleton, skeleton
+from ._static import thawed
 from ._tree import inexact, is_shape, pullback
 
 
-class _Bones(NamedTuple):
-    """A cell without the values of its parameters: a key to look up what its `init` does."""
-
-    structure: Hashable
-    leaves: tuple
-
-
-def _bones(cell: Starting) -> _Bones:
-    def one(leaf):
-        if eqx.is_inexact_array(leaf) or is_traced(leaf):
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-        if eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-        return FrozenArray(leaf) if eqx.is_array(leaf) else leaf
-
-    leaves, structure = jax.tree.flatten(cell)
-    return _Bones(structure, tuple(map(one, leaves)))
-
-
-def _generic(bones: _Bones) -> Any:
+def _generic(bones: Skeleton) -> Any:
     """The cell with numbers of no particular value in place of its parameters."""
     return jax.tree.unflatten(bones.structure, map(_value, bones.leaves))
 
@@ -60,11 +40,11 @@ def read_by_start(cell: Starting) -> PyTree:
     Seen in the pullback of `init`, without its values: what is stopped, or gives a shape or a dtype
     alone, does not count.
     """
-    return jax.tree.unflatten(jax.tree.structure(inexact(cell)), _read(_bones(cell)))
+    return jax.tree.unflatten(jax.tree.structure(inexact(cell)), _read(skeleton(cell)))
 
 
 @functools.lru_cache(maxsize=64)
-def _read(bones: _Bones) -> list[bool]:
+def _read(bones: Skeleton) -> list[bool]:
     given = [leaf for leaf in bones.leaves if _trains(leaf)]
     with jax.ensure_compile_time_eval():
         known = [None if _trains(leaf) else _value(leaf) for leaf in bones.leaves]
@@ -131,11 +111,11 @@ def start_mixes_units(cell: Starting, n: int) -> bool:
     Seen at concrete numbers, in zeros of the derivative that are exact: credit on some units must
     not come to parameters of others, nor credit on variables that are no units' to any.
     """
-    return _mixes(_bones(cell), n)
+    return _mixes(skeleton(cell), n)
 
 
 @functools.lru_cache(maxsize=64)
-def _mixes(bones: _Bones, n: int) -> bool:
+def _mixes(bones: Skeleton, n: int) -> bool:
     with jax.ensure_compile_time_eval():
         cell = _generic(bones)
         state = inexact(cell.init(()))

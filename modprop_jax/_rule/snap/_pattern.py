@@ -6,8 +6,9 @@ import functools
 import numpy as np
 
 from ..._cell import AbstractCell
+from ..._skeleton import Skeleton, skeleton
 from ._sparsity import Sparse
-from ._structure import Dependence, dependence, features_of, rows_after, Skeleton, skeleton, units
+from ._structure import Dependence, dependence, features_of, rows_after, units
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -13,7 +13,8 @@ from jaxtyping import Array, PyTree
 
 from ..._cell import AbstractCell, SeparableCell
 from ..._precision import start_of
-from ..._static import FrozenArray, thawed
+from ..._skeleton import Skeleton, skeleton
+from ..._static import thawed
 from ..._trace._rows import from_rows, to_rows
 from ..._tree import inexact, is_shape
 from ._sparsity import detect, Sparse
@@ -24,25 +25,6 @@ class Dependence(NamedTuple):
 
     state: Sparse
     parameters: tuple[Sparse, ...]
-
-
-class Skeleton(NamedTuple):
-    """A cell without the values of its parameters: a key to look its structure up by."""
-
-    structure: Hashable
-    leaves: tuple
-
-
-def skeleton(cell: AbstractCell) -> Skeleton:
-    """Of a cell whose other arrays, masks for example, are known."""
-
-    def one(leaf):
-        if eqx.is_inexact_array(leaf):
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-        return FrozenArray(leaf) if eqx.is_array(leaf) else leaf
-
-    leaves, structure = jax.tree.flatten(cell)
-    return Skeleton(structure, tuple(map(one, leaves)))
 
 
 def rows_after(cell: AbstractCell, state: PyTree, x: PyTree) -> Array:
