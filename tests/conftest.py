@@ -4,19 +4,34 @@ import os
 # Tests compile far more than they compute; what they start in a shell does too.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
+import gc
+
 import equinox.internal as eqxi
 import jax
 import jaxtyping
 import pytest
 
 
+# jaxprs are many small objects that live: looking for dead ones among them takes a twentieth
+gc.set_threshold(100_000, 50, 50)
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Tests of one cell follow one another: they share what a worker has compiled."""
+    """Of a test of pairs, rule and cell say, the fast suite meets each value, and the slow one the
+    other pairs. Tests of one cell follow one another: they share what a worker has compiled."""
+    seen = set()
+    for item in items:
+        spec = getattr(item, "callspec", None)
+        params = {} if spec is None else spec.params
+        values = {(item.location[0], item.originalname, *map(str, pair)) for pair in params.items()}
+        if len(params) > 1 and values <= seen:
+            item.add_marker("slow")
+        elif not item.get_closest_marker("slow"):
+            seen |= values
 
     def cell_name(item):
         return getattr(item, "callspec", None) and item.callspec.params.get("cell_name") or ""
