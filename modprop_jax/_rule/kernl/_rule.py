@@ -22,7 +22,7 @@ def _build(
     rule: Callable[..., "KeRNL"],
     types: tuple[int, ...],
     rate: float | None = None,
-    **options: float,
+    **options: float | int,
 ) -> "KeRNL":
     return rule(**options) if rate is None else rule(learn=optax.sgd(rate), **options)
 
