@@ -8,7 +8,7 @@ LAST = 10_000
 """Of what has no place of its own."""
 
 
-def _with_options(rule: type, types: tuple[int, ...], **options: float | int) -> Any:
+def _with_options(rule: type, types: tuple[int, ...], **options: float | int | str) -> Any:
     return rule(**options)
 
 
