@@ -62,8 +62,8 @@ class AbstractSynapses(eqx.Module):
     ) -> Float[Array, "C C"]:
         """Σ gain_j W_ji mu_i over the neurons j and i of each two types [post, pre]."""
         hot = one_hot(types, self.dtype)
-        received = self((hot * _column(mu, hot)).T)
-        return (received * _column(gain, hot).T @ hot).T
+        received = self((hot * column(mu, hot)).T)
+        return (received * column(gain, hot).T @ hot).T
 
     def type_counts(self, types: Types) -> Float[Array, "C C"]:
         """How many synapses of each two types [post, pre] are formed: all that can be."""
@@ -139,5 +139,6 @@ def described(synapses: PyTree) -> str:
     return f"{type(synapses).__name__} of shape {synapses.shape}"
 
 
-def _column(value: ArrayLike, like: Array) -> Array:
+def column(value: ArrayLike, like: Array) -> Array:
+    """One value a row of a matrix, to multiply it."""
     return jnp.broadcast_to(jnp.asarray(value, like.dtype), like.shape[:1])[:, None]

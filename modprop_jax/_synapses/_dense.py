@@ -2,11 +2,12 @@
 
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from .._arguments import parameters, shown
 from .._precision import times, times_back
-from ._base import AbstractLocalSynapses, AbstractSynapses, one_hot, Types
+from ._base import AbstractLocalSynapses, AbstractSynapses, column, one_hot, Types
 from ._trial import fault
 
 
@@ -52,6 +53,13 @@ class Dense(AbstractLocalSynapses):
         if len(post) == 1:
             return jnp.einsum("tbj,tbi->bji", post[0], pre)[None]
         return jnp.einsum("rtbj,tbi->rbji", post, pre)
+
+    def type_sums(
+        self, types: Types, gain: ArrayLike = 1.0, mu: ArrayLike = 1.0
+    ) -> Float[Array, "C C"]:
+        """Of the matrix."""
+        hot = one_hot(types, self.dtype)
+        return hot.T @ (column(gain, self.weight) * self.weight * column(mu, self.weight.T).T) @ hot
 
     def type_counts(self, types: Types) -> Float[Array, "C C"]:
         """Of weights that are not 0."""
