@@ -15,6 +15,9 @@ import modprop_jax as mpj
 from modprop_jax._cell._gru import GRUDrive
 
 
+pytestmark = pytest.mark.slow
+
+
 STEPS = 5
 OWN: dict[str, Any] = {
     "snap": lambda: mpj.SnAp(2, like=cell("leaky_taus")),

@@ -12,6 +12,9 @@ import modprop_jax as mpj
 from modprop_jax._fold import fold
 
 
+pytestmark = pytest.mark.slow
+
+
 bf16, f16, f32 = jnp.bfloat16, jnp.float16, jnp.float32
 key = jr.key(0)
 

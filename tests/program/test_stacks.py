@@ -31,6 +31,9 @@ from helpers import (
 import modprop_jax as mpj
 
 
+pytestmark = pytest.mark.slow
+
+
 TAU, STEPS = 4.0, 8
 RULES = {
     "bptt": mpj.BPTT(),

@@ -26,6 +26,9 @@ from helpers import (
 import modprop_jax as mpj
 
 
+pytestmark = pytest.mark.slow
+
+
 STEPS = 5
 MASK = jnp.asarray(np.array([[1, 1, 1, 0, 1], [1, 0, 1, 1, 0]]).T, bool)
 DONE = jnp.asarray(np.array([[0, 1, 0, 0, 0], [0, 0, 0, 0, 0]]).T, bool)

@@ -27,6 +27,9 @@ from modprop_jax.tasks import (
 from modprop_jax.tasks._mnist1d import _made
 
 
+pytestmark = pytest.mark.slow
+
+
 STEPS = 72  # as in the preset "small": the data are made once
 SHORT = {"steps": 90, "dt": 0.1, "half_period": 1.5, "smoothing": 0.2}
 

@@ -13,6 +13,9 @@ import pytest
 from modprop_jax.tasks import copy_memory, cross_entropy, delayed_match, flip_flop, TASKS
 
 
+pytestmark = pytest.mark.slow
+
+
 MATCH = {"categories": 3, "stimulus": 4, "delay": 5, "amplitude": 1.5}
 COPY = {"length": 4, "symbols": 5, "delay": 6}
 FLIP = {"bits": 2, "steps": 30, "rate": 0.3}

@@ -19,6 +19,9 @@ from modprop_jax.tasks import add, ADD_FLOORS, mimic, Preset, sine_wave, squared
 from modprop_jax.tasks._mimic import _teacher
 
 
+pytestmark = pytest.mark.slow
+
+
 ADD, MIMIC, SINE = (TASKS[name] for name in ("add", "mimic", "sine_wave"))
 PRESETS = [(task.name, preset) for task in (ADD, MIMIC, SINE) for preset in task.presets]
 STREAMS = 2000
