@@ -26,8 +26,8 @@ def pytest_collection_modifyitems(items):
     seen = set()
     for item in items:
         spec = getattr(item, "callspec", None)
-        alone = spec is None or not item.path.name.startswith("test_")
-        params = {} if alone else spec.params
+        counts = spec is not None and item.path.name.startswith("test_")
+        params = spec.params if spec is not None and counts else {}
         values = {(item.location[0], item.originalname, *map(str, pair)) for pair in params.items()}
         if len(params) > 1 and values <= seen:
             item.add_marker("slow")
