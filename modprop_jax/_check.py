@@ -125,12 +125,12 @@ def check_drive(cell: AbstractCell, xs: Array, drive: PyTree) -> PyTree:
     )
 
 
-def check_program(program: AbstractProgram, cell: AbstractCell) -> None:
+def check_program(program: AbstractProgram) -> None:
     """A ValueError where the start learns, but the rule has no credit for it.
 
     Of what streams, the trace has said so when the carry was made.
     """
-    inner = dynamics(cell)
+    inner = dynamics(program.cell)
     if not program.credits_start and start_learns(inner):
         raise ValueError(
             f"{type(inner).__name__}.init reads {names_read(inner)}, which trains, but "
@@ -293,6 +293,7 @@ def _check_shapes(cell: AbstractCell, state: PyTree, xs: Array) -> np.dtype:
 
 
 def check_carry(cell: AbstractCell, carry: Carry, rule: AbstractRule) -> None:
+    """A ValueError unless a rule like this one made the carry, for a cell like this one."""
     name = type(rule).__name__
     if tokens(carry.trace):
         raise ValueError(

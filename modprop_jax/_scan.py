@@ -101,7 +101,7 @@ def scan(
     axes = varying(came)
     cell, rule, carry, steps = vary(came, axes)
     program = rule.on(cell, xs.shape[-1], streams=is_carry(carry))
-    check_program(program, cell)
+    check_program(program)
     check_mapped(program, came, axes)
     end, zs, after = _run(program, enter(carry), steps, Loop(chunk, unroll))
     if steps.ended is not None:
@@ -143,7 +143,10 @@ def _run(
     """The segment; where the type of the inputs says that a batch is sharded, with Auto axes."""
 
     def segment(program, start, steps):
-        return program.segment(start, steps, loop)
+        end, zs, after = program.segment(start, steps, loop)
+        if steps.flags is not None:
+            zs, after = erase(~steps.flags.keep, (zs, after))
+        return end, zs, after
 
     spec = explicit_batch(steps.xs)
     if spec is None:

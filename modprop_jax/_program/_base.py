@@ -85,7 +85,7 @@ class AbstractProgram(eqx.Module):
     def segment(self, start: Boundary, steps: Steps, loop: Loop) -> tuple[Boundary, Array, PyTree]:
         """The boundary after the steps, the emissions, and the layer's states after each step.
 
-        Its derivative is the rule's. Emissions where no step takes place are zeros, as are states.
+        Its derivative is the rule's. What comes where no step takes place is for `scan` to erase.
         """
 
     def begin(self, ended: Array, end: Boundary) -> Boundary:

@@ -44,8 +44,6 @@ class Estimate(AbstractProgram):
         context = jnp.zeros((*xs.shape[:-1], 0)) if context is None else context
         steps = steps._replace(context=context.astype(xs.dtype))
         state, zs, states, awaiting = through(Segment(self, value, state, steps), loop)
-        if steps.flags is not None:
-            zs, states = erase(~steps.flags.keep, (zs, states))
         value = awaiting if self.streams else None
         return Boundary(state, value, start.observed), zs, states
 

@@ -9,7 +9,6 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._cell._base import batch_shape
 from .._credit import Credit, Record
-from .._flags import erase
 from .._fold import fold
 from .._precision import widened
 from .._sharding import batch_groups
@@ -56,8 +55,6 @@ class Influence(AbstractProgram):
         last, zs, record, value = through(segment, loop)
         memory, memories = self.emission.run(memory, zs, steps.flags, loop.unroll)
         zs, states = self.emission.read(memories, zs), self.emission.join(record.states, memories)
-        if steps.flags is not None:
-            zs, states = erase(~steps.flags.keep, (zs, states))
         return Boundary(self.emission.join(last, memory), value, start.observed), zs, states
 
 

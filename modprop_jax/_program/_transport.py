@@ -9,14 +9,13 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from .._cell._base import batch_shape
 from .._credit import Credit, Record
-from .._flags import erase
 from .._inputs import drive_of, Inputs
 from .._start import at_start, start_learns
 from .._tree import add, inexact, materialise, nothing, pullback, stop
 from .._vjp import with_derivative
 from ._base import AbstractProgram, Boundary, Loop, Steps
 from ._chunk import auto_chunk
-from ._reverse import direct_credit, instantaneous, reverse
+from ._reverse import direct_credit, emitted, instantaneous, reverse
 from ._run import by_drive, run, whole
 
 
@@ -45,7 +44,7 @@ class Transport(AbstractProgram):
     def segment(self, start: Boundary, steps: Steps, loop: Loop) -> tuple[Boundary, Array, PyTree]:
         """The past, the steps, and what is made of their emission."""
         at, value, seen = self._enter(start, steps.batch)
-        if self._lands(at, steps):
+        if self._lands(steps):
             return self._one_step(at, value, seen, steps)
         if self.trace is not None:
             at = start_from_trace(Past(self, at, value))
@@ -54,11 +53,11 @@ class Transport(AbstractProgram):
         observer = self.rule.observer
         memories, seen = observer.on_memory(self, record, at.memory, memories, seen)
         zs, states = self.emission.read(memories, zs), self.emission.join(record.states, memories)
-        if steps.flags is not None:
-            zs, states = erase(~steps.flags.keep, (zs, states))
         if self.trace is not None:
             value = stop(self.trace.extend(*stop((self, record, value))))
-        return Boundary(self.emission.join(last, memory), value, stop(seen)), zs, states
+        # of a bare state nothing goes on but the state
+        seen = stop(seen) if self.streams else None
+        return Boundary(self.emission.join(last, memory), value, seen), zs, states
 
     def _enter(self, start: Boundary, batch: tuple[int, ...]) -> tuple[Credit, PyTree, PyTree]:
         """Where credit will come to, the past, and what was observed of it."""
@@ -80,9 +79,9 @@ class Transport(AbstractProgram):
         step = whole(lambda state, x: self.rule.step(self.cell, state, x))
         how = steps.inputs, steps.flags, loop.unroll, self.first(steps.flags)
         last, record = run(step, self.cell, at.state, *how)
-        return last, jax.vmap(self.cell.emit)(record.states), record, seen
+        return last, emitted(self.cell, record.states), record, seen
 
-    def _lands(self, at: Credit, steps: Steps) -> bool:
+    def _lands(self, steps: Steps) -> bool:
         """Whether the trace, with a single step in it, knows all credit of that step."""
         single = self.trace is not None and len(steps.xs) == 1 and steps.flags is None
         return single and self.neurons and self.rule.receives(self)

@@ -32,9 +32,9 @@ class PerSynapse(AbstractTrace):
     One row for each variable of the neuron, which holds for all neurons at once because credit on
     a state stays with its neuron; and one row for each number that reaches all neurons alike
     (ModProp's type-summed credit, a filtered emission under a rule with hops). Leaves
-    (rows, *batch, n, pre) for weights and (rows, *batch, n) for the bias and for parameters of the
-    neuron. Between segments it is touched once: multiplied by the product of the segment's gates,
-    plus one matmul over the segment's steps.
+    (rows, *batch, *shape) for the `weight` of each afferent, (n, pre) of a matrix and (n,) of the
+    bias, and (rows, *batch, n) for parameters of the neuron. Between segments it is touched once:
+    multiplied by the product of the segment's gates, plus one matmul over the segment's steps.
 
     `filter_is_local`: credit on a `Filtered` emission's memory stays with its neuron.
     """
@@ -140,7 +140,7 @@ class PerSynapse(AbstractTrace):
 
         def neuron(fresh, *values):
             for carry, m in zip(carries, values, strict=True):
-                fresh = _moved(carry, _merge(m, carry[0])[..., None])[..., 0] + fresh
+                fresh = _moved(carry, m.reshape(*carry[0].shape, 1))[..., 0] + fresh
             return fresh.reshape(values[0].shape)
 
         def synapse(name, synapses):
@@ -196,10 +196,6 @@ def local_afferents(on: AbstractProgram) -> dict[str, AbstractLocalSynapses]:
                 "with RTRL."
             )
     return found
-
-
-def _merge(m: Array, rows: Array, features: int = 0) -> Array:
-    return m.reshape(*rows.shape, *m.shape[m.ndim - features :])
 
 
 def _moved(carry: Array, m: Array) -> Array:
