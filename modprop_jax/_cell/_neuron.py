@@ -156,10 +156,9 @@ class NeuronCell(SeparableCell):
         weight = self.weight_rec
         if isinstance(weight, AbstractSynapses):
             return weight
-        exists = synapses(self.connectivity, self.hidden_size, self.autapses)
-        if exists is None:
+        if self.autapses and self.connectivity is None:
             return Dense(weight)
-        return Masked(weight, exists if isinstance(exists, jax.Array) else FrozenArray(exists))
+        return Masked(weight, self.connectivity, autapses=self.autapses)
 
     @property
     def afferents(self) -> dict[str, AbstractSynapses]:

@@ -1,11 +1,12 @@
 """Which synapses exist: the one place that says so."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from .._arguments import Numbers, parameters
+from .._arguments import boolean, Numbers, parameters
 from .._static import content, FrozenArray
 from ._base import AbstractSynapses, Types
 from ._dense import Dense
@@ -19,17 +20,34 @@ class Masked(AbstractSynapses):
     """
 
     weight: Float[Array, "post pre"]
-    exists: FrozenArray | Bool[Array, "post pre"]
+    exists: FrozenArray | Bool[Array, "post pre"] | None
+    # apart from `exists`: every cell without autapses would else carry a constant of n² to say so
+    autapses: bool = eqx.field(static=True)
 
-    def __init__(self, weight: Float[Array, "post pre"], exists: Numbers | FrozenArray):
+    def __init__(
+        self,
+        weight: Float[Array, "post pre"],
+        exists: Numbers | FrozenArray | None = None,
+        *,
+        autapses: bool = True,
+    ):
         """**Arguments:**
 
         - `weight`: (post, pre); it trains.
         - `exists`: boolean (post, pre), a constant. (A `jax.Array` is kept as one: a mask of its
-            own for each member of an ensemble, for example.)
+            own for each member of an ensemble, for example.) None: all.
+        - `autapses`: whether the diagonal exists, where `exists` leaves it.
         """
         self.weight = parameters("weight", weight, 2)
-        self.exists = exists if isinstance(exists, FrozenArray | jax.Array) else _frozen(exists)
+        self.autapses = boolean("autapses", autapses)
+        self.exists = _kept(exists)
+        if not self.autapses and len(set(weight.shape[-2:])) > 1:
+            raise ValueError(
+                f"autapses=False is about neurons that send to each other, but weight is of shape "
+                f"{weight.shape}: leave it at True."
+            )
+        if exists is None:
+            return
         known = content(self.exists)
         if known.dtype != np.bool_ or known.shape[-2:] != weight.shape[-2:]:
             raise ValueError(
@@ -44,7 +62,7 @@ class Masked(AbstractSynapses):
 
     def resolved(self) -> Dense:
         """With zeros where there is no synapse."""
-        return Dense(existing(self.weight, self.exists))
+        return Dense(existing(self.weight, self.exists, self.autapses))
 
     def __call__(self, pre: Float[Array, "*axes pre"]) -> Float[Array, "*axes post"]:
         """Of the synapses that exist."""
@@ -70,11 +88,14 @@ class Masked(AbstractSynapses):
 def existing(
     weight: Float[Array, "... gates pre"],
     exists: FrozenArray | Bool[Array, "... post pre"] | None,
+    autapses: bool = True,
 ) -> Float[Array, "... gates pre"]:
     """The weights, 0 where there is no synapse; None: all exist.
 
     Of the gates of a unit side by side, post = gates · n, `exists` may be that of one, for all.
     """
+    if not autapses:
+        weight = jnp.where(jnp.eye(weight.shape[-1], dtype=bool), 0, weight)
     if exists is None:
         return weight
     known = content(exists)
@@ -84,7 +105,9 @@ def existing(
     return jnp.where(jnp.broadcast_to(known, gates.shape), gates, 0).reshape(weight.shape)
 
 
-def _frozen(exists: Numbers) -> FrozenArray:
+def _kept(exists: Numbers | FrozenArray | None) -> FrozenArray | Array | None:
+    if exists is None or isinstance(exists, FrozenArray | jax.Array):
+        return exists
     try:
         return FrozenArray(np.asarray(exists))
     except ValueError as error:

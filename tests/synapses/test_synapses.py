@@ -58,6 +58,12 @@ MAPS = {
         lambda g: np.where(MASK, g, 0),
         MASK & (WEIGHT != 0),
     ),
+    "no autapses": Row(
+        mpj.Masked(jnp.asarray(WEIGHT), MASK, autapses=False),
+        np.where(MASK & ~np.eye(N, dtype=bool), WEIGHT, 0),
+        lambda g: np.where(MASK & ~np.eye(N, dtype=bool), g, 0),
+        MASK & ~np.eye(N, dtype=bool) & (WEIGHT != 0),
+    ),
     "blocks": Row(
         mpj.Blocks(jnp.asarray(MEANS), TYPES), HOT @ MEANS @ HOT.T, lambda g: HOT.T @ g @ HOT
     ),
@@ -240,6 +246,12 @@ def test_maps_are_taken_concrete_and_traced():
 def test_a_map_needs_parameters():
     with pytest.raises(ValueError, match="recurrent .* Circulant has no parameter"):
         cell_of(Circulant(jnp.arange(N)), "recurrent")
+
+
+def test_autapses_are_of_square_maps():
+    with pytest.raises(ValueError, match="autapses=False .* shape .6, 7."):
+        mpj.Masked(normal(N, N + 1), autapses=False)
+    close(mpj.Masked(normal(N, N + 1)).as_matrix(), normal(N, N + 1))
 
 
 def test_a_map_of_another_shape_is_refused():
