@@ -70,11 +70,9 @@ class AbstractSynapses(eqx.Module):
         count = np.bincount(types)
         return jnp.asarray(np.outer(count, count), self.dtype)
 
-    def with_means(self, means: Float[Array, "C C"], types: Types) -> "AbstractSynapses":
-        """The means of the types in place of weights, at the synapses that are formed."""
-        from ._blocks import Blocks
-
-        return Blocks(means, types)
+    def formed(self, others: "AbstractSynapses") -> "AbstractSynapses":
+        """Other synapses between the same neurons, where this map's are formed: all that can be."""
+        return others
 
     def type_gradient(
         self,
@@ -108,7 +106,8 @@ class AbstractSynapses(eqx.Module):
 class AbstractLocalSynapses(AbstractSynapses):
     """Synapses with a parameter each, `weight` (post, K): K onto every neuron.
 
-    What an eligibility trace needs: for each synapse what it alone sees, `gather`.
+    `weight` is the only parameter. What an eligibility trace needs: for each synapse what it alone
+    sees, `gather`.
     """
 
     weight: eqx.AbstractVar[Float[Array, "post *K"]]

@@ -1,6 +1,7 @@
 """Weights that depend on the types of two neurons alone."""
 
 import equinox as eqx
+import numpy as np
 from jaxtyping import Array, Float
 
 from .._arguments import cell_types, Numbers, parameters
@@ -45,3 +46,8 @@ class Blocks(AbstractSynapses):
         """The same in reverse."""
         hot = one_hot(self.types, post.dtype)
         return post @ hot @ self.means @ hot.T
+
+    def as_matrix(self) -> Float[Array, "post pre"]:
+        """A mean for each two neurons."""
+        index = np.asarray(self.types)
+        return self.means[index[:, None], index[None]]

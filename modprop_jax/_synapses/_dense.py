@@ -66,10 +66,9 @@ class Dense(AbstractLocalSynapses):
         hot = one_hot(types, self.dtype)
         return hot.T @ (self.weight != 0).astype(self.dtype) @ hot
 
-    def with_means(self, means: Float[Array, "C C"], types: Types) -> "Dense":
+    def formed(self, others: AbstractSynapses) -> "Dense":
         """In place of weights that are not 0."""
-        index = np.asarray(types)
-        return Dense(jnp.where(self.weight != 0, means[index[:, None], index[None]], 0))
+        return Dense(jnp.where(self.weight != 0, others.as_matrix(), 0))
 
     def type_gradient(
         self,

@@ -76,9 +76,9 @@ class Masked(AbstractSynapses):
         """Of those that exist and are not 0."""
         return self.resolved().type_counts(types)
 
-    def with_means(self, means: Float[Array, "C C"], types: Types) -> Dense:
+    def formed(self, others: AbstractSynapses) -> Dense:
         """In place of those that exist and are not 0."""
-        return self.resolved().with_means(means, types)
+        return self.resolved().formed(others)
 
     def as_matrix(self) -> Float[Array, "post pre"]:
         """With zeros where there is no synapse."""

@@ -1,5 +1,6 @@
 """Whether a map is one: a trial on a few numbers, where a cell takes it."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +8,8 @@ from jax.core import Tracer
 from jaxtyping import Array
 
 from .._precision import wide, widened
-from .._tree import inexact
-from ._base import AbstractSynapses
+from .._tree import inexact, pullback
+from ._base import AbstractLocalSynapses, AbstractSynapses
 
 
 LEAD = (2, 3)
@@ -22,12 +23,18 @@ def fault(synapses: AbstractSynapses) -> str | None:
     """What is wrong with a map, by its shapes and by numbers if these are known; else None."""
     if not jax.tree.leaves(inexact(synapses)):
         return "has no parameter, a jax.Array of floats: hold its weights in one"
+    if isinstance(synapses, AbstractLocalSynapses) and len(jax.tree.leaves(inexact(synapses))) > 1:
+        return (
+            "has parameters beside its weight, which would get no gradient from a trace of each "
+            "synapse: subclass AbstractSynapses, or make them static"
+        )
     synapses = widened(synapses)
     post, pre = ((*LEAD, size) for size in synapses.shape)
     dtype = wide(synapses.dtype)
     return (
         _of_call(synapses, pre, post, dtype)
         or _of_back(synapses, post, pre, dtype)
+        or _of_gradient(synapses, post, pre, dtype)
         or _of_numbers(synapses, pre, post, dtype)
     )
 
@@ -53,6 +60,43 @@ def _of_back(synapses: AbstractSynapses, post: tuple, pre: tuple, dtype: np.dtyp
     return None
 
 
+def _of_gradient(
+    synapses: AbstractSynapses, post: tuple, pre: tuple, dtype: np.dtype
+) -> str | None:
+    credit, sent = (jax.ShapeDtypeStruct(shape, dtype) for shape in (post, pre))
+    own = [leaf.shape for leaf in jax.tree.leaves(inexact(synapses))]
+    try:
+        made = eqx.filter_eval_shape(
+            lambda s, *of: inexact(s.gradient(*of)), synapses, credit, sent
+        )
+    except Exception as error:
+        return f"has a gradient that raised {type(error).__name__}: {error}"
+    shapes = [leaf.shape for leaf in jax.tree.leaves(made)]
+    if shapes != own:
+        return f"has a gradient of shapes {shapes}, where its parameters are of {own}"
+    return (
+        _of_local(synapses, credit, sent) if isinstance(synapses, AbstractLocalSynapses) else None
+    )
+
+
+def _of_local(
+    synapses: AbstractLocalSynapses, credit: jax.ShapeDtypeStruct, sent: jax.ShapeDtypeStruct
+) -> str | None:
+    weight = synapses.weight.shape
+    rows = jax.ShapeDtypeStruct((1, *credit.shape), credit.dtype)
+    try:
+        seen = jax.eval_shape(synapses.gather, sent).shape
+        made = jax.eval_shape(synapses.outer, rows, sent).shape
+    except Exception as error:
+        return f"has a gather or an outer that raised {type(error).__name__}: {error}"
+    if (*LEAD, 1, *weight[1:]) != seen != (*LEAD, *weight):
+        return f"gathers shape {seen}, where (steps, batch, post or 1, K) is {(*LEAD, *weight)}"
+    due = (1, LEAD[1], *weight)
+    if made != due:
+        return f"has an outer of shape {made}, where (rows, batch, post, K) is {due}"
+    return None
+
+
 def _of_numbers(synapses: AbstractSynapses, pre: tuple, post: tuple, dtype: np.dtype) -> str | None:
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(synapses)):
         return None
@@ -70,6 +114,24 @@ def _of_numbers(synapses: AbstractSynapses, pre: tuple, post: tuple, dtype: np.d
             return f"mixes what stands on leading axes (steps and examples). {WAYS}"
         if not _same(jnp.sum(sent * x, -1), jnp.sum(credit * received, -1)):
             return "has a back that is not the transpose of its call: leave back out"
+        found = inexact(synapses.gradient(credit, x))
+        due = pullback(lambda s: s(x), synapses)(credit)[0]
+        if not all(map(_same, jax.tree.leaves(found), jax.tree.leaves(due))):
+            return "has a gradient that is not that of its call: leave gradient out"
+        if isinstance(synapses, AbstractLocalSynapses):
+            return _of_contractions(synapses, credit, x, jax.tree.leaves(due)[0])
+    return None
+
+
+def _of_contractions(
+    synapses: AbstractLocalSynapses, credit: Array, x: Array, due: Array
+) -> str | None:
+    each = credit.reshape(*credit.shape, *[1] * (due.ndim - 1)) * synapses.gather(x)
+    if not _same(each.sum((0, 1)), due):
+        return "gathers what its synapses do not see: Σ post ⊗ gather(pre) is the gradient"
+    rows = jnp.stack([credit, -2 * credit])
+    if not _same(synapses.outer(rows, x), jnp.stack([each.sum(0), -2 * each.sum(0)])):
+        return "has an outer that is not Σ_t post ⊗ gather(pre), apart for each row and example"
     return None
 
 

@@ -4,7 +4,7 @@ A new map is one row in `MAPS`.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, cast, NamedTuple
 
 import equinox as eqx
 import jax
@@ -120,7 +120,7 @@ def test_sums_counts_and_means_by_type(name):
     close(synapses.type_counts(TYPES), HOT.T @ formed @ HOT)
     means = normal(C, C)
     expected = np.where(formed, HOT @ np.asarray(means) @ HOT.T, 0)
-    close(synapses.with_means(means, TYPES).as_matrix(), expected)
+    close(synapses.formed(mpj.Blocks(means, TYPES)).as_matrix(), expected)
 
 
 def by_type(types: tuple[int, ...], local: Any, summed: Any, channels: Any) -> np.ndarray:
@@ -204,6 +204,15 @@ class Variant(Circulant):
         scale = 2.0 if self.wrong == "back" else 1.0
         return scale * Circulant.back(self, post)
 
+    def gradient(self, post, pre):
+        right = cast(Circulant, Circulant.gradient(self, post, pre))
+        match self.wrong:
+            case "gradient":
+                return eqx.tree_at(lambda s: s.weight, right, 2 * right.weight)
+            case "gradient's shape":
+                return eqx.tree_at(lambda s: s.weight, right, right.weight[:, None])
+        return right
+
 
 CAUSES = {
     "affine": "W 0 is not 0",
@@ -214,9 +223,11 @@ CAUSES = {
     "mixes": "mixes",
     "raises": "raised KeyError",
     "back": "not the transpose",
+    "gradient": "not that of its call",
+    "gradient's shape": "gradient of shapes",
 }
 # of what is traced, shapes and structure say it
-BY_STRUCTURE = ["nonlinear", "shape", "one axis", "raises"]
+BY_STRUCTURE = ["nonlinear", "shape", "one axis", "raises", "gradient's shape"]
 
 
 def cell_of(synapses: Any, argument: str) -> Any:
@@ -246,6 +257,68 @@ def test_maps_are_taken_concrete_and_traced():
 def test_a_map_needs_parameters():
     with pytest.raises(ValueError, match="recurrent .* Circulant has no parameter"):
         cell_of(Circulant(jnp.arange(N)), "recurrent")
+
+
+class Neighbours(mpj.AbstractLocalSynapses):
+    """Every neuron hears the two after it on a ring."""
+
+    weight: jax.Array
+    wrong: str = eqx.field(static=True, default="")
+    scale: Any = eqx.field(default_factory=lambda: None)
+
+    @property
+    def shape(self):
+        return N, N
+
+    def _seen(self, pre):
+        return pre[..., (np.arange(N)[:, None] + np.arange(1, 3)) % N]
+
+    def __call__(self, pre):
+        scale = 1.0 if self.scale is None else self.scale
+        return scale * jnp.einsum("jk,...jk->...j", self.weight, self._seen(pre))
+
+    def gather(self, pre):
+        match self.wrong:
+            case "gather":
+                return self._seen(pre)[..., ::-1]
+            case "gather's shape":
+                return self._seen(pre)[..., 0]
+        return self._seen(pre)
+
+    def outer(self, post, pre):
+        match self.wrong:
+            case "outer":
+                return jnp.einsum("rtbj,tbjk->rbjk", post, self._seen(pre[::-1]))
+            case "outer's shape":
+                return jnp.einsum("rtbj,tbjk->rjk", post, self._seen(pre))
+            case "outer's examples":
+                summed = jnp.einsum("rtbj,tbjk->rjk", post, self._seen(pre)) / post.shape[2]
+                return jnp.broadcast_to(
+                    summed[:, None], (len(post), post.shape[2], *self.weight.shape)
+                )
+        return jnp.einsum("rtbj,tbjk->rbjk", post, self._seen(pre))
+
+
+OF_LOCAL = {
+    "gather": "gathers what its synapses do not see",
+    "gather's shape": "gathers shape",
+    "outer": "has an outer that is not",
+    "outer's shape": "has an outer of shape",
+    "outer's examples": "apart for each row and example",
+}
+
+
+@pytest.mark.parametrize("wrong", OF_LOCAL)
+def test_local_synapses_that_see_something_else_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"^recurrent .* this Neighbours .*{OF_LOCAL[wrong]}"):
+        cell_of(Neighbours(normal(N, 2), wrong), "recurrent")
+    cell_of(Neighbours(normal(N, 2)), "recurrent")
+
+
+def test_local_synapses_have_one_parameter():
+    both = Neighbours(normal(N, 2), scale=jnp.ones(()))
+    with pytest.raises(ValueError, match="parameters beside its weight"):
+        cell_of(both, "recurrent")
 
 
 def test_autapses_are_of_square_maps():

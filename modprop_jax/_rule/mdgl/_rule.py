@@ -133,7 +133,8 @@ class MDGL(AbstractTransportRule):
         synapses = widened(synapses)
         if self.diffuse:
             return Blocks(mean_over_all(synapses, self.types), self.types)
-        return synapses.with_means(mean_over_synapses(synapses, self.types), self.types)
+        means = Blocks(mean_over_synapses(synapses, self.types), self.types)
+        return synapses.formed(means)
 
     def trace(self, on: AbstractProgram) -> AbstractTrace:
         """e-prop's trace; a filtered emission's past reaches other neurons by the hop."""
