@@ -70,7 +70,10 @@ from ._synapses import (
     AbstractSynapses as AbstractSynapses,
     Blocks as Blocks,
     Dense as Dense,
+    Layer as Layer,
+    LowRank as LowRank,
     Masked as Masked,
+    Sparse as Sparse,
 )
 from ._taxonomy import cards as cards, taxonomy as taxonomy
 from .diagnostics import (

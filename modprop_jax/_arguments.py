@@ -298,6 +298,15 @@ def signs(name: str, value: object, n: int | None = None) -> tuple[int, ...]:
     return tuple(map(int, found))
 
 
+def both_signs(signs: np.ndarray) -> None:
+    """Check that there are neurons of both to balance."""
+    if len(np.unique(signs)) < 2:
+        raise ValueError(
+            "signs must have excitatory and inhibitory neurons to balance, but all "
+            f"{signs.size} entries of signs have the same sign; mix +1 and -1 or pass signs=None."
+        )
+
+
 def elementwise(name: str, value: object, n: int | None = None) -> Callable:
     """A function that acts on each entry alone: one of arrays that it holds would never learn.
 

@@ -3,74 +3,18 @@
 import math
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import _arguments as arguments
 from .._arguments import Numbers
 from .._precision import wide
-from .._sharding import alike
+from .._radius import radius
+from .._synapses._random import balancing
 from ._constants import as_mask, connectivity, Exists
-
-
-def radius(matrix: Float[Array, "n n"]) -> Float[Array, ""]:
-    """Spectral radius by Gelfand's formula, `ρ(A) = lim ‖A^k‖^(1/k)`.
-
-    Normalised squarings reach k = 2^50, in float32 2^32: what later ones would add is below
-    rounding. The rounding error of squaring i enters divided by 2^i, so the result is good to a few
-    units in the last place. Only matmuls: it runs under `vmap` and on every backend, where a
-    general eigensolver does not. O(n³) time, O(n²) memory.
-    """
-    zero = jnp.zeros((), matrix.dtype)
-    start = alike((matrix, zero))
-    power, log_scale = jax.lax.fori_loop(0, _squarings(matrix), _square, start)
-    return jnp.where(jnp.linalg.norm(power) > 0, jnp.exp(log_scale), 0)
-
-
-def radius_at_most(matrix: Float[Array, "n n"], limit: float) -> Bool[Array, ""]:
-    r"""Whether the spectral radius is at most `limit`, by as few squarings as it takes to tell.
-
-    \[ (|\mathrm{tr} A^k| / n)^{1/k} \le \rho(A) \le \|A^k\|^{1/k} \]
-
-    Under ten where the radius is some percent off. Cost and kind of operations as of `radius`.
-    """
-    n, limit, steps = matrix.shape[-1], math.log(limit), _squarings(matrix)
-
-    def bounds(state):
-        step, power, log_scale = state
-        share = 1 / 2.0**step
-        lower = log_scale + share * jnp.log(jnp.abs(jnp.trace(power)) / n)
-        return lower, log_scale + share * jnp.log(jnp.linalg.norm(power))
-
-    def undecided(state):
-        lower, upper = bounds(state)
-        return (lower <= limit) & (upper > limit) & (state[0] < steps)
-
-    def further(state):
-        step, *carry = state
-        return step + 1, *_square(step, carry)
-
-    start = 0, matrix, jnp.zeros((), matrix.dtype)
-    _, upper = bounds(jax.lax.while_loop(undecided, further, alike(start)))
-    return upper <= limit
-
-
-def _squarings(matrix: Float[Array, "n n"]) -> int:
-    return min(50, jnp.finfo(matrix.dtype).nmant + 9)
-
-
-def _square(step: Int[ArrayLike, ""], carry: Sequence[Array]) -> tuple[Array, Array]:
-    """A^2k, normalised, and the logarithm of the norms so far, of A^k, k = 2^step."""
-    power, log_scale = carry
-    norm = jnp.linalg.norm(power)
-    safe = jnp.where(norm > 0, norm, 1)
-    power = power / safe
-    log_scale = log_scale + jnp.log(safe) / 2.0**step
-    return jnp.matmul(power, power, precision="highest"), log_scale
 
 
 def balanced_dale(
@@ -103,11 +47,7 @@ def balanced_dale(
     signs = np.asarray(arguments.signs("signs", signs))
     dtype = arguments.dtype("dtype", dtype)
     excitatory, inhibitory = signs > 0, signs < 0
-    if not (excitatory.any() and inhibitory.any()):
-        raise ValueError(
-            "signs must have excitatory and inhibitory neurons to balance, but all "
-            f"{signs.size} entries of signs have the same sign; mix +1 and -1 or pass signs=None."
-        )
+    arguments.both_signs(signs)
     n = signs.size
     draw = jr.normal(arguments.key("key", key), (n, n), dtype)
     magnitude = jnp.abs(draw.astype(wide(dtype)))
@@ -154,9 +94,3 @@ def _shared(
         synapses = exists & members[None]
         count = jnp.maximum(synapses.sum(1), 1).astype(lacking.dtype)
     return jnp.where(lacking > 0, lacking / count, 0)[:, None], synapses
-
-
-def balancing(excitation: Float[Array, "*rows"], inhibition: Float[Array, "*rows"]) -> Array:
-    """By what to multiply inhibition to balance excitation; 1 where there are not both."""
-    both = (excitation > 0) & (inhibition > 0)
-    return jnp.where(both, excitation / jnp.where(both, inhibition, 1), 1)

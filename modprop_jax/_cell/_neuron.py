@@ -98,7 +98,7 @@ class NeuronCell(SeparableCell):
             `optim.dale` keeps it).
         - `recurrent`, `inputs`: maps (n, n) and (n, m) in place of the dense default: as
             `weight_rec` and `weight_in` they are what trains. A map says itself which synapses it
-            has: no `mask` or `signs` beside `recurrent`, and its diagonal are autapses.
+            has, autapses among them: no `mask` or `signs` beside `recurrent`.
         - `dtype`: of the parameters; the JAX default if None.
         """
         n, in_size = arguments.size("hidden_size", hidden_size), arguments.size("in_size", in_size)
@@ -116,7 +116,8 @@ class NeuronCell(SeparableCell):
                     "recurrent came with a mask or signs, but a map says itself which synapses "
                     "there are and of what sign: leave these at None."
                 )
-            self.weight_rec, self.autapses = as_map("recurrent", recurrent, (n, n)), True
+            self.weight_rec = as_map("recurrent", recurrent, (n, n))
+            self.autapses = recurrent.has_autapses
         elif signs is None:
             self.weight_rec = scaled_normal(key_rec, (n, n), dtype, exists)
         else:

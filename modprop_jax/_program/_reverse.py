@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .._cell import AbstractCell, SeparableCell
+from .._cell import AbstractCell, NeuronCell, SeparableCell
 from .._credit import Back, Credit, Flags, Point, Record
 from .._flags import back_to_steps, entering, erase, select, where_valid
-from .._inputs import drive_of
+from .._inputs import drive_of, features
 from .._precision import widened
 from .._sharding import batch_groups, over_steps
 from .._tree import (
@@ -108,8 +108,14 @@ def charge(
     own, rest = cell.split()
     own, drive = charge_neurons(own, rest, points, states, total, message, ct_z)
     sent = cell.message(points.before)
-    weights, inputs = pullback(lambda c, x: drive_of(c, sent, x), rest, points.inputs)(drive)
-    return eqx.combine(own, weights), inputs
+    if not isinstance(cell, NeuronCell):
+        weights, inputs = pullback(lambda c, x: drive_of(c, sent, x), rest, points.inputs)(drive)
+        return eqx.combine(own, weights), inputs
+    # a map knows better than JAX how to contract: of a gather, JAX makes a scatter
+    activity = cell.presynaptic(sent, features(points.inputs))
+    each = {name: s.gradient(drive, activity[name]) for name, s in cell.afferents.items()}
+    (inputs,) = pullback(lambda x: drive_of(cell, sent, x), points.inputs)(drive)
+    return eqx.combine(own, cell.with_afferents(each)), inputs
 
 
 class Direct(NamedTuple):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from .._tree import inexact, pullback
 
@@ -53,6 +53,11 @@ class AbstractSynapses(eqx.Module):
         """The autapses: W's diagonal."""
         return jnp.diagonal(self.as_matrix())
 
+    @property
+    def has_autapses(self) -> bool:
+        """Whether neurons may send to themselves."""
+        return True
+
     def resolved(self) -> "AbstractSynapses":
         """The map with what decides which synapses exist already applied to its weights."""
         return self
@@ -93,6 +98,10 @@ class AbstractSynapses(eqx.Module):
         post = jnp.concatenate([own, shared.reshape(-1, *local.shape)])
         return self.gradient(post, channels)
 
+    def of_pairs(self, post: Int[Array, "..."], pre: Int[Array, "..."]) -> Float[Array, "..."]:
+        """W's entries of these neurons."""
+        return self.as_matrix()[post, pre]
+
     def as_matrix(self) -> Float[Array, "post pre"]:
         """W, dense: what solves, plots and checks read."""
         return self(jnp.eye(self.shape[1], dtype=self.dtype)).T
@@ -104,25 +113,32 @@ class AbstractSynapses(eqx.Module):
 
 
 class AbstractLocalSynapses(AbstractSynapses):
-    """Synapses with a parameter each, `weight` (post, K): K onto every neuron.
+    """Synapses with a parameter each, `weight`, of any shape.
 
     `weight` is the only parameter. What an eligibility trace needs: for each synapse what it alone
-    sees, `gather`.
+    sees, of its presynaptic neuron (`gather`) and of its postsynaptic one (`spread`; by default the
+    first axis of `weight` is that of the postsynaptic neurons).
     """
 
-    weight: eqx.AbstractVar[Float[Array, "post *K"]]
+    weight: eqx.AbstractVar[Float[Array, "*synapses"]]
 
     @abc.abstractmethod
     def gather(self, pre: Float[Array, "*axes pre"]) -> Float[Array, "..."]:
-        """The activity at each synapse; 1 in place of the neurons where all see the same."""
+        """(*axes, *synapses), the activity at each; 1 in place of the neurons where all see the
+        same."""
+
+    def spread(self, post: Float[Array, "*axes post"]) -> Float[Array, "..."]:
+        """(*axes, *synapses), what is said of its neuron to each; 1 where all of one hear the
+        same."""
+        return post.reshape(*post.shape, *(1,) * (self.weight.ndim - 1))
 
     @abc.abstractmethod
     def outer(
         self, post: Float[Array, "rows T batch post"], pre: Float[Array, "T batch pre"]
-    ) -> Float[Array, "rows batch post *K"]:
-        """Σ_t post ⊗ gather(pre): the gradient, apart for each row and example."""
+    ) -> Float[Array, "rows batch *synapses"]:
+        """Σ_t spread(post) gather(pre): the gradient, apart for each row and example."""
 
-    def of_weight(self, weight: Float[Array, "post *K"]) -> "AbstractLocalSynapses":
+    def of_weight(self, weight: Float[Array, "*synapses"]) -> Any:
         """A gradient of the map, from one of its weights."""
         nothing = jax.tree.map(lambda _: None, inexact(self))
         return eqx.tree_at(lambda s: s.weight, nothing, weight, is_leaf=lambda x: x is None)

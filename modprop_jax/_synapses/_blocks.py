@@ -1,8 +1,9 @@
 """Weights that depend on the types of two neurons alone."""
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from .._arguments import cell_types, Numbers, parameters
 from ._base import AbstractSynapses, one_hot, Types
@@ -46,6 +47,11 @@ class Blocks(AbstractSynapses):
         """The same in reverse."""
         hot = one_hot(self.types, post.dtype)
         return post @ hot @ self.means @ hot.T
+
+    def of_pairs(self, post: Int[Array, "..."], pre: Int[Array, "..."]) -> Float[Array, "..."]:
+        """The means of their types."""
+        types = jnp.asarray(np.asarray(self.types, np.int32))
+        return self.means[types[post], types[pre]]
 
     def as_matrix(self) -> Float[Array, "post pre"]:
         """A mean for each two neurons."""

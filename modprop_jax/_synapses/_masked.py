@@ -60,6 +60,11 @@ class Masked(AbstractSynapses):
         """Of the matrix."""
         return self.weight.shape[-2], self.weight.shape[-1]
 
+    @property
+    def has_autapses(self) -> bool:
+        """As said."""
+        return self.autapses
+
     def resolved(self) -> Dense:
         """With zeros where there is no synapse."""
         return Dense(existing(self.weight, self.exists, self.autapses))

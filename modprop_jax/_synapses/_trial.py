@@ -86,14 +86,18 @@ def _of_local(
     rows = jax.ShapeDtypeStruct((1, *credit.shape), credit.dtype)
     try:
         seen = jax.eval_shape(synapses.gather, sent).shape
+        heard = jax.eval_shape(synapses.spread, credit).shape
         made = jax.eval_shape(synapses.outer, rows, sent).shape
     except Exception as error:
-        return f"has a gather or an outer that raised {type(error).__name__}: {error}"
-    if (*LEAD, 1, *weight[1:]) != seen != (*LEAD, *weight):
-        return f"gathers shape {seen}, where (steps, batch, post or 1, K) is {(*LEAD, *weight)}"
+        return f"has a gather, spread or outer that raised {type(error).__name__}: {error}"
+    due = (*LEAD, *weight)
+    for name, shape in (("gather", seen), ("spread", heard)):
+        fits = len(shape) == len(due) and all(a in (1, b) for a, b in zip(shape[2:], weight))
+        if not fits or shape[:2] != LEAD:
+            return f"has a {name} of shape {shape}, where (steps, batch, *synapses) is {due}"
     due = (1, LEAD[1], *weight)
     if made != due:
-        return f"has an outer of shape {made}, where (rows, batch, post, K) is {due}"
+        return f"has an outer of shape {made}, where (rows, batch, *synapses) is {due}"
     return None
 
 
@@ -126,12 +130,12 @@ def _of_numbers(synapses: AbstractSynapses, pre: tuple, post: tuple, dtype: np.d
 def _of_contractions(
     synapses: AbstractLocalSynapses, credit: Array, x: Array, due: Array
 ) -> str | None:
-    each = credit.reshape(*credit.shape, *[1] * (due.ndim - 1)) * synapses.gather(x)
+    each = synapses.spread(credit) * synapses.gather(x)
     if not _same(each.sum((0, 1)), due):
-        return "gathers what its synapses do not see: Σ post ⊗ gather(pre) is the gradient"
+        return "gathers what its synapses do not see: Σ spread(post) gather(pre) is the gradient"
     rows = jnp.stack([credit, -2 * credit])
     if not _same(synapses.outer(rows, x), jnp.stack([each.sum(0), -2 * each.sum(0)])):
-        return "has an outer that is not Σ_t post ⊗ gather(pre), apart for each row and example"
+        return "has an outer that is not Σ_t spread(post) gather(pre), each row and example apart"
     return None
 
 

@@ -100,9 +100,8 @@ class PerSynapse(AbstractTrace):
 
         def synapse(name, synapses):
             # one leading axis: XLA's CPU reduction over two is an order of magnitude slower
-            each = weights[name].reshape(*flat.shape, -1)
-            weight = jnp.sum(flat[..., None] * each, axis=0).reshape(synapses.weight.shape)
-            return synapses.of_weight(weight)
+            each = weights[name].reshape(-1, *synapses.weight.shape)
+            return synapses.of_weight(jnp.sum(synapses.spread(flat) * each, axis=0))
 
         own = jax.tree.map(lambda m, p: _reduce(neuron(m), p), own, on.cell.split()[0])
         each = {name: synapse(name, s) for name, s in self._synapses(on).items()}
@@ -140,14 +139,14 @@ class PerSynapse(AbstractTrace):
 
         def neuron(fresh, *values):
             for carry, m in zip(carries, values, strict=True):
-                fresh = _moved(carry, m.reshape(*carry[0].shape, 1))[..., 0] + fresh
+                fresh = _moved(carry, m.reshape(carry[0].shape)) + fresh
             return fresh.reshape(values[0].shape)
 
         def synapse(name, synapses):
             fresh = synapses.outer(drive, pre[name])
-            flat = (*fresh.shape[:3], -1)
             for carry, (_, (_, weights)) in zip(carries, came, strict=True):
-                fresh = _moved(carry, weights[name].reshape(flat)).reshape(fresh.shape) + fresh
+                m = weights[name].reshape(fresh.shape)
+                fresh = _moved(synapses.spread(carry), m) + fresh
             return fresh.reshape(trace[1][name].shape)
 
         own = jax.tree.map(
@@ -199,14 +198,14 @@ def local_afferents(on: AbstractProgram) -> dict[str, AbstractLocalSynapses]:
 
 
 def _moved(carry: Array, m: Array) -> Array:
-    """Σ_r carry[row, r, batch, post] m[r, batch, post, pre].
+    """Σ_r carry[row, r, batch, ...] m[r, batch, ...], of which carry may be 1 on the last axis.
 
     For few rows a static sum of products, which is one elementwise loop; a reduction over rows is
     two orders of magnitude slower on CPU. For many rows a matmul for each example and neuron.
     """
-    if len(m) > 8:
-        return jnp.einsum("qrbj,rbji->qbji", carry, m)
-    each = [carry[:, r, :, :, None] * m[r][None] for r in range(len(m))]
+    if len(m) > 8 and m.ndim == 4 and carry.shape[-1] == 1:
+        return jnp.einsum("qrbj,rbji->qbji", carry[..., 0], m)
+    each = [carry[:, r] * m[r][None] for r in range(len(m))]
     return functools.reduce(jnp.add, each)
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from .. import _arguments as arguments
 from .._cell import EquilibriumCell
 from .._cell._equilibrium import Equilibrium
-from .._cell._init import radius
+from .._radius import radius
 from .._tree import each
 
 

@@ -27,7 +27,7 @@ from helpers import (
 )
 
 import modprop_jax as mpj
-from modprop_jax._cell._init import radius
+from modprop_jax._radius import radius
 
 
 def net(c: Any, rule: Any) -> Net:

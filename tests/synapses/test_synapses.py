@@ -45,11 +45,37 @@ class Row(NamedTuple):
 
     synapses: Any
     matrix: np.ndarray
-    onto: Callable[[np.ndarray], np.ndarray]
+    onto: Callable[[np.ndarray], Any]
     formed: np.ndarray = np.ones((N, N), bool)
 
 
 MEANS, WEIGHTS = rng.normal(size=(C, C)), rng.normal(size=N)
+# a list in no order, of which one weight is 0: it exists, and is not formed
+ORDER = rng.permutation(MASK.sum())
+POST, PRE = (ends[ORDER] for ends in np.nonzero(MASK))
+LISTED = np.where(np.arange(MASK.sum()) == 3, 0, rng.normal(size=MASK.sum()))
+IN_PLACE = np.zeros((N, N))
+IN_PLACE[POST, PRE] = LISTED
+LEFT, RIGHT = rng.normal(size=(N, 2)), rng.normal(size=(N, 2))
+SHEET = eqx.nn.Conv1d(2, 2, 3, padding=1, use_bias=False, key=jr.key(3))
+
+
+def convolved(kernel: Any) -> Any:
+    """The matrix of a convolution over a row of N/2 places, two neurons each."""
+    places, matrix = N // 2, np.zeros((2, N // 2, 2, N // 2))
+    for k in range(3):
+        at = np.arange(max(0, 1 - k), min(places, places + 1 - k))
+        matrix[:, at, :, at + k - 1] += np.asarray(kernel)[:, :, k]
+    return matrix.reshape(N, N)
+
+
+def of_kernel(gradient: np.ndarray) -> np.ndarray:
+    """What the gradient of the matrix is for the kernel."""
+    units = np.eye(12).reshape(12, 2, 2, 3)
+    return np.array([np.sum(gradient * convolved(unit)) for unit in units]).reshape(2, 2, 3)
+
+
+CONVOLUTION = convolved(SHEET.weight)
 MAPS = {
     "dense": Row(mpj.Dense(jnp.asarray(WEIGHT)), WEIGHT, lambda g: g, WEIGHT != 0),
     "masked": Row(
@@ -67,6 +93,23 @@ MAPS = {
     "blocks": Row(
         mpj.Blocks(jnp.asarray(MEANS), TYPES), HOT @ MEANS @ HOT.T, lambda g: HOT.T @ g @ HOT
     ),
+    "sparse": Row(
+        mpj.Sparse(POST, PRE, jnp.asarray(LISTED), (N, N)),
+        IN_PLACE,
+        lambda g: g[POST, PRE],
+        IN_PLACE != 0,
+    ),
+    "low rank": Row(
+        mpj.LowRank(jnp.asarray(LEFT), jnp.asarray(RIGHT)),
+        LEFT @ RIGHT.T,
+        lambda g: [g @ RIGHT, g.T @ LEFT],
+    ),
+    "low rank and dense": Row(
+        mpj.LowRank(jnp.asarray(LEFT), jnp.asarray(RIGHT), mpj.Dense(jnp.asarray(WEIGHT))),
+        LEFT @ RIGHT.T + WEIGHT,
+        lambda g: [g @ RIGHT, g.T @ LEFT, g],
+    ),
+    "layer": Row(mpj.Layer(SHEET, (2, N // 2)), CONVOLUTION, of_kernel),
     "circulant": Row(
         Circulant(jnp.asarray(WEIGHTS)),
         WEIGHTS[RING],
@@ -75,9 +118,14 @@ MAPS = {
 }
 
 
-def parameters(synapses: Any) -> Any:
-    (leaf,) = jax.tree.leaves(eqx.filter(synapses, eqx.is_inexact_array))
-    return leaf
+def parameters(synapses: Any) -> list:
+    return jax.tree.leaves(eqx.filter(synapses, eqx.is_inexact_array))
+
+
+def pulled(row: Row, matrix: np.ndarray) -> list:
+    """A gradient of the matrix, as one of the map's parameters."""
+    found = row.onto(matrix)
+    return found if isinstance(found, list) else [found]
 
 
 def close(actual: Any, expected: Any) -> None:
@@ -106,7 +154,8 @@ def test_the_gradient_is_a_contraction_over_all_axes(name):
     found = MAPS[name].synapses.gradient(post, pre)
     assert isinstance(found, type(MAPS[name].synapses))
     contracted = np.einsum("abj,abi->ji", post, pre)
-    close(parameters(found), MAPS[name].onto(contracted))
+    for mine, expected in zip(parameters(found), pulled(MAPS[name], contracted), strict=True):
+        close(mine, expected)
 
 
 @pytest.mark.parametrize("name", MAPS)
@@ -138,8 +187,9 @@ def by_type(types: tuple[int, ...], local: Any, summed: Any, channels: Any) -> n
 def test_the_gradient_by_type(name, types):
     local, summed, channels = normal(2, N), normal(2, C), normal(C + C**2, 2, N)
     found = MAPS[name].synapses.type_gradient(types, local, summed, channels)
-    expected = MAPS[name].onto(by_type(types, *map(np.asarray, (local, summed, channels))))
-    close(parameters(found), expected)
+    matrix = by_type(types, *map(np.asarray, (local, summed, channels)))
+    for mine, expected in zip(parameters(found), pulled(MAPS[name], matrix), strict=True):
+        close(mine, expected)
 
 
 # --- maps with a parameter a synapse ---
@@ -301,10 +351,10 @@ class Neighbours(mpj.AbstractLocalSynapses):
 
 OF_LOCAL = {
     "gather": "gathers what its synapses do not see",
-    "gather's shape": "gathers shape",
+    "gather's shape": "has a gather of shape",
     "outer": "has an outer that is not",
     "outer's shape": "has an outer of shape",
-    "outer's examples": "apart for each row and example",
+    "outer's examples": "each row and example apart",
 }
 
 

@@ -112,8 +112,8 @@ class Kernel(AbstractInfluence):
 
         def total(p, synapses):
             # one leading axis: XLA's CPU reduction over two is an order of magnitude slower
-            weight = jnp.sum(rows[..., None] * p.reshape(*rows.shape, -1), axis=0)
-            return synapses.of_weight(weight.reshape(synapses.weight.shape))
+            each = p.reshape(-1, *synapses.weight.shape)
+            return synapses.of_weight(jnp.sum(synapses.spread(rows) * each, axis=0))
 
         each = {n: total(past.eligibility[n], s) for n, s in local_afferents(on).items()}
         return cell.with_afferents(each)
@@ -159,8 +159,10 @@ def _step_of(cell: Any, alpha: Array) -> Callable:
         activity = cell.presynaptic(sent, features(inputs))
 
         def trace(name, p):
-            decay, drive = (a.reshape(*a.shape, *(1,) * (p.ndim - 1)) for a in (keep, slope))
-            return decay * p + drive * cell.afferents[name].gather(activity[name])
+            synapses = cell.afferents[name]
+            return synapses.spread(keep) * p + synapses.spread(slope) * synapses.gather(
+                activity[name]
+            )
 
         return Past(
             {name: trace(name, p) for name, p in past.eligibility.items()},

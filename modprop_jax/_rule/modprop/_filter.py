@@ -10,8 +10,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from ..._cell import computing, NeuronCell
-from ..._cell._init import radius, radius_at_most
 from ..._precision import wide, widened
+from ..._radius import radius, radius_at_most
 from ..._sharding import over_steps
 from ..._static import Constant, numeric
 from ..._synapses._base import one_hot

@@ -1,0 +1,125 @@
+"""Sparse weights drawn at random."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from .. import _arguments as arguments
+from .._arguments import Numbers
+from .._precision import wide
+from .._radius import radius_of
+from ._lines import in_order
+
+
+def drawn(
+    key: PRNGKeyArray,
+    shape: tuple[int, int],
+    fan_in: Any,
+    probability: float | None,
+    signs: Numbers | None,
+    autapses: bool,
+    dtype: np.dtype,
+) -> tuple[np.ndarray, np.ndarray, Array]:
+    """Postsynaptic and presynaptic neurons, and weights; see `Sparse.random`."""
+    post, pre = shape
+    if arguments.is_traced(key):
+        raise ValueError(
+            "Sparse.random draws which synapses there are, so its key must not be traced: make the "
+            "map outside of the transformed function."
+        )
+    key_where, key_weight = jr.split(arguments.key("key", key))
+    # NumPy's generator: which synapses there are is known when the map is made
+    rng = np.random.default_rng(np.asarray(jr.key_data(key_where)).tolist())
+    counts = _counts(rng, post, pre - (not autapses), fan_in, probability)
+    onto, out_of = in_order(*_distinct(rng, counts, pre, autapses), post)
+    draw = jr.normal(key_weight, onto.shape, wide(dtype))
+    if signs is None:
+        weight = draw / jnp.sqrt(jnp.asarray(counts[onto], draw.dtype))
+        return onto, out_of, weight.astype(dtype)
+    given = np.asarray(arguments.signs("signs", signs, pre))
+    sign = jnp.asarray(given[out_of], draw.dtype)
+    if post == pre:
+        arguments.both_signs(given)
+        return onto, out_of, _balanced(onto, out_of, jnp.abs(draw), sign, post).astype(dtype)
+    weight = jnp.abs(draw) * sign / jnp.sqrt(jnp.asarray(counts[onto], draw.dtype))
+    return onto, out_of, weight.astype(dtype)
+
+
+def _counts(
+    rng: np.random.Generator, post: int, most: int, fan_in: Any, probability: float | None
+) -> np.ndarray:
+    """Synapses onto each neuron."""
+    if (fan_in is None) == (probability is None):
+        raise ValueError(
+            "Sparse.random needs fan_in, the synapses onto each neuron, or the probability of one, "
+            f"but got fan_in={fan_in!r} and probability={probability!r}."
+        )
+    if probability is not None:
+        within = arguments.Range("in (0, 1]", 0, 1, with_high=True)
+        return rng.binomial(most, arguments.number("probability", probability, within), post)
+    counts = np.asarray(fan_in)
+    if counts.dtype.kind not in "iu" or counts.shape not in ((), (post,)):
+        raise ValueError(
+            "fan_in must be a whole number, or one for each postsynaptic neuron, but is "
+            f"{arguments.shown(fan_in)}."
+        )
+    if counts.min() < 0 or counts.max() > most:
+        raise ValueError(
+            f"fan_in must be 0 ... {most}, as there are so many neurons to hear, but holds "
+            f"{counts.min()} ... {counts.max()}."
+        )
+    return np.broadcast_to(counts, (post,)).astype(np.int64)
+
+
+def _distinct(
+    rng: np.random.Generator, counts: np.ndarray, pre: int, autapses: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """So many different presynaptic neurons for each postsynaptic one."""
+    most = pre - (not autapses)
+    many = counts > most // 2
+    found = [np.zeros(0, np.int64)]
+    for j in np.flatnonzero(many):
+        found.append(j * most + rng.permutation(most)[: counts[j]])
+    lacking, sparse = np.where(many, 0, counts), np.zeros(0, np.int64)
+    while lacking.any():
+        # in the order of drawing, of which the first of each pair counts
+        drawn = np.repeat(np.arange(counts.size), lacking) * most
+        drawn = drawn + rng.integers(0, most, drawn.size)
+        sparse = np.unique(np.concatenate([sparse, drawn]))
+        lacking = np.where(many, 0, counts) - np.bincount(sparse // most, minlength=counts.size)
+    post, other = np.divmod(np.sort(np.concatenate([*found, sparse])), most)
+    # without autapses the neuron itself is left out of the count
+    return post, other if autapses else other + (other >= post)
+
+
+def _balanced(
+    post: np.ndarray, pre: np.ndarray, magnitude: Array, sign: Float[Array, " nnz"], n: int
+) -> Float[Array, " nnz"]:
+    """As `balanced_dale`: sums of zero, neuron by neuron, and a spectral radius of 1."""
+    excitation, inhibition = (jnp.sum(magnitude, where=side * sign > 0) for side in (1, -1))
+    magnitude = magnitude * jnp.where(sign < 0, balancing(excitation, inhibition), 1)
+
+    def by_neuron(values):
+        return jax.ops.segment_sum(values, post, n)
+
+    excess = by_neuron(magnitude * sign)
+    for side in (1.0, -1.0):
+        lacking = jnp.maximum(-side * excess, 0)
+        count = by_neuron((sign == side).astype(sign.dtype))
+        magnitude += jnp.where(sign == side, (lacking / jnp.maximum(count, 1))[post], 0)
+    weight = magnitude * sign
+    cyclic = radius_of(lambda v: by_neuron(weight * v[pre]), n, weight.dtype)
+    # a network without a cycle has no radius, but a size
+    acyclic = jnp.linalg.norm(weight) / np.sqrt(n)
+    scale = jnp.where(cyclic > 1e-6 * acyclic, cyclic, acyclic)
+    return weight / jnp.where(scale > 0, scale, 1)
+
+
+def balancing(excitation: Float[Array, "*rows"], inhibition: Float[Array, "*rows"]) -> Array:
+    """By what to multiply inhibition to balance excitation; 1 where there are not both."""
+    both = (excitation > 0) & (inhibition > 0)
+    return jnp.where(both, excitation / jnp.where(both, inhibition, 1), 1)
