@@ -226,6 +226,7 @@ def of_cell(**more):
 
 
 # a map in place of weights
+INDEX = [[0.0, 1.0], [0, N], [-1, 0], [[0, 1]], [0], "all", [True, False]]
 MAP = [{}, "all", 3, jnp.ones((N, N)), mpj.Dense, mpj.Dense(jnp.ones((N, N + 1)))]
 
 
@@ -266,6 +267,24 @@ ROWS: dict[str, Row] = {
     "LRUCell": Row(of_cell()),
     "Dense": Row(lambda: dict(weight=jnp.ones((N, M)))),
     "Masked": Row(lambda: dict(weight=jnp.ones((N, N)), exists=np.eye(N, dtype=bool))),
+    "Sparse": Row(
+        lambda: dict(post=[0, 1], pre=[1, 0], weight=jnp.ones(2), shape=(N, N)),
+        {"post": INDEX, "pre": INDEX, "shape": [3, (N,), (N, 0), (N, 1.5), "square"]},
+    ),
+    "LowRank": Row(
+        lambda: dict(left=jnp.ones((N, 2)), right=jnp.ones((M, 2)), plus=None),
+        {
+            "left": [*WORDS, 3, np.ones((N, 2)), jnp.ones(2), jnp.ones((N, 3))],
+            "right": [*WORDS, 3, np.ones((M, 2)), jnp.ones(2), jnp.ones((M, 3))],
+            "plus": [3, "rest", jnp.ones((N, M)), mpj.Dense(jnp.ones((M, N)))],
+        },
+    ),
+    "Layer": Row(
+        lambda: dict(
+            layer=eqx.nn.Conv1d(1, 1, 3, padding=1, use_bias=False, key=KEY), sheet=(1, N)
+        ),
+        {"layer": [3, jnp.tanh, eqx.nn.Linear], "sheet": [N, None, (N,), (2, N), (1, 0), "square"]},
+    ),
     "Blocks": Row(lambda: dict(means=jnp.ones((2, 2)), types=[0, 1, 1, 0])),
     "FunctionCell": Row(
         lambda: dict(step=lambda p, s, x: s, params=None, state=np.zeros(2)), free=("params",)

@@ -30,6 +30,9 @@ from helpers import (
 import modprop_jax as mpj
 
 
+pytestmark = pytest.mark.slow
+
+
 RNG = np.random.default_rng(0)
 SPIKES = RNG.random((T, *BATCH, M)) < 0.4
 COUNTS = RNG.integers(0, 200, (T, *BATCH, M))

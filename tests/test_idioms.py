@@ -27,6 +27,9 @@ from helpers import (
 import modprop_jax as mpj
 
 
+pytestmark = pytest.mark.slow
+
+
 # of a kind each: what they ask of a cell before it has its weights
 ARGUMENTS = {
     "eprop": mpj.EProp(),

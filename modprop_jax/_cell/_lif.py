@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
@@ -138,6 +139,11 @@ class LIFCell(AbstractLIF):
         - `reset_gradient`: whether credit passes through the reset, within the neuron (False).
         """
         AbstractLIF.__init__(self, in_size, hidden_size, tau=tau, **options)
+
+    @property
+    def uniform_leak(self) -> bool:
+        """Whether one τ serves all neurons, and no credit passes through the reset."""
+        return np.ndim(self.leak) == np.ndim(self.gain) == 0 and not self.reset_gradient
 
     def init(self, batch_shape: BatchShape = ()) -> tuple[Array, Array]:
         """Zero membrane, not refractory."""

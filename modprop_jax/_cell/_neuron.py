@@ -107,7 +107,6 @@ class NeuronCell(SeparableCell):
         use_bias = arguments.boolean("use_bias", use_bias)
         self.autapses = arguments.boolean("autapses", autapses)
         self.connectivity = connectivity(mask, n)
-        exists = synapses(self.connectivity, n, self.autapses)
         if signs is not None:
             signs = arguments.signs("signs", signs, n)
         if recurrent is not None:
@@ -118,10 +117,12 @@ class NeuronCell(SeparableCell):
                 )
             self.weight_rec = as_map("recurrent", recurrent, (n, n))
             self.autapses = recurrent.has_autapses
-        elif signs is None:
-            self.weight_rec = scaled_normal(key_rec, (n, n), dtype, exists)
         else:
-            self.weight_rec = balanced_dale(key_rec, signs, dtype, mask=exists)
+            exists = synapses(self.connectivity, n, self.autapses)
+            if signs is None:
+                self.weight_rec = scaled_normal(key_rec, (n, n), dtype, exists)
+            else:
+                self.weight_rec = balanced_dale(key_rec, signs, dtype, mask=exists)
         if inputs is not None:
             self.weight_in = as_map("inputs", inputs, (n, in_size))
         elif signs is None:
@@ -233,9 +234,11 @@ class NeuronCell(SeparableCell):
 
     @property
     def uniform_leak(self) -> bool:
-        """Whether `integrate` is `leak · state + gain · drive` with one leak for all neurons.
+        """Whether credit on the membrane, which is all of the state that has credit, passes every
+        step as `leak` times itself and reaches the drive as `gain`, one number for all neurons.
 
-        True lets the filters of type-specific ModProp act on presynaptic activity alone.
+        True lets the filters of e-prop, MDGL and type-specific ModProp act on presynaptic activity
+        alone: `integrate` is then `leak · state + gain · drive`, and terms without a derivative.
         """
         return False
 

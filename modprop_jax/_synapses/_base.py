@@ -1,7 +1,7 @@
 """What connects neurons: a linear map from presynaptic to postsynaptic activity."""
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -27,6 +27,9 @@ class AbstractSynapses(eqx.Module):
     any map streams there. Where neurons differ, a trace is kept for each synapse: that takes a
     parameter of its own for each, `AbstractLocalSynapses`.
     """
+
+    # said by a class of itself alone: its tests have shown it, and a cell need not try it
+    _is_linear: ClassVar[bool] = False
 
     @property
     @abc.abstractmethod

@@ -1,5 +1,7 @@
 """Weights that depend on the types of two neurons alone."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ class Blocks(AbstractSynapses):
     `means` M (C, C) [post, pre]. Cost O(n·C + C²).
     """
 
+    _is_linear: ClassVar[bool] = True
     means: Float[Array, "C C"]
     types: Types = eqx.field(static=True)
 

@@ -1,5 +1,7 @@
 """Every neuron's weights from every other, as a matrix."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -14,6 +16,7 @@ from ._trial import fault
 class Dense(AbstractLocalSynapses):
     """`weight` (post, pre), of which those at exactly 0 are not formed."""
 
+    _is_linear: ClassVar[bool] = True
     weight: Float[Array, "post pre"]
 
     def __check_init__(self) -> None:

@@ -49,6 +49,10 @@ class Layer(AbstractSynapses):
                     "(channels, height, width), but none came."
                 )
             sheet = (features,)
+        if not isinstance(sheet, tuple | list) or not sheet:
+            raise ValueError(
+                f"sheet must be the shape that layer takes, but is {arguments.shown(sheet)}."
+            )
         self.layer = layer
         self.sheet = tuple(arguments.size(f"sheet[{k}]", size) for k, size in enumerate(sheet))
         like = jax.ShapeDtypeStruct(self.sheet, self.dtype)

@@ -41,9 +41,10 @@ class Lines(eqx.Module):
         owner = owners[by_owner]
         cut = within < (lengths - left)[owner]
         pieces, rest = by_owner[cut], by_owner[~cut]
-        sizes = [size for size in range(1, LONGEST) if (left == size).any()]
+        sizes = [int(size) for size in np.unique(left) if size]
         each = [np.flatnonzero(left == size) for size in sizes]
-        order = np.concatenate([pieces, *(rest[left[owners[rest]] == size] for size in sizes)])
+        # a stable sort keeps the items of a line together
+        order = np.concatenate([pieces, rest[np.argsort(left[owners[rest]], kind="stable")]])
         count = sum(map(len, each))
         place = np.full(n, count)
         place[np.concatenate([np.zeros(0, int), *each])] = np.arange(count)

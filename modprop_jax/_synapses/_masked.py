@@ -1,5 +1,7 @@
 """Which synapses exist: the one place that says so."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,7 @@ class Masked(AbstractSynapses):
     *formed* where its weight is not exactly 0: rewiring takes the others for free places.)
     """
 
+    _is_linear: ClassVar[bool] = True
     weight: Float[Array, "post pre"]
     exists: FrozenArray | Bool[Array, "post pre"] | None
     # apart from `exists`: every cell without autapses would else carry a constant of n² to say so

@@ -32,8 +32,7 @@ def drawn(
             "map outside of the transformed function."
         )
     key_where, key_weight = jr.split(arguments.key("key", key))
-    # NumPy's generator: which synapses there are is known when the map is made
-    rng = np.random.default_rng(np.asarray(jr.key_data(key_where)).tolist())
+    rng = generator(key_where)
     counts = _counts(rng, post, pre - (not autapses), fan_in, probability)
     onto, out_of = in_order(*_distinct(rng, counts, pre, autapses), post)
     draw = jr.normal(key_weight, onto.shape, wide(dtype))
@@ -47,6 +46,38 @@ def drawn(
         return onto, out_of, _balanced(onto, out_of, jnp.abs(draw), sign, post).astype(dtype)
     weight = jnp.abs(draw) * sign / jnp.sqrt(jnp.asarray(counts[onto], draw.dtype))
     return onto, out_of, weight.astype(dtype)
+
+
+def generator(key: PRNGKeyArray) -> np.random.Generator:
+    """NumPy's, from a key: which synapses there are is known when a map is made."""
+    data = jr.key_data(arguments.key("key", key))
+    return np.random.default_rng(np.asarray(data).ravel().tolist())
+
+
+def exchanged(
+    rng: np.random.Generator,
+    post: np.ndarray,
+    pre: np.ndarray,
+    free: np.ndarray,
+    shape: tuple[int, int],
+    autapses: bool,
+    rounds: int = 4,
+) -> np.ndarray:
+    """The presynaptic neurons, after pairs of free synapses have exchanged theirs, where the new
+    pairs of neurons are not connected yet."""
+    post, pre = post.astype(np.int64), pre.astype(np.int64)
+    for _ in range(rounds):
+        one, other = rng.permutation(free)[: free.size // 2 * 2].reshape(2, -1)
+        new = np.stack([post[one] * shape[1] + pre[other], post[other] * shape[1] + pre[one]])
+        exists = np.isin(new, post * shape[1] + pre)
+        _, index, count = np.unique(new, return_inverse=True, return_counts=True)
+        wrong = exists | (count[index.reshape(new.shape)] > 1)
+        if not autapses:
+            wrong |= np.stack([post[one] == pre[other], post[other] == pre[one]])
+        fits = ~wrong.any(0)
+        one, other = one[fits], other[fits]
+        pre[one], pre[other] = pre[other].copy(), pre[one].copy()
+    return pre
 
 
 def _counts(
@@ -89,7 +120,8 @@ def _distinct(
         # in the order of drawing, of which the first of each pair counts
         drawn = np.repeat(np.arange(counts.size), lacking) * most
         drawn = drawn + rng.integers(0, most, drawn.size)
-        sparse = np.unique(np.concatenate([sparse, drawn]))
+        sparse = np.sort(np.concatenate([sparse, drawn]))
+        sparse = sparse[np.append(True, sparse[1:] != sparse[:-1])]
         lacking = np.where(many, 0, counts) - np.bincount(sparse // most, minlength=counts.size)
     post, other = np.divmod(np.sort(np.concatenate([*found, sparse])), most)
     # without autapses the neuron itself is left out of the count

@@ -1,6 +1,6 @@
 """Weights of the synapses that there are, and nothing else."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from .._sharding import over_steps
 from .._tree import with_fields
 from ._base import AbstractLocalSynapses, AbstractSynapses, Types
 from ._lines import at, columns_of, in_order, Lines
-from ._random import drawn
+from ._random import drawn, exchanged, generator
 
 
 class Sparse(AbstractLocalSynapses):
@@ -34,6 +34,7 @@ class Sparse(AbstractLocalSynapses):
     number of synapses; else `from_dense` and `random` make one that needs none.
     """
 
+    _is_linear: ClassVar[bool] = True
     weight: Float[Array, " nnz"]
     post: Int[Array, " nnz"]
     pre: Int[Array, " nnz"]
@@ -138,6 +139,30 @@ class Sparse(AbstractLocalSynapses):
         counts = fan_in, probability
         return Sparse(*drawn(key, sizes, *counts, signs, autapses, dtype), sizes)
 
+    def rewired(self, key: PRNGKeyArray) -> "Sparse":
+        """Synapses whose weight is exactly 0, in other places: pairs of them exchange the neurons
+        that they come from.
+
+        Every neuron so keeps the number of synapses onto it and from it, no array changes its
+        shape, and no program is compiled anew. Between updates, outside of the compiled loop:
+        `optim.dale` or `optim.rewire` (with `signs[synapses.pre]`) bring weights to 0, and
+        `optim.rewire` revives them. O(nnz log nnz), in NumPy.
+
+        Departure: DEEP R puts a synapse at any free pair of neurons, which changes how many a
+        neuron has. Source: Bellec, Kappel, Maass & Legenstein, ICLR 2018 (arXiv 1711.05136).
+        """
+        if arguments.is_traced((key, self)):
+            raise ValueError(
+                "Sparse.rewired moves synapses between compiled steps: call it outside of the "
+                "transformed function."
+            )
+        post, pre = np.asarray(self.post), np.asarray(self.pre)
+        free = np.flatnonzero(np.asarray(self.weight) == 0)
+        pre = exchanged(generator(key), post, pre, free, self.sizes, self.autapses)
+        moved = Sparse(post, pre, self.weight, self.sizes)
+        # the last of its autapses may have gone, which is no other kind of map
+        return with_fields(moved, autapses=self.autapses)
+
     @property
     def shape(self) -> tuple[int, int]:
         """As given."""
@@ -220,8 +245,10 @@ class Sparse(AbstractLocalSynapses):
         own = columns_of(jnp.moveaxis(channels[:count], 0, 1).reshape(len(local), -1))
         type_of = jnp.asarray(np.asarray(types, np.int32))
         channel = at(type_of, self.post) * self.sizes[1] + self.pre
-        met = (at(columns_of(local), self.post) * at(own, channel)).sum(-1)
-        return self.of_weight(met + at(shared, channel))
+        # side by side, as both are read at one place
+        met = at(jnp.concatenate([own, shared[:, None]], axis=1), channel)
+        credit = at(columns_of(local), self.post)
+        return self.of_weight((credit * met[:, :-1]).sum(-1) + met[:, -1])
 
     def as_matrix(self) -> Float[Array, "post pre"]:
         """With zeros where there is no synapse."""

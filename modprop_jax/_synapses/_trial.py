@@ -21,6 +21,8 @@ WAYS = (
 
 def fault(synapses: AbstractSynapses) -> str | None:
     """What is wrong with a map, by its shapes and by numbers if these are known; else None."""
+    if vars(type(synapses)).get("_is_linear"):
+        return None
     if not jax.tree.leaves(inexact(synapses)):
         return "has no parameter, a jax.Array of floats: hold its weights in one"
     if isinstance(synapses, AbstractLocalSynapses) and len(jax.tree.leaves(inexact(synapses))) > 1:

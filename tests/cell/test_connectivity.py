@@ -14,6 +14,9 @@ from helpers import data, jit, M, MASK, N
 import modprop_jax as mpj
 
 
+pytestmark = pytest.mark.slow
+
+
 # a quarter of the connections, and a neuron without any
 SPARSE = np.random.default_rng(1).random((40, 40)) < 0.25
 SPARSE[3] = False

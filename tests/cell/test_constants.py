@@ -29,6 +29,9 @@ import modprop_jax as mpj
 from modprop_jax.experiments import train, TrainingDiverged
 
 
+pytestmark = pytest.mark.slow
+
+
 EACH = jnp.linspace(0.8, 1.2, N)
 
 

@@ -38,6 +38,9 @@ import modprop_jax as mpj
 from modprop_jax._rule.snap._own import OwnUnit
 
 
+pytestmark = pytest.mark.slow
+
+
 FIGURES = np.load(pathlib.Path(__file__).parents[1] / "golden" / "eprop_mdgl_snap.npz")
 EQUINOX = {"gru": eqx.nn.GRUCell, "lstm": eqx.nn.LSTMCell}
 OURS = {"gru": mpj.GRUCell, "lstm": mpj.LSTMCell}

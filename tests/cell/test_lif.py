@@ -11,9 +11,12 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
-from helpers import assert_close, jit, Net
+from helpers import assert_close, data, gradient, jit, M, N, Net, OUT, streamed_gradient, TYPES
 
 import modprop_jax as mpj
+
+
+pytestmark = pytest.mark.slow
 
 
 FIGURES = np.load(pathlib.Path(__file__).parents[1] / "golden" / "eprop_mdgl_snap.npz")
@@ -335,3 +338,25 @@ def test_errors(options, message):
     made = {"tau": 5.0, "tau_adaptation": 50.0, "beta": 0.2} | options
     with pytest.raises(ValueError, match=message):
         mpj.ALIFCell(3, 6, key=jr.key(0), **made)
+
+
+@pytest.mark.parametrize(
+    "options, trace",
+    [
+        ({"tau": 5.0}, "Presynaptic"),
+        ({"tau": 5.0, "refractory": 3, "scale_input": True}, "Presynaptic"),
+        ({"tau": 5.0, "reset_gradient": True}, "PerSynapse"),
+        ({"tau": np.linspace(4.0, 6.0, N)}, "PerSynapse"),
+    ],
+)
+def test_one_leak_without_credit_through_the_reset_keeps_presynaptic_activity(options, trace):
+    c = mpj.LIFCell(M, N, threshold=0.3, use_bias=True, key=jr.key(2), **options)
+    rules = mpj.EProp(), mpj.MDGL(), mpj.ModProp(0.3, TYPES)
+    assert {type(rule.on(c).trace).__name__ for rule in rules} == {trace}
+    xs, ys = data()
+    for rule in rules:
+        model = Net(mpj.RNN(c, rule=rule), mpj.Readout(N, OUT, key=jr.key(7)))
+        _, expected = gradient(model, xs, ys)
+        assert np.abs(expected.rnn.cell.weight_rec).max() > 0
+        for segment in (1, 4):
+            assert_close(streamed_gradient(segment)(model, xs, ys)[1], expected, 1e-10)

@@ -35,6 +35,9 @@ from helpers import (
 import modprop_jax as mpj
 
 
+pytestmark = pytest.mark.slow
+
+
 NAMES = ("nu", "theta", "gamma_log", "B_re", "B_im", "C_re", "C_im", "D")
 FIGURES = np.load(pathlib.Path(__file__).parents[1] / "golden" / "lru.npz")
 RULES = {

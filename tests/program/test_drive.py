@@ -40,12 +40,8 @@ SLOW = [
     ("rtrl", "adaptive"),
     ("dni", "rate"),
     ("mdgl_online", "filtered_adaptive"),
-    ("bptt", "filtered_adaptive"),
     ("eprop", "filtered_adaptive"),
-    ("modprop_auto_types", "rate"),
     ("modprop_taps", "leaky"),
-    ("quasi_static", "leaky_tau"),
-    ("readout_only", "leaky"),
     ("kernl", "leaky"),
 ]
 

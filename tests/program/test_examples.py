@@ -15,6 +15,9 @@ from test_starts import Neurons
 import modprop_jax as mpj
 
 
+pytestmark = pytest.mark.slow
+
+
 # as many examples as neurons, and as a trace may have rows: where axes are mixed up, shapes fit
 B = N
 ENDED = jnp.asarray([True, False, True, False, False, True])

@@ -50,8 +50,18 @@ def test_offline_as_apart(rule, cell_name):
     assert_close(found, apart(rule, cell_name))
 
 
-@pytest.mark.parametrize("segment", [1, pytest.param(3, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("rule, cell_name", STREAMED)
+# one of each kind of trace in segments of several steps too
+LONGER = [
+    ("eprop", "filtered_adaptive", 3),
+    ("modprop_types", "leaky", 3),
+    ("modprop_taps", "leaky", 3),
+    ("rtrl", "refractory", 3),
+]
+CUT = [pytest.param(*case.values, 1, marks=case.marks) for case in STREAMED]
+CUT += [pytest.param(*case, marks=pytest.mark.slow) for case in LONGER]
+
+
+@pytest.mark.parametrize("rule, cell_name, segment", CUT)
 def test_streamed_as_apart(rule, cell_name, segment):
     model, (xs, ys) = net(rule, cell_name), padded()
     carry = model.rnn.init(xs.shape[1:-1])

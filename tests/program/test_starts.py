@@ -15,6 +15,9 @@ from helpers import AdaptiveCell, assert_close, data, generic, jit, M, N, Net, O
 import modprop_jax as mpj
 
 
+pytestmark = pytest.mark.slow
+
+
 # two examples of two sequences each, of four steps; 0 is padding, in which one of them ends late
 ORDER = np.array([[1, 1, 1, 1, 0, 0, 2, 2, 2, 2, 0], [0, 3, 3, 3, 3, 4, 4, 4, 4, 0, 0]])
 MASK = jnp.asarray((ORDER > 0).T)

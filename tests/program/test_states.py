@@ -39,7 +39,7 @@ OWN: dict[str, Any] = {
     "future_bptt": lambda: mpj.FutureBPTT(3),
 }
 FAST = ("eprop", "snap")
-SLOW = ("bptt", "rtrl", "mdgl_types", "modprop_types", "future_bptt", "uoro", "dni")
+SLOW = ("rtrl", "mdgl_types", "modprop_types", "uoro", "dni")
 
 
 class Showing(AdaptiveCell):

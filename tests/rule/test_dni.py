@@ -29,6 +29,9 @@ from helpers import (
 import modprop_jax as mpj
 
 
+pytestmark = pytest.mark.slow
+
+
 EXACT = mpj.DNI(labels=OUT, learn=optax.sgd(0.05), refresh=3)
 LEARNED = mpj.DNI(
     labels=OUT,

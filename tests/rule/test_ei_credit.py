@@ -20,6 +20,9 @@ from modprop_jax._static import FrozenArray
 from modprop_jax._tree import with_fields
 
 
+pytestmark = pytest.mark.slow
+
+
 GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "ei_credit.npz")
 # as far as rounding lets it settle
 TIGHT: dict[str, Any] = {"rtol": 0.0, "atol": 0.0}

@@ -38,6 +38,9 @@ from modprop_jax._rule import AbstractInfluenceRule
 from modprop_jax._rule.snap._pattern import pattern_of
 
 
+pytestmark = pytest.mark.slow
+
+
 FIGURES = np.load(pathlib.Path(__file__).parents[1] / "golden" / "eprop_mdgl_snap.npz")
 FAR = 20
 

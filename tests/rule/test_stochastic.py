@@ -33,6 +33,9 @@ from helpers import (
 import modprop_jax as mpj
 
 
+pytestmark = pytest.mark.slow
+
+
 RULES: dict[str, Any] = {"uoro": mpj.UORO, "kf": mpj.KFRTRL, "rkf": mpj.RKFRTRL}
 KEY = jr.key(3)
 

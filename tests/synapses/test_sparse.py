@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import optax
 import pytest
 from helpers import assert_close, BATCH, data, M, MASK, N, OUT, T, TYPES
 
@@ -99,6 +100,10 @@ def taken(segment: int | None) -> Any:
         return value, gradients
 
     return eqx.filter_jit(run)
+
+
+def normal_vector(n):
+    return jnp.asarray(np.random.default_rng(n).normal(size=n))
 
 
 FLAGS = {
@@ -247,6 +252,50 @@ def test_drawn_lists_by_dales_law():
     both = (matrix > 0).any(1) & (matrix < 0).any(1)
     assert both.sum() > n / 2 and np.abs(matrix.sum(1))[both].max() < 1e-12
     assert abs(np.abs(np.linalg.eigvals(matrix)).max() - 1) < 1e-3
+
+
+def test_rewiring_moves_what_is_free_and_compiles_nothing():
+    n, traces = 60, []
+    signs = np.where(np.arange(n) % 4, 1, -1)
+    made = mpj.Sparse.random(jr.key(0), (n, n), fan_in=8, signs=signs)
+    free = np.arange(made.weight.size) % 3 == 0
+    made = eqx.tree_at(lambda s: s.weight, made, jnp.where(free, 0, made.weight))
+
+    @jax.jit
+    def received(synapses, x):
+        traces.append(1)
+        return synapses(x), synapses.back(x)
+
+    moved, x = made.rewired(jr.key(1)), normal_vector(n)
+    for each in (made, moved):
+        matrix = np.asarray(each.as_matrix())
+        np.testing.assert_allclose(received(each, x)[0], matrix @ x, atol=1e-12)
+        np.testing.assert_allclose(received(each, x)[1], matrix.T @ x, atol=1e-12)
+    assert len(traces) == 1
+    np.testing.assert_array_equal(moved.post, made.post)
+    assert np.asarray(moved.pre != made.pre)[~free].sum() == 0
+    assert np.asarray(moved.pre != made.pre)[free].mean() > 0.7
+    assert (np.bincount(moved.pre, minlength=n) == np.bincount(made.pre, minlength=n)).all()
+    assert not (moved.post == moved.pre).any() and not moved.has_autapses
+    with pytest.raises(ValueError, match="outside of the transformed"):
+        jax.jit(lambda key: made.rewired(key)(x))(jr.key(0))
+
+
+def test_dales_law_and_revival_on_a_list():
+    by_neuron = np.where(np.arange(20) % 4, 1, -1)
+    made = mpj.Sparse.random(jr.key(0), (20, 20), fan_in=5, signs=by_neuron)
+    signs, weight = by_neuron[np.asarray(made.pre)], made.weight
+
+    def after(optimizer, gradient):
+        updates, _ = optimizer.update(gradient, optimizer.init(weight), weight)
+        return np.asarray(optax.apply_updates(weight, updates))
+
+    across = optax.chain(optax.sgd(1.0), mpj.optim.dale(signs))
+    half = np.arange(weight.size) % 2 == 0
+    found = after(across, jnp.where(half, 4 * weight, 0))
+    assert (found[half] == 0).all() and np.array_equal(found[~half], np.asarray(weight)[~half])
+    left = after(mpj.optim.rewire(signs, shrink=10.0, connectivity=0.9), 0 * weight)
+    assert (left != 0).sum() == round(0.9 * left.size) and (left * signs >= 0).all()
 
 
 @pytest.mark.parametrize("n, tolerance, of_ring", [(30, 1e-9, 1e-6), (300, 0.02, 0.05)])

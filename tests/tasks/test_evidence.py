@@ -22,6 +22,9 @@ from modprop_jax.experiments._sparse import sparse_dale
 from modprop_jax.tasks import evidence_accumulation, TASKS
 
 
+pytestmark = pytest.mark.slow
+
+
 TASK = TASKS["evidence_accumulation"]
 SHORT = {"cues": 5, "cue": 3, "gap": 2, "delay": 4, "recall": 3}
 STEPS = 5 * 5 + 4 + 3

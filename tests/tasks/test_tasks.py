@@ -31,6 +31,9 @@ from modprop_jax.tasks._digits import _images_of as _arrays
 from modprop_jax.tasks._pattern_generation import _waveform
 
 
+pytestmark = pytest.mark.slow
+
+
 FIRST_TEST_DIGITS = [3, 7, 3, 9, 0, 8, 7, 0, 8, 0]
 
 

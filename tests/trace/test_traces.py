@@ -51,24 +51,16 @@ def random_credits(rule, c, count=3):
 # (rule, cell, the trace that serves them)
 FAST = [
     ("eprop", "leaky", Presynaptic()),
-    ("eprop", "leaky_tau", Presynaptic()),
     ("eprop", "adaptive", PerSynapse(filter_is_local=True)),
-    ("eprop", "filtered_leaky_taus", PerSynapse(filter_is_local=True)),
     ("eprop", "filtered_adaptive", PerSynapse(filter_is_local=True)),
-    ("mdgl", "leaky_tau", Presynaptic()),
     ("mdgl_types", "adaptive", PerSynapse(filter_is_local=False)),
     ("mdgl_diffuse", "filtered_adaptive", PerSynapse(filter_is_local=False)),
     ("modprop", "leaky", PerSynapse(filter_is_local=False)),
-    ("modprop", "adaptive", PerSynapse(filter_is_local=False)),
     ("modprop_types", "leaky", Presynaptic(TYPES)),
-    ("modprop_types", "leaky_tau", Presynaptic(TYPES)),
     ("modprop_mu_by_type", "leaky_tau", Presynaptic(TYPES)),
     ("modprop_types", "leaky_taus", PerSynapse(filter_is_local=False)),
-    ("modprop_types", "rate", PerSynapse(filter_is_local=False)),
-    ("modprop_types", "refractory", PerSynapse(filter_is_local=False)),
     ("modprop_types", "filtered_adaptive", PerSynapse(filter_is_local=False)),
     ("modprop_auto_types", "leaky", Presynaptic(TYPES)),
-    ("modprop_auto_types", "adaptive", PerSynapse(filter_is_local=False)),
     ("modprop_auto", "leaky", PerSynapse(filter_is_local=False)),
 ]
 
