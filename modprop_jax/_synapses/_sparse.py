@@ -25,13 +25,13 @@ class Sparse(AbstractLocalSynapses):
     `weight` (nnz,) trains, in the order of the list as it was given. Each pair of neurons has one
     synapse at most; neurons may have none. Which synapses there are does not change with training;
     the indices are integer arrays of the map, so that a program does not depend on them, nor holds
-    them as constants: `optim.rewire` moves synapses without compiling anew, and what is saved with
-    the leaves is the network as it was. (Under `jit`, `SnAp` needs to be told:
-    `SnAp(n, like=cell)`.)
+    them as constants where they are among its arguments; `rewired` moves synapses without compiling
+    anew, and what is saved with the leaves is the network as it was. (Under `jit`, `SnAp` needs to
+    be told: `SnAp(n, like=cell)`. A presynaptic sign is one a synapse: `optim.dale(signs[pre])`.)
 
     Time and memory O(nnz), forward, back and for the gradient; nothing of (post, pre) is built.
-    A list sorted by postsynaptic neuron saves a permutation a call where all neurons have one
-    number of synapses; else `from_dense` and `random` make one that needs none.
+    `from_dense` and `random` make lists in the order in which they are summed; one in another order
+    costs a permutation of the weights a call.
     """
 
     _is_linear: ClassVar[bool] = True

@@ -190,9 +190,9 @@ def local_afferents(on: AbstractProgram) -> dict[str, AbstractLocalSynapses]:
             raise ValueError(
                 f"{on.name} keeps a trace for each synapse of this {type(on.cell).__name__}, but "
                 f"{name} is a {described(synapses)}, whose parameters act on many: where one leak "
-                "serves all neurons (a LeakyCell of one tau, unfiltered) EProp, MDGL and ModProp "
-                "with types stream any map; else learn offline (from a bare state), or stream "
-                "with RTRL."
+                "serves all neurons (a LeakyCell or LIFCell of one tau, unfiltered) EProp, MDGL "
+                "and ModProp with types stream any map; else learn offline (from a bare state), or "
+                "stream with RTRL."
             )
     return found
 

@@ -54,7 +54,6 @@ def test_offline_as_apart(rule, cell_name):
 LONGER = [
     ("eprop", "filtered_adaptive", 3),
     ("modprop_types", "leaky", 3),
-    ("modprop_taps", "leaky", 3),
     ("rtrl", "refractory", 3),
 ]
 CUT = [pytest.param(*case.values, 1, marks=case.marks) for case in STREAMED]
