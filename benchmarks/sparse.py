@@ -1,11 +1,11 @@
-"""A network of the size of a fly's brain that learns at every step, and its growth with synapses.
+"""A network of the size of a fly's brain that learns at every step.
 
-python benchmarks/sparse.py [--neurons 127978 --fan-in 20] [--rules eprop modprop2]
+python benchmarks/sparse.py [--neurons 127978 --fan-in 20] [--kind rate] [--rule eprop]
 
 In-degrees are log-normal, all weights train, an optimizer step (SGD) follows every segment. Beside
 each time stands SciPy's product of the same matrix (CSR) and one vector, which is what a step costs
-that only runs. Each program is one process's: memory is the most that the process has held, and
-XLA's count of temporaries.
+that only runs. One program a process: memory is XLA's count of what the program holds (arguments
+and temporaries), and the most that the process has held.
 """
 
 import dataclasses

@@ -61,12 +61,11 @@ def exchanged(
     free: np.ndarray,
     shape: tuple[int, int],
     autapses: bool,
-    rounds: int = 4,
 ) -> np.ndarray:
     """The presynaptic neurons, after pairs of free synapses have exchanged theirs, where the new
     pairs of neurons are not connected yet."""
     post, pre = post.astype(np.int64), pre.astype(np.int64)
-    for _ in range(rounds):
+    for _ in range(4):  # most find a place in the first
         one, other = rng.permutation(free)[: free.size // 2 * 2].reshape(2, -1)
         new = np.stack([post[one] * shape[1] + pre[other], post[other] * shape[1] + pre[one]])
         exists = np.isin(new, post * shape[1] + pre)
@@ -117,7 +116,7 @@ def _distinct(
         found.append(j * most + rng.permutation(most)[: counts[j]])
     lacking, sparse = np.where(many, 0, counts), np.zeros(0, np.int64)
     while lacking.any():
-        # in the order of drawing, of which the first of each pair counts
+        # pairs that came twice count once, and as many are drawn anew
         drawn = np.repeat(np.arange(counts.size), lacking) * most
         drawn = drawn + rng.integers(0, most, drawn.size)
         sparse = np.sort(np.concatenate([sparse, drawn]))

@@ -256,6 +256,7 @@ class Sparse(AbstractLocalSynapses):
 
 
 def shape_of(shape: object) -> tuple[int, int]:
+    """(postsynaptic, presynaptic) neurons, if it is that; else a ValueError."""
     if not isinstance(shape, tuple | list) or len(shape) != 2:
         raise ValueError(
             f"shape must be (postsynaptic, presynaptic) neurons, but is {arguments.shown(shape)}."
