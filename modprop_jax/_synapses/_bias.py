@@ -29,7 +29,7 @@ class Bias(AbstractLocalSynapses):
 
     def gradient(self, post: Float[Array, "*axes post"], pre: Float[Array, "*axes 1"]) -> "Bias":
         """What comes through a filter is no longer 1."""
-        return Bias((post.reshape(-1, post.shape[-1]).T @ pre.reshape(-1, 1))[:, 0])
+        return Bias((post * pre).sum(tuple(range(post.ndim - 1))))
 
     def type_gradient(
         self,

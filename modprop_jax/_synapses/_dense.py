@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from .._arguments import parameters, shown
 from .._precision import times, times_back
+from .._tree import pullback
 from ._base import AbstractLocalSynapses, AbstractSynapses, column, one_hot, Types
 from ._trial import fault
 
@@ -36,8 +37,8 @@ class Dense(AbstractLocalSynapses):
         return times_back(post, self.weight)
 
     def gradient(self, post: Float[Array, "*axes post"], pre: Float[Array, "*axes pre"]) -> "Dense":
-        """One matmul over all axes."""
-        return Dense(post.reshape(-1, post.shape[-1]).T @ pre.reshape(-1, pre.shape[-1]))
+        """One matmul over all axes, as JAX has it: of rows laid side by side XLA's is slower."""
+        return Dense(pullback(lambda weight: times(pre, weight.T), self.weight)(post)[0])
 
     def own(self) -> Float[Array, " n"]:
         """The diagonal."""
