@@ -73,7 +73,9 @@ from ._synapses import (
     Layer as Layer,
     LowRank as LowRank,
     Masked as Masked,
+    over_neurons as over_neurons,
     Sparse as Sparse,
+    SparseRows as SparseRows,
 )
 from ._taxonomy import cards as cards, taxonomy as taxonomy
 from .diagnostics import (

@@ -122,8 +122,15 @@ def check_range(name: str, value: object, within: Range) -> None:
 
 
 def is_traced(tree: PyTree) -> bool:
-    """Whether it is, or holds, an array whose value is not known yet."""
-    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
+    """Whether it is, or holds, an array whose value is not known yet; or not here, as other
+    processes have parts of it."""
+
+    def one(leaf):
+        if not isinstance(leaf, jax.Array) or isinstance(leaf, Tracer):
+            return isinstance(leaf, Tracer)
+        return not (leaf.is_fully_addressable or leaf.is_fully_replicated)
+
+    return any(map(one, jax.tree.leaves(tree)))
 
 
 def is_real(value: object) -> TypeGuard[npt.ArrayLike]:

@@ -16,6 +16,11 @@ from ._static import thawed
 from ._tree import inexact, is_shape, pullback
 
 
+def _bones(cell: Starting) -> Skeleton:
+    """What a start reads is seen whatever the values are: lists of synapses need not be hashed."""
+    return skeleton(cell, values=False)
+
+
 def _generic(bones: Skeleton) -> Any:
     """The cell with numbers of no particular value in place of its parameters."""
     return jax.tree.unflatten(bones.structure, map(_value, bones.leaves))
@@ -40,7 +45,7 @@ def read_by_start(cell: Starting) -> PyTree:
     Seen in the pullback of `init`, without its values: what is stopped, or gives a shape or a dtype
     alone, does not count.
     """
-    return jax.tree.unflatten(jax.tree.structure(inexact(cell)), _read(skeleton(cell)))
+    return jax.tree.unflatten(jax.tree.structure(inexact(cell)), _read(_bones(cell)))
 
 
 @functools.lru_cache(maxsize=64)
@@ -111,7 +116,7 @@ def start_mixes_units(cell: Starting, n: int) -> bool:
     Seen at concrete numbers, in zeros of the derivative that are exact: credit on some units must
     not come to parameters of others, nor credit on variables that are no units' to any.
     """
-    return _mixes(skeleton(cell), n)
+    return _mixes(_bones(cell), n)
 
 
 @functools.lru_cache(maxsize=64)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
+import parts
 import pytest
 from helpers import jit
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
@@ -348,3 +349,21 @@ def test_what_examples_share_needs_auto_axes():
         xs = jax.device_put(xs, NamedSharding(mesh, P(None, "batch")))
         with pytest.raises(ValueError, match="not served under Explicit"):
             rnn(xs, rnn.init((BATCH,), key=jr.key(0)))
+
+
+@pytest.mark.parametrize("cell, rule, segment", parts.CASES, ids=parts.IDS)
+def test_neurons_over_devices(cell, rule, segment):
+    """Gradients and carries are those of one device; a device holds its part of the synapses, of
+    their gradient and of their traces, and receives one number a neuron."""
+    plain, model = (parts.network(cell, rule, count) for count in (None, parts.PARTS))
+    (want, _), expected = parts.gradient(plain, segment)
+    mesh = jax.make_mesh((8,), ("neurons",), axis_types=(AxisType.Auto,))
+    placed = mpj.over_neurons(model, mesh, model)
+    (value, carry), gradients = parts.gradient(placed, segment)
+    np.testing.assert_allclose(value, want, rtol=1e-12)
+    parts.same(gradients, model, expected, plain)
+    (_, single), _ = parts.gradient(model, segment)
+    for have, need in zip(_leaves(carry), _leaves(single), strict=True):
+        np.testing.assert_allclose(have, need, rtol=1e-10, atol=1e-12)
+    weight = gradients[0].cell.weight_rec.weight
+    assert {shard.data.shape for shard in weight.addressable_shards} == {(1, weight.shape[1])}

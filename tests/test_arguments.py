@@ -74,6 +74,8 @@ YS = np.ones((T, 2, N))
 LABELS = jnp.zeros(2, jnp.int32)
 SGD = optax.sgd(0.1)
 SIGNS = [1, -1, 1, -1]
+LIST = mpj.Sparse([0, 1], [1, 0], jnp.ones(2), (N, N))
+MESH = jax.make_mesh((1,), ("neurons",), (jax.sharding.AxisType.Auto,))
 
 # --- what is wrong, by kind ---
 
@@ -270,6 +272,15 @@ ROWS: dict[str, Row] = {
     "Sparse": Row(
         lambda: dict(post=[0, 1], pre=[1, 0], weight=jnp.ones(2), shape=(N, N)),
         {"post": INDEX, "pre": INDEX, "shape": [3, (N,), (N, 0), (N, 1.5), "square"]},
+    ),
+    "SparseRows": Row(
+        lambda: dict(synapses=LIST, parts=2),
+        {"synapses": [3, None, mpj.Dense(jnp.ones((N, N)))], "parts": [*SIZE, 3]},
+    ),
+    "over_neurons": Row(
+        lambda: dict(tree=jnp.ones(N), mesh=MESH, model=mpj.SparseRows(LIST, 2), axis="neurons"),
+        {"mesh": [3, None, "neurons"], "model": [3, None, LIST], "axis": [3, None, "batch"]},
+        free=("tree",),
     ),
     "LowRank": Row(
         lambda: dict(left=jnp.ones((N, 2)), right=jnp.ones((M, 2)), plus=None),

@@ -8,4 +8,5 @@ from ._dense import as_map as as_map, as_synapses as as_synapses, Dense as Dense
 from ._layer import Layer as Layer
 from ._low_rank import LowRank as LowRank
 from ._masked import Masked as Masked
+from ._rows import over_neurons as over_neurons, SparseRows as SparseRows
 from ._sparse import Sparse as Sparse

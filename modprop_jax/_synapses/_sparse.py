@@ -239,16 +239,22 @@ class Sparse(AbstractLocalSynapses):
         channels: Float[Array, "channels batch pre"],
     ) -> "Sparse":
         """Two products a synapse: what its neuron's credit meets, and what comes by type."""
-        count = max(types) + 1
+        type_of = jnp.asarray(np.asarray(types, np.int32))
+        return self.of_weight(self.gradient_by_type(type_of, local, summed, channels))
+
+    def gradient_by_type(
+        self, type_of: Int[Array, " post"], local: Array, summed: Array, channels: Array
+    ) -> Float[Array, " nnz"]:
+        """As `type_gradient`, of types that may be traced."""
+        count = summed.shape[-1]
         modulated = channels[count:].reshape(count, count, *channels.shape[1:])
         shared = jnp.einsum("bc,cabi->ai", summed, modulated).reshape(-1)
         own = columns_of(jnp.moveaxis(channels[:count], 0, 1).reshape(len(local), -1))
-        type_of = jnp.asarray(np.asarray(types, np.int32))
         channel = at(type_of, self.post) * self.sizes[1] + self.pre
         # side by side, as both are read at one place
         met = at(jnp.concatenate([own, shared[:, None]], axis=1), channel)
         credit = at(columns_of(local), self.post)
-        return self.of_weight((credit * met[:, :-1]).sum(-1) + met[:, -1])
+        return (credit * met[:, :-1]).sum(-1) + met[:, -1]
 
     def as_matrix(self) -> Float[Array, "post pre"]:
         """With zeros where there is no synapse."""

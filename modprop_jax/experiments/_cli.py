@@ -18,6 +18,8 @@ from ._config import Config
 from ._names import known, summary
 from ._options import (
     CellName,
+    Coordinator,
+    Count,
     FeedbackName,
     Folder,
     Mu,
@@ -26,6 +28,7 @@ from ._options import (
     RuleNames,
     TaskName,
 )
+from ._processes import join, leads
 from ._rules import RULES
 from ._runs import continued
 from ._storage import RunFolder
@@ -49,6 +52,10 @@ def compare(
     feedback: FeedbackName = None,
     segment: PresetInt = None,
     mu: Mu = None,
+    distributed: bool = False,
+    coordinator: Coordinator = None,
+    processes: Count = None,
+    process: Count = None,
 ) -> Work:
     """Train one network under several credit rules and compare what it learns.
 
@@ -82,7 +89,17 @@ def compare(
         segment: Online learning from endless streams: time steps from one optimizer step to
             the next. For tasks without trials, such as add.
         mu: ModProp's stand-in for the activation's derivative; auto measures it.
+        distributed: Spread seeds and trials over the devices of several processes, each started
+            with this command, on a cluster that JAX recognises (Slurm, Open MPI, Kubernetes, TPU
+            pods) or with the next three options. The first process alone reads and writes.
+        coordinator: Where the first process is to be met.
+        processes: How many there are.
+        process: Which one this is, 0 for the first.
     """
+    if distributed:
+        join(coordinator, processes, process)
+    elif (coordinator, processes, process) != (None, None, None):
+        raise ValueError("--coordinator, --processes and --process belong to --distributed.")
     if (resume is None) == (task is None):
         raise ValueError(
             "name either a task or a run to continue: "
@@ -111,7 +128,7 @@ def compare(
         folder = RunFolder.create(config, out)
 
     def run() -> int:
-        result = execute(config, folder, Console())
+        result = execute(config, folder, Console(quiet=not leads()))
         return int(any(row.diverged for row in result.rows))
 
     return Work(run, continued("compare", folder))
@@ -196,7 +213,8 @@ def _check_names(arguments: list[str]) -> None:
         for argument in arguments[1:]
         if argument.startswith("--")
     ]
-    others = [name for name in typed if name not in ("--resume", "--help")]
+    where = ("--distributed", "--coordinator", "--processes", "--process")
+    others = [name for name in typed if name not in ("--resume", "--help", *where)]
     if "--resume" in typed and others:
         raise ValueError(
             "--resume continues a run with its own settings and takes no other option, "

@@ -12,6 +12,7 @@ from typing import Any
 import equinox as eqx
 
 from ._config import Config
+from ._processes import leads, said_by_first, whole
 from ._train import State
 
 
@@ -20,7 +21,8 @@ class RunFolder:
 
     Whole files are replaced atomically. `metrics.jsonl` grows by a line per evaluation,
     on disk before the checkpoint of the same iteration is; `load_metrics` cuts what a
-    kill left beyond it.
+    kill left beyond it. Of several processes the first one reads and writes, and tells the
+    others.
     """
 
     def __init__(self, path: Path):
@@ -42,13 +44,14 @@ class RunFolder:
                 path, again = base.with_name(f"{base.name}-{again}"), again + 1
         else:
             path = Path(out)
-        if (path / "config.json").exists():
+        if said_by_first(b"" if (path / "config.json").exists() else None) is not None:
             raise ValueError(
                 f"{path} holds a run already: continue it with --resume {path}, or "
                 "name another folder with --out."
             )
-        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         folder = cls(path)
+        if leads():
+            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         folder.write("config.json", json.dumps(config.to_dict() | more, indent=2) + "\n")
         return folder
 
@@ -63,13 +66,20 @@ class RunFolder:
 
     def read_config(self) -> dict[str, Any]:
         """What `create` wrote."""
-        try:
-            return json.loads((self.path / "config.json").read_text())
-        except FileNotFoundError:
-            raise ValueError(f"{self.path} holds no run: there is no config.json in it.") from None
+        content = self.read("config.json")
+        if content is None:
+            raise ValueError(f"{self.path} holds no run: there is no config.json in it.")
+        return json.loads(content)
+
+    def read(self, name: str) -> bytes | None:
+        """A file's content, None if there is no such file."""
+        path = self.path / name
+        return said_by_first(path.read_bytes() if leads() and path.exists() else None)
 
     def write(self, name: str, content: str | bytes) -> None:
         """Replace a file as a whole: a kill leaves the old one or the new one."""
+        if not leads():
+            return
         target = self.path / name
         temporary = target.with_name(f".{target.name}.tmp")
         with open(temporary, "wb") as file:
@@ -85,6 +95,8 @@ class RunFolder:
                 os.close(directory)
 
     def append_metrics(self, line: dict[str, Any]) -> None:
+        if not leads():
+            return
         with open(self.path / "metrics.jsonl", "a") as file:
             file.write(json.dumps(line) + "\n")
             file.flush()
@@ -92,9 +104,8 @@ class RunFolder:
 
     def load_metrics(self, reached: dict[str, int]) -> list[dict[str, Any]]:
         """The lines up to where each rule's checkpoint `reached`; drops the others."""
-        path = self.path / "metrics.jsonl"
         kept = []
-        for text in path.read_text().splitlines() if path.exists() else []:
+        for text in (self.read("metrics.jsonl") or b"").decode().splitlines():
             try:
                 line = json.loads(text)
             except json.JSONDecodeError:  # cut short by a kill
@@ -106,13 +117,13 @@ class RunFolder:
 
     def save_state(self, rule: str, state: State) -> None:
         buffer = io.BytesIO()
-        eqx.tree_serialise_leaves(buffer, state)
+        eqx.tree_serialise_leaves(buffer, whole(state))
         self.write(_checkpoint(rule), buffer.getvalue())
 
     def load_state(self, rule: str, like: State) -> State | None:
         """The rule's last checkpoint, or None if it has none yet."""
-        path = self.path / _checkpoint(rule)
-        return eqx.tree_deserialise_leaves(path, like) if path.exists() else None
+        content = self.read(_checkpoint(rule))
+        return None if content is None else eqx.tree_deserialise_leaves(io.BytesIO(content), like)
 
 
 def _checkpoint(rule: str) -> str:

@@ -17,6 +17,7 @@ from .._grad import online_value_and_grad, with_rule
 from .._rule import AbstractRule, BPTT
 from ._force_network import ForceNetwork
 from ._network import Network
+from ._processes import check_divided
 from ._soundness import check, check_stable, fault, radius_of
 from ._train import Data, initial_state, Record, State, stream_keys
 
@@ -81,6 +82,7 @@ def iterate_stream(
     Seeds run side by side.
     """
     segment, block = streaming.segment, streaming.block
+    check_divided(len(keys), 1, None, streams=True)
     xs, ys = jax.jit(jax.vmap(data))(stream_keys(keys)[0])
     given: dict[str, Any] = dict(xs=xs, ys=ys, loss=loss, optimizer=optimizer, streaming=streaming)
 

@@ -18,6 +18,7 @@ from jaxtyping import Array, Int, Key, PRNGKeyArray, PyTree
 from .._grad import value_and_grad
 from .._rule import AbstractRule
 from ..diagnostics import alignment
+from ._processes import check_divided, whole
 from ._soundness import check, check_stable, fault, radius_of
 
 
@@ -173,6 +174,7 @@ def iterate(
     data_keys, eval_keys = stream_keys(keys)
     batch = jax.eval_shape(data, keys[0])[0].shape[1]
     mesh = device_mesh(len(keys), batch)
+    check_divided(len(keys), batch, mesh, streams=False)
     if mesh is not None:
         state = _shard(state, mesh)
     advance = functools.partial(
@@ -181,14 +183,13 @@ def iterate(
     iteration = int(state.iteration)
 
     def record(seconds: float) -> Record:
-        value, accuracy = map(
-            np.asarray, _evaluate(state.model, eval_keys, loss=loss, data=evaluate)
-        )
+        measured = _evaluate(state.model, eval_keys, loss=loss, data=evaluate)
+        value, accuracy = map(np.asarray, whole(measured))
         check(label, ~np.isfinite(value), np.full(len(keys), iteration))
-        radius = radius_of(state.model, rule=rule)
+        radius = whole(radius_of(state.model, rule=rule))
         if radius is not None:
             radius = np.asarray(radius)
-            check_stable(state.model, rule, label, iteration, radius)
+            check_stable(whole(state.model), rule, label, iteration, radius)
         return Record(iteration, value, accuracy, seconds, radius)
 
     if iteration == 0:
@@ -202,7 +203,7 @@ def iterate(
         state, broken = jax.block_until_ready(advance(state, data_keys, jnp.int32(count)))
         seconds = (time.perf_counter() - began) / count
         iteration += count
-        at, faults = np.asarray(broken).T
+        at, faults = np.asarray(whole(broken)).T
         check(label, at >= 0, at + 1, faults, state.model)
         yield state, record(seconds)
 
@@ -218,9 +219,8 @@ def cosines(
 ) -> np.ndarray:
     """Cosine of the rule's gradient to BPTT's on that iteration's batch, by seed."""
     data_keys, _ = stream_keys(keys)
-    return np.asarray(
-        _cosine(model, data_keys, jnp.int32(iteration), loss=loss, data=data, rule=rule)
-    )
+    found = _cosine(model, data_keys, jnp.int32(iteration), loss=loss, data=data, rule=rule)
+    return np.asarray(whole(found))
 
 
 def stream_keys(

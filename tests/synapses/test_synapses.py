@@ -56,6 +56,7 @@ POST, PRE = (ends[ORDER] for ends in np.nonzero(MASK))
 LISTED = np.where(np.arange(MASK.sum()) == 3, 0, rng.normal(size=MASK.sum()))
 IN_PLACE = np.zeros((N, N))
 IN_PLACE[POST, PRE] = LISTED
+ROWS = mpj.SparseRows(mpj.Sparse(POST, PRE, jnp.asarray(LISTED), (N, N)), 2)
 LEFT, RIGHT = rng.normal(size=(N, 2)), rng.normal(size=(N, 2))
 SHEET = eqx.nn.Conv1d(2, 2, 3, padding=1, use_bias=False, key=jr.key(3))
 
@@ -97,6 +98,12 @@ MAPS = {
         mpj.Sparse(POST, PRE, jnp.asarray(LISTED), (N, N)),
         IN_PLACE,
         lambda g: g[POST, PRE],
+        IN_PLACE != 0,
+    ),
+    "sparse rows": Row(
+        ROWS,
+        IN_PLACE,
+        lambda g: np.where(ROWS.exists, g[ROWS.each.post + ROWS.first[:, None], ROWS.each.pre], 0),
         IN_PLACE != 0,
     ),
     "low rank": Row(
