@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .. import _arguments as arguments
 from .._tree import with_fields
 from ._base import AbstractLocalSynapses, AbstractSynapses, Types
 from ._lines import indices, laid, Lines, tables_of
-from ._sparse import Sparse
+from ._sparse import neuron_types, Sparse
 
 
 class SparseRows(AbstractLocalSynapses):
@@ -115,6 +116,19 @@ class SparseRows(AbstractLocalSynapses):
         each = jax.vmap(lambda part, post: part.outer(post, pre))(self.each, self._apart(post))
         return self._existing(jnp.moveaxis(each, 0, -2))
 
+    def type_sums(
+        self, types: Types, gain: ArrayLike = 1.0, mu: ArrayLike = 1.0
+    ) -> Float[Array, "C C"]:
+        """A sum over parts."""
+        type_of = neuron_types(types)
+        gain, mu = jnp.broadcast_to(jnp.asarray(gain), type_of.shape), jnp.asarray(mu)
+
+        def part(synapses, onto, gain):
+            return synapses.sums_by_type(onto, type_of, gain, mu, max(types) + 1)
+
+        lists = self._with(self._existing(self.weight)).each
+        return jax.vmap(part)(lists, self._apart(type_of), self._apart(gain)).sum(0)
+
     def type_counts(self, types: Types) -> Float[Array, "C C"]:
         """Of synapses whose weight is not 0."""
         exist = (self._existing(self.weight) != 0).astype(self.dtype)
@@ -133,11 +147,11 @@ class SparseRows(AbstractLocalSynapses):
         channels: Float[Array, "channels batch pre"],
     ) -> "SparseRows":
         """Each part its own, of the types of its neurons."""
-        type_of = jnp.asarray(np.asarray(types, np.int32)).reshape(len(self.first), -1)
 
         def part(synapses, type_of, local):
             return synapses.gradient_by_type(type_of, local, summed, channels)
 
+        type_of = self._apart(neuron_types(types))
         return self._of_existing(jax.vmap(part)(self.each, type_of, self._apart(local)))
 
     def as_matrix(self) -> Float[Array, "post pre"]:

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .. import _arguments as arguments
@@ -15,6 +16,10 @@ from .._tree import with_fields
 from ._base import AbstractLocalSynapses, AbstractSynapses, Types
 from ._lines import at, columns_of, in_order, Lines
 from ._random import drawn, exchanged, generator
+
+
+# synapses whose weights are added up one after the other
+PIECE = 4096
 
 
 class Sparse(AbstractLocalSynapses):
@@ -221,6 +226,27 @@ class Sparse(AbstractLocalSynapses):
             return add(zero, (credit[0], pre[0]))[0]
         return over_steps(add, zero, (credit, pre))[0]
 
+    def type_sums(
+        self, types: Types, gain: ArrayLike = 1.0, mu: ArrayLike = 1.0
+    ) -> Float[Array, "C C"]:
+        """Each synapse is added to the sum of its two neurons' types."""
+        each = (neuron_types(types), jnp.asarray(gain), jnp.asarray(mu))
+        return self.sums_by_type(each[0], *each, max(types) + 1)
+
+    def sums_by_type(
+        self, onto: Int[Array, " post"], of: Int[Array, " pre"], gain: Array, mu: Array, count: int
+    ) -> Float[Array, "C C"]:
+        """As `type_sums`, of types that may be traced, of the postsynaptic and presynaptic
+        neurons."""
+        weight = self.weight * _for_each(gain.astype(self.dtype), self.post)
+        weight = weight * _for_each(mu.astype(self.dtype), self.pre)
+        pair = at(onto, self.post) * count + at(of, self.pre)
+        # apart in pieces of the list, so that rounding does not grow with its length
+        pieces = -(-weight.size // PIECE)
+        place = jnp.arange(weight.size, dtype=pair.dtype) // PIECE * count**2 + pair
+        sums = jnp.zeros(pieces * count**2, self.dtype).at[place].add(weight, mode="drop")
+        return sums.reshape(pieces, count, count).sum(0)
+
     def type_counts(self, types: Types) -> Float[Array, "C C"]:
         """Of synapses whose weight is not 0."""
         exist = (self.weight != 0).astype(self.dtype)
@@ -239,8 +265,8 @@ class Sparse(AbstractLocalSynapses):
         channels: Float[Array, "channels batch pre"],
     ) -> "Sparse":
         """Two products a synapse: what its neuron's credit meets, and what comes by type."""
-        type_of = jnp.asarray(np.asarray(types, np.int32))
-        return self.of_weight(self.gradient_by_type(type_of, local, summed, channels))
+        gradient = self.gradient_by_type(neuron_types(types), local, summed, channels)
+        return self.of_weight(gradient)
 
     def gradient_by_type(
         self, type_of: Int[Array, " post"], local: Array, summed: Array, channels: Array
@@ -259,6 +285,16 @@ class Sparse(AbstractLocalSynapses):
     def as_matrix(self) -> Float[Array, "post pre"]:
         """With zeros where there is no synapse."""
         return jnp.zeros(self.sizes, self.dtype).at[self.post, self.pre].set(self.weight)
+
+
+def neuron_types(types: Types) -> Int[Array, " n"]:
+    """As what is looked up."""
+    return jnp.asarray(np.asarray(types, np.int32))
+
+
+def _for_each(value: Array, neuron: Int[Array, " nnz"]) -> Array:
+    """One value for all, or that of a synapse's neuron."""
+    return at(value, neuron) if value.ndim else value
 
 
 def shape_of(shape: object) -> tuple[int, int]:
