@@ -134,7 +134,7 @@ def _of_contractions(
 ) -> str | None:
     each = synapses.spread(credit) * synapses.gather(x)
     if not _same(each.sum((0, 1)), due):
-        return "gathers what its synapses do not see: Σ spread(post) gather(pre) is the gradient"
+        return "gathers or spreads what its synapses do not see: Σ spread gather is the gradient"
     rows = jnp.stack([credit, -2 * credit])
     if not _same(synapses.outer(rows, x), jnp.stack([each.sum(0), -2 * each.sum(0)])):
         return "has an outer that is not Σ_t spread(post) gather(pre), each row and example apart"
