@@ -10,3 +10,4 @@ from ._layer import Layer as Layer
 from ._low_rank import LowRank as LowRank
 from ._masked import Masked as Masked
 from ._sparse import Sparse as Sparse
+from ._trial import is_single as is_single

@@ -28,7 +28,9 @@ class Sparse(AbstractLocalSynapses):
     the indices are integer arrays of the map, so that a program does not depend on them, nor holds
     them as constants where they are among its arguments; `rewired` moves synapses without compiling
     anew, and what is saved with the leaves is the network as it was. (Under `jit`, `SnAp` needs to
-    be told: `SnAp(n, like=cell)`. A presynaptic sign is one a synapse: `optim.dale(signs[pre])`.)
+    be told: `SnAp(n, like=cell)`. A presynaptic sign is one a synapse: `optim.dale(signs[pre])`.
+    Members of an ensemble may differ in their synapses too where their neurons have as many each,
+    as `rewired` leaves them.)
 
     Time and memory O(nnz), forward, back and for the gradient; nothing of (post, pre) is built.
     `from_dense` and `random` make lists in the order in which they are summed; one in another order

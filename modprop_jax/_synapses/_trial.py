@@ -41,6 +41,19 @@ def fault(synapses: AbstractSynapses) -> str | None:
     )
 
 
+def is_single(weights: Array | AbstractSynapses) -> bool:
+    """Whether it is one matrix or map, and not those of an ensemble together: by what it makes of
+    one vector."""
+    if not isinstance(weights, AbstractSynapses):
+        return weights.ndim == 2
+    post, pre = weights.shape
+    try:
+        like = jax.ShapeDtypeStruct((pre,), wide(weights.dtype))
+        return eqx.filter_eval_shape(widened(weights), like).shape == (post,)
+    except Exception:  # JAX's own are of many types
+        return False
+
+
 def _of_call(synapses: AbstractSynapses, pre: tuple, post: tuple, dtype: np.dtype) -> str | None:
     try:
         made = jax.eval_shape(synapses, jax.ShapeDtypeStruct(pre, dtype))
