@@ -52,6 +52,15 @@ def times_back(credit: Array, matrix: Array) -> Array:
     return times(credit, widened(matrix) if matrix.dtype == jnp.float16 else matrix)
 
 
+def outer(credit: Array, sent: Array, matrix: Array) -> Array:
+    """Σ credit ⊗ sent over all leading axes, the gradient of the matrix in `times`: of bfloat16 a
+    product of such operands, as JAX's own has it."""
+    credit, sent = (a.reshape(-1, a.shape[-1]) for a in (credit, sent))
+    if matrix.dtype == jnp.bfloat16:
+        credit, sent = credit.astype(matrix.dtype), sent.astype(matrix.dtype)
+    return credit.T @ sent
+
+
 @jax.custom_jvp
 def _narrow(a: Array, matrix: Array) -> Array:
     return jnp.matmul(a.astype(matrix.dtype), matrix, preferred_element_type=jnp.float32)

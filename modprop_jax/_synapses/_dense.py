@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from .._arguments import parameters, shown
-from .._precision import times, times_back
+from .._precision import outer, times, times_back
 from ._base import AbstractLocalSynapses, AbstractSynapses, column, one_hot, Types
 from ._trial import fault
 
@@ -37,7 +37,7 @@ class Dense(AbstractLocalSynapses):
 
     def gradient(self, post: Float[Array, "*axes post"], pre: Float[Array, "*axes pre"]) -> "Dense":
         """One matmul over all axes."""
-        return Dense(post.reshape(-1, post.shape[-1]).T @ pre.reshape(-1, pre.shape[-1]))
+        return Dense(outer(post, pre, self.weight))
 
     def own(self) -> Float[Array, " n"]:
         """The diagonal, of each gate."""
