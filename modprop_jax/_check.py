@@ -22,6 +22,7 @@ from ._rule import AbstractRule, BPTT, Carry
 from ._rule._base import as_rule, is_carry, require_real
 from ._sharding import varying
 from ._start import names_read, start_learns
+from ._synapses import is_single
 from ._trace._by_error import by_error, tokens
 from ._tree import inexact
 
@@ -72,10 +73,11 @@ def check_scan(
 def _check_single(cell: AbstractCell) -> None:
     weights = {NeuronCell: "weight_rec", GatedCell: "weight_hh"}
     for kind, name in weights.items():
-        if isinstance(cell, kind) and len(getattr(cell, name).shape) != 2:
+        if isinstance(cell, kind) and not is_single(getattr(cell, name)):
+            leaf = jax.tree.leaves(inexact(getattr(cell, name)))[0]
             raise ValueError(
-                f"scan runs one {type(cell).__name__}, but {name} has the shape "
-                f"{getattr(cell, name).shape}, of an ensemble or of a stack of layers: call it as "
+                f"scan runs one {type(cell).__name__}, but {name} has the shape {leaf.shape}, of "
+                "an ensemble or of a stack of layers: call it as "
                 "eqx.filter_vmap(lambda rnn: rnn(xs))(rnns), or in a lax.scan over the layers."
             )
 

@@ -74,7 +74,8 @@ YS = np.ones((T, 2, N))
 LABELS = jnp.zeros(2, jnp.int32)
 SGD = optax.sgd(0.1)
 SIGNS = [1, -1, 1, -1]
-LIST = mpj.Sparse([0, 1], [1, 0], jnp.ones(2), (N, N))
+EYE = jnp.eye(N)
+LISTED = mpj.Sparse.from_dense(EYE)
 MESH = jax.make_mesh((1,), ("neurons",), (jax.sharding.AxisType.Auto,))
 
 # --- what is wrong, by kind ---
@@ -210,6 +211,12 @@ WRONG: dict[str, list] = {
 }
 
 
+class Traced(NamedTuple):
+    """A value that is not known where it is given."""
+
+    value: Any
+
+
 class Row(NamedTuple):
     """A right call, and what is wrong in an argument where `WRONG` does not say it."""
 
@@ -227,9 +234,17 @@ def of_cell(**more):
     return lambda: dict(in_size=M, hidden_size=N, key=KEY) | more
 
 
+def drawn(**given):
+    """`probability` takes the place of `fan_in`."""
+    if given.get("probability") is not None:
+        del given["fan_in"]
+    return mpj.Sparse.random(**given)
+
+
 # a map in place of weights
 INDEX = [[0.0, 1.0], [0, N], [-1, 0], [[0, 1]], [0], "all", [True, False]]
 MAP = [{}, "all", 3, jnp.ones((N, N)), mpj.Dense, mpj.Dense(jnp.ones((N, N + 1)))]
+GATES = [*MAP, (), [3, 3], (mpj.Dense(jnp.ones((N, N))),) * 7, (mpj.Dense, 3, None), (None,) * 4]
 
 
 def neurons(**more):
@@ -262,8 +277,8 @@ ROWS: dict[str, Row] = {
     "ALIFCell": Row(
         of_cell(tau=4.0, tau_adaptation=9.0, beta=1.0), neurons(), options=(LIF, mpj.NeuronCell)
     ),
-    "GRUCell": Row(of_cell()),
-    "LSTMCell": Row(of_cell()),
+    "GRUCell": Row(of_cell(), {"recurrent": GATES, "inputs": GATES}),
+    "LSTMCell": Row(of_cell(), {"recurrent": GATES, "inputs": GATES}),
     "GRUCell.from_equinox": Row(lambda: dict(cell=GRU), {"cell": [*CELL[:-1], leaky()]}),
     "LSTMCell.from_equinox": Row(lambda: dict(cell=LSTM)),
     "LRUCell": Row(of_cell()),
@@ -274,13 +289,38 @@ ROWS: dict[str, Row] = {
         {"post": INDEX, "pre": INDEX, "shape": [3, (N,), (N, 0), (N, 1.5), "square"]},
     ),
     "SparseRows": Row(
-        lambda: dict(synapses=LIST, parts=2),
+        lambda: dict(synapses=LISTED, parts=2),
         {"synapses": [3, None, mpj.Dense(jnp.ones((N, N)))], "parts": [*SIZE, 3]},
     ),
     "over_neurons": Row(
-        lambda: dict(tree=jnp.ones(N), mesh=MESH, model=mpj.SparseRows(LIST, 2), axis="neurons"),
-        {"mesh": [3, None, "neurons"], "model": [3, None, LIST], "axis": [3, None, "batch"]},
+        lambda: dict(tree=jnp.ones(N), mesh=MESH, model=mpj.SparseRows(LISTED, 2), axis="neurons"),
+        {"mesh": [3, None, "neurons"], "model": [3, None, LISTED], "axis": [3, None, "batch"]},
         free=("tree",),
+    ),
+    "Sparse.from_dense": Row(
+        lambda: dict(matrix=EYE, mask=None),
+        {
+            "matrix": [*WORDS, 3, jnp.ones(N), [["one"]], np.eye(N, dtype=int), Traced(EYE)],
+            "mask": [*MASK, Traced(jnp.ones((N, N), bool))],
+        },
+    ),
+    "Sparse.random": Row(
+        keyed(shape=(N, N), fan_in=2),
+        {
+            "key": [*KEYS, Traced(KEY)],
+            "shape": [None, 3, (N,), (N, 0), (N, 1.5), "square", Traced((jnp.asarray(N), N))],
+            "fan_in": [*WHOLE[:-1], -1, N, [1.5] * N, [N] * N, Traced(jnp.asarray(2))],
+            "probability": [*or_none(STATIC), *NEGATIVE, *ZERO, 1.5, Traced(jnp.asarray(0.5))],
+            "signs": [*or_none(GIVEN), [1] * N, Traced(jnp.asarray(SIGNS))],
+            "autapses": [*FLAG, Traced(jnp.asarray(True))],
+        },
+        call=drawn,
+    ),
+    "Sparse.rewired": Row(
+        keyed(),
+        {"key": [*KEYS, Traced(KEY)]},
+        free=("self",),
+        call=lambda key: LISTED.rewired(key),
     ),
     "LowRank": Row(
         lambda: dict(left=jnp.ones((N, 2)), right=jnp.ones((M, 2)), plus=None),
@@ -478,7 +518,8 @@ RECORDS = ["Card", "tasks.Preset", "tasks.Task"]
 BASES = """AbstractCell SeparableCell AbstractSynapses AbstractLocalSynapses AbstractRule
 AbstractTransportRule AbstractSurrogateRule
 AbstractInfluenceRule AbstractEstimatingRule""".split()
-CLASSMETHODS = ["GRUCell.from_equinox", "LSTMCell.from_equinox", "EquilibriumCell.layered"]
+METHODS = """GRUCell.from_equinox LSTMCell.from_equinox EquilibriumCell.layered Sparse.from_dense
+Sparse.random Sparse.rewired""".split()
 
 
 # a figure, and data that take seconds to make, which other tests do
@@ -494,7 +535,7 @@ def public() -> list[str]:
             ours = getattr(value, "__module__", "").startswith("modprop_jax")
             if callable(value) and ours and not name.startswith("_"):
                 found.append(prefix + name)
-    return sorted([*found, *CLASSMETHODS])
+    return sorted([*found, *METHODS])
 
 
 def named(name: str) -> Any:
@@ -545,7 +586,11 @@ def complaint(call: Callable, row: Row, argument: str, wrong: Any) -> str | None
     given = row.right() | {argument: wrong}
     first = [given.pop(n) for n in ("loss", "model") if row.args]
     try:
-        call(*first, *row.args, **given)
+        if isinstance(wrong, Traced):
+            given.pop(argument)
+            eqx.filter_jit(lambda value: call(**given | {argument: value}))(wrong.value)
+        else:
+            call(*first, *row.args, **given)
     except ValueError as error:
         frame: Any = error.__traceback__
         while frame.tb_next is not None:

@@ -1,19 +1,16 @@
 import abc
 import functools
-from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
-from .. import _arguments as arguments
 from .._arguments import Numbers
-from .._precision import times, times_back, wide
+from .._precision import wide
 from .._static import FrozenArray
+from .._synapses import AbstractSynapses, as_synapses
 from .._synapses._masked import existing
 from .._tree import with_fields
 from ._base import Final
@@ -21,12 +18,11 @@ from ._constants import as_mask, connectivity
 from ._separable import SeparableCell
 
 
-Cell = TypeVar("Cell", bound="GatedCell")
-Namesake = TypeVar("Namesake", eqx.nn.GRUCell, eqx.nn.LSTMCell)
-
-
 class GatedCell(SeparableCell):
-    """What GRUCell and LSTMCell share: the weights of all gates stacked, and their connectivity."""
+    """What GRUCell and LSTMCell share: the weights of all gates stacked, and their connectivity.
+
+    `weight_ih` and `weight_hh` are matrices, or `Gates`, which hold the maps that came instead.
+    """
 
     _final: ClassVar[Final] = Final(
         (
@@ -49,20 +45,21 @@ class GatedCell(SeparableCell):
         "For other dynamics subclass SeparableCell.",
     )
 
-    weight_ih: Float[Array, "gates m"]
-    weight_hh: Float[Array, "gates n"]
+    weight_ih: Any
+    weight_hh: Any
     bias: Float[Array, " gates"] | None
     connectivity: FrozenArray | Bool[Array, "post n"] | None
 
     def __init__(self, like: eqx.nn.GRUCell | eqx.nn.LSTMCell, mask: Numbers | None):
-        """**Arguments:** `like`: a new cell of equinox, whose arrays it takes; with a `mask`
-        (connectivity), a unit's recurrent weights to a gate grow by √(n / those that exist).
+        """**Arguments:** `like`: what `made` makes, a new cell of equinox, whose weights it takes;
+        with a `mask` (connectivity), a unit's recurrent weights to a gate grow by √(n / those that
+        exist).
         """
         n = like.hidden_size
         self.weight_ih = like.weight_ih
         self.weight_hh = like.weight_hh
         self.bias = like.bias
-        self.connectivity = connectivity(mask, n, len(like.weight_hh) // n)
+        self.connectivity = connectivity(mask, n, like.weight_hh.shape[0] // n)
         exists = self.mask
         if exists is not None:
             count = jnp.maximum(exists.sum(1), 1).astype(like.weight_hh.dtype)
@@ -86,8 +83,9 @@ class GatedCell(SeparableCell):
 
     @property
     def matmul_parameters(self) -> tuple[str, ...]:
-        """The weights."""
-        return "weight_ih", "weight_hh"
+        """Weights that are matrices."""
+        names = "weight_ih", "weight_hh"
+        return tuple(n for n in names if not isinstance(getattr(self, n), AbstractSynapses))
 
     @property
     def unit_parameters(self) -> tuple[str, ...]:
@@ -101,67 +99,36 @@ class GatedCell(SeparableCell):
     def received(self, drive: PyTree, like: PyTree, x: Array) -> Float[Array, "*batch n"]:
         """`weight_hhᵀ drive`, of a cell whose mask is applied (`effective`)."""
         del like, x
-        return times_back(jnp.concatenate(self.recurrent(drive), axis=-1), self.weight_hh)
+        credit = jnp.concatenate(self.recurrent(drive), axis=-1)
+        return as_synapses(self.weight_hh).back(credit)
 
     def received_own(self, drive: PyTree, like: Array) -> Float[Array, "*batch n"]:
         """`Σ diag(U) drive` over the gates, of a cell whose mask is applied."""
         del like
-        n = self.hidden_size
-        weight = self.weight_hh.reshape(-1, n, n)
-        own = jnp.diagonal(weight, axis1=1, axis2=2).astype(wide(weight.dtype))
+        own = as_synapses(self.weight_hh).own().astype(wide(self.weight_hh.dtype))
+        own = own.reshape(-1, self.hidden_size)
         each = [jnp.broadcast_to(w, d.shape) * d for w, d in zip(own, self.recurrent(drive))]
         return functools.reduce(jnp.add, each)
 
     def effective(self) -> "GatedCell":
         """The same cell with masked weights and no mask (so the mask is applied only once)."""
-        return with_fields(self, weight_hh=self._masked(), connectivity=None)
+        fields = {"weight_hh": self._masked(), "connectivity": None}
+        if isinstance(self.weight_ih, AbstractSynapses):
+            fields["weight_ih"] = self.weight_ih.resolved()
+        return with_fields(self, **fields)
 
     def _gates(self, message: Array, x: Array) -> tuple[list[Array], list[Array]]:
         """What units receive from outside and from each other, gate by gate."""
-        outside = plus(times(x, self.weight_ih.T), self.bias)
-        inside = times(message, self._masked().T)
+        outside = plus(as_synapses(self.weight_ih)(x), self.bias)
+        inside = as_synapses(self._masked())(message)
         gates = self.weight_hh.shape[0] // self.hidden_size
         return jnp.split(outside, gates, axis=-1), jnp.split(inside, gates, axis=-1)
 
-    def _masked(self) -> Float[Array, "gates n"]:
-        return existing(self.weight_hh, self.connectivity)
-
-
-def made(
-    namesake: type[Namesake],
-    gates: int,
-    in_size: int,
-    hidden_size: int,
-    use_bias: bool,
-    mask: Numbers | None,
-    dtype: DTypeLike | None,
-    key: PRNGKeyArray,
-) -> Namesake:
-    """A cell of `equinox.nn`, from checked arguments."""
-    in_size, n = arguments.size("in_size", in_size), arguments.size("hidden_size", hidden_size)
-    use_bias = arguments.boolean("use_bias", use_bias)
-    connectivity(mask, n, gates)
-    dtype = arguments.dtype("dtype", dtype)
-    return namesake(in_size, n, use_bias, dtype, key=arguments.key("key", key))
-
-
-def taken(make: Callable[..., Cell], namesake: type, cell: Any, mask: Numbers | None) -> Cell:
-    """One of our cells with the arrays of its namesake in `equinox.nn`."""
-    arguments.require(
-        cell,
-        namesake,
-        f"from_equinox needs cell to be an equinox.nn.{namesake.__name__}, but it is "
-        f"{arguments.shown(cell)}.",
-    )
-    sizes, key = (cell.input_size, cell.hidden_size), jax.random.key(0)
-    new = make(*sizes, use_bias=cell.use_bias, mask=mask, key=key)
-
-    def arrays(cell):
-        each = [getattr(cell, name) for name in new.drive_parameters]
-        return [array for array in each if array is not None]
-
-    new = eqx.tree_at(arrays, new, arrays(cell))
-    return with_fields(new, weight_hh=new.effective().weight_hh)
+    def _masked(self) -> Any:
+        weight = self.weight_hh
+        if isinstance(weight, AbstractSynapses):
+            return weight.resolved()
+        return existing(weight, self.connectivity)
 
 
 def plus(array: Float[Array, "*batch n"], bias: Float[Array, " n"] | None) -> Array:

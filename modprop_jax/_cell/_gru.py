@@ -8,8 +8,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._arguments import Numbers
 from .._precision import wide
+from .._synapses import Maps
 from ._base import batch_axes, BatchShape
-from ._gated import GatedCell, made, plus, taken
+from ._gated import GatedCell, plus
+from ._namesake import made, taken
 
 
 class GRUDrive(NamedTuple):
@@ -49,6 +51,8 @@ class GRUCell(GatedCell):
         *,
         use_bias: bool = True,
         mask: Numbers | None = None,
+        recurrent: Maps | None = None,
+        inputs: Maps | None = None,
         dtype: DTypeLike | None = None,
         key: PRNGKeyArray,
     ):
@@ -59,11 +63,15 @@ class GRUCell(GatedCell):
         - `mask`: boolean connectivity [post, pre], (n, n) of all gates or (3n, n), of an LSTM
             (4n, n), of each. Where it is False there is no synapse: weights are 0 at the start and
             in the drive and get zero gradient. It is a constant, no leaf, unless it is traced.
+        - `recurrent`, `inputs`: maps (n, n) and (n, m) in place of the matrices: one, whose weights
+            all gates share, or a tuple with one for each gate, in their order. They train as
+            `weight_hh.maps` and `weight_ih.maps`; no `mask` beside `recurrent`.
         - `dtype`: of the parameters; the JAX default if None.
         - `key`: for the initial parameters, uniform in ±1/√n: equinox's own for this key. With a
             mask, recurrent weights are uniform in ±1/√k, k those that a unit has in a gate.
         """
-        like = made(eqx.nn.GRUCell, 3, in_size, hidden_size, use_bias, mask, dtype, key)
+        maps = recurrent, inputs
+        like = made(eqx.nn.GRUCell, 3, in_size, hidden_size, use_bias, mask, *maps, dtype, key)
         GatedCell.__init__(self, like, mask)
         self.bias_n = like.bias_n
 

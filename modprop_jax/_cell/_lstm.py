@@ -8,8 +8,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from .._arguments import Numbers
 from .._precision import wide
+from .._synapses import Maps
 from ._base import batch_axes, BatchShape
-from ._gated import GatedCell, made, taken
+from ._gated import GatedCell
+from ._namesake import made, taken
 
 
 class LSTMDrive(NamedTuple):
@@ -46,11 +48,14 @@ class LSTMCell(GatedCell):
         *,
         use_bias: bool = True,
         mask: Numbers | None = None,
+        recurrent: Maps | None = None,
+        inputs: Maps | None = None,
         dtype: DTypeLike | None = None,
         key: PRNGKeyArray,
     ):
         """**Arguments:** those of `GRUCell`."""
-        like = made(eqx.nn.LSTMCell, 4, in_size, hidden_size, use_bias, mask, dtype, key)
+        maps = recurrent, inputs
+        like = made(eqx.nn.LSTMCell, 4, in_size, hidden_size, use_bias, mask, *maps, dtype, key)
         GatedCell.__init__(self, like, mask)
 
     @classmethod

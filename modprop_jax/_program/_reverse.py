@@ -13,7 +13,7 @@ from .._cell import AbstractCell, NeuronCell, SeparableCell
 from .._credit import Back, Credit, Flags, Point, Record
 from .._flags import back_to_steps, entering, erase, select, where_valid
 from .._inputs import drive_of, features
-from .._precision import wide, widened
+from .._precision import widened
 from .._sharding import batch_groups, over_steps
 from .._tree import (
     accumulate,
@@ -108,8 +108,7 @@ def charge(
     own, rest = cell.split()
     own, drive = charge_neurons(own, rest, points, states, total, message, ct_z)
     sent = cell.message(points.before)
-    # the products of narrow weights are narrow ones, in the gradient too: JAX's derivative has them
-    if not isinstance(cell, NeuronCell) or cell.dtype != wide(cell.dtype):
+    if not isinstance(cell, NeuronCell):
         weights, inputs = pullback(lambda c, x: drive_of(c, sent, x), rest, points.inputs)(drive)
         return eqx.combine(own, weights), inputs
     # a map knows better than JAX how to contract: of a gather, JAX makes a scatter

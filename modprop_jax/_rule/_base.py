@@ -15,6 +15,7 @@ from .._cell._base import as_cell, dynamics
 from .._cell._claims import check_apart, check_neurons
 from .._precision import widened
 from .._program._base import AbstractProgram
+from .._synapses import is_single
 from .._tree import distinct, inexact
 from ._card import Card
 
@@ -142,12 +143,12 @@ def as_rule(name: str, value: object) -> AbstractRule:
 
 def over_members(function: Callable[[Any], Any], cell: NeuronCell) -> Any:
     """`function(cell)`; of an ensemble, whose arrays have leading axes, one for each member."""
-    lead = cell.weight_rec.shape[:-2]
-    if not lead:
+    if is_single(cell.weight_rec):
         return function(cell)
+    members = jax.tree.leaves(inexact(cell.weight_rec))[0].shape[:1]
 
     def axis(leaf):
-        return 0 if eqx.is_array(leaf) and leaf.shape[:1] == lead[:1] else None
+        return 0 if eqx.is_array(leaf) and leaf.shape[:1] == members else None
 
     each = eqx.filter_vmap(
         lambda cell: over_members(function, cell), in_axes=(jax.tree.map(axis, cell),)

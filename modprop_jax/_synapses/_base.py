@@ -53,7 +53,7 @@ class AbstractSynapses(eqx.Module):
         return pullback(lambda synapses: synapses(pre), self)(post)[0]
 
     def own(self) -> Float[Array, " n"]:
-        """The autapses: W's diagonal."""
+        """The autapses: W's diagonal; of several gates of n units, that of each, side by side."""
         return jnp.diagonal(self.as_matrix())
 
     @property
@@ -141,8 +141,8 @@ class AbstractLocalSynapses(AbstractSynapses):
     ) -> Float[Array, "rows batch *synapses"]:
         """Σ_t spread(post) gather(pre): the gradient, apart for each row and example."""
 
-    def of_weight(self, weight: Float[Array, "*synapses"]) -> Any:
-        """A gradient of the map, from one of its weights."""
+    def of_weight(self, weight: Any) -> Any:
+        """A gradient of the map, from one of its weights; or what else stands in their place."""
         nothing = jax.tree.map(lambda _: None, inexact(self))
         return eqx.tree_at(lambda s: s.weight, nothing, weight, is_leaf=lambda x: x is None)
 

@@ -41,8 +41,9 @@ class Dense(AbstractLocalSynapses):
         return Dense(pullback(lambda weight: times(pre, weight.T), self.weight)(post)[0])
 
     def own(self) -> Float[Array, " n"]:
-        """The diagonal."""
-        return jnp.diagonal(self.weight)
+        """The diagonal, of each gate."""
+        n = self.shape[1]
+        return jnp.diagonal(self.weight.reshape(-1, n, n), axis1=1, axis2=2).reshape(-1)
 
     def gather(self, pre: Float[Array, "*axes pre"]) -> Float[Array, "*axes 1 pre"]:
         """All neurons see all."""

@@ -91,11 +91,12 @@ def _counts(
     if probability is not None:
         within = arguments.Range("in (0, 1]", 0, 1, with_high=True)
         return rng.binomial(most, arguments.number("probability", probability, within), post)
-    counts = np.asarray(fan_in)
+    known = arguments.is_real(fan_in) and not arguments.is_traced(fan_in)
+    counts = np.asarray(fan_in if known else None)
     if counts.dtype.kind not in "iu" or counts.shape not in ((), (post,)):
         raise ValueError(
-            "fan_in must be a whole number, or one for each postsynaptic neuron, but is "
-            f"{arguments.shown(fan_in)}."
+            "fan_in must be a whole number, or one for each postsynaptic neuron, known when the "
+            f"map is made, but is {arguments.shown(fan_in)}."
         )
     if counts.min() < 0 or counts.max() > most:
         raise ValueError(

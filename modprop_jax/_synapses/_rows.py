@@ -57,7 +57,8 @@ class SparseRows(AbstractLocalSynapses):
                 "SparseRows reads which synapses there are: make it of one list, outside of "
                 "transformed functions."
             )
-        each, self.exists = _apart(synapses, parts)
+        with jax.ensure_compile_time_eval():  # known also where something else is traced
+            each, self.exists = _apart(synapses, parts)
         self.weight, self.lists = each.weight, with_fields(each, weight=None)
         self.first = indices(np.arange(parts) * (n // parts))
 

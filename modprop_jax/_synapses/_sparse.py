@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -12,7 +13,7 @@ from .. import _arguments as arguments
 from .._arguments import Numbers
 from .._precision import wide
 from .._sharding import over_steps
-from .._tree import with_fields
+from .._tree import as_array, with_fields
 from ._base import AbstractLocalSynapses, AbstractSynapses, Types
 from ._lines import at, columns_of, in_order, Lines
 from ._random import drawn, exchanged, generator
@@ -32,7 +33,9 @@ class Sparse(AbstractLocalSynapses):
     the indices are integer arrays of the map, so that a program does not depend on them, nor holds
     them as constants where they are among its arguments; `rewired` moves synapses without compiling
     anew, and what is saved with the leaves is the network as it was. (Under `jit`, `SnAp` needs to
-    be told: `SnAp(n, like=cell)`. A presynaptic sign is one a synapse: `optim.dale(signs[pre])`.)
+    be told: `SnAp(n, like=cell)`. A presynaptic sign is one a synapse: `optim.dale(signs[pre])`.
+    Members of an ensemble may differ in their synapses too where their neurons have as many each,
+    as `rewired` leaves them.)
 
     Time and memory O(nnz), forward, back and for the gradient; nothing of (post, pre) is built.
     `from_dense` and `random` make lists in the order in which they are summed; one in another order
@@ -93,8 +96,12 @@ class Sparse(AbstractLocalSynapses):
     @staticmethod
     def from_dense(matrix: Array, mask: Numbers | None = None) -> "Sparse":
         """The synapses of a matrix (post, pre) whose weights are not 0, or where `mask` is True."""
-        known = not arguments.is_traced(matrix if mask is None else mask)
-        if not known or np.ndim(matrix) != 2:
+        weights = as_array("matrix", matrix)
+        if weights.ndim != 2 or not jnp.issubdtype(weights.dtype, jnp.inexact):
+            raise ValueError(
+                f"matrix must hold floats [post, pre], but is {arguments.shown(matrix)}."
+            )
+        if arguments.is_traced(matrix if mask is None else mask):
             raise ValueError(
                 "Sparse.from_dense needs to know which synapses there are: a matrix [post, pre], "
                 f"or a mask, that is not traced, but the matrix is {arguments.shown(matrix)}."
@@ -108,7 +115,7 @@ class Sparse(AbstractLocalSynapses):
         sizes = exists.shape[0], exists.shape[1]
         onto, out_of = np.nonzero(exists)
         post, pre = in_order(onto, out_of, sizes[0])
-        return Sparse(post, pre, jnp.asarray(matrix)[post, pre], sizes)
+        return Sparse(post, pre, weights[post, pre], sizes)
 
     @staticmethod
     def random(
@@ -142,7 +149,9 @@ class Sparse(AbstractLocalSynapses):
         autapses = arguments.boolean("autapses", autapses) or sizes[0] != sizes[1]
         dtype = arguments.dtype("dtype", dtype)
         counts = fan_in, probability
-        return Sparse(*drawn(key, sizes, *counts, signs, autapses, dtype), sizes)
+        # known also where something else is traced
+        with jax.ensure_compile_time_eval():
+            return Sparse(*drawn(key, sizes, *counts, signs, autapses, dtype), sizes)
 
     def rewired(self, key: PRNGKeyArray) -> "Sparse":
         """Synapses whose weight is exactly 0, in other places: pairs of them exchange the neurons
@@ -158,13 +167,14 @@ class Sparse(AbstractLocalSynapses):
         """
         if arguments.is_traced((key, self)):
             raise ValueError(
-                "Sparse.rewired moves synapses between compiled steps: call it outside of the "
-                "transformed function."
+                "Sparse.rewired moves synapses between compiled steps, so neither they nor its key "
+                "may be traced: call it outside of the transformed function."
             )
         post, pre = np.asarray(self.post), np.asarray(self.pre)
         free = np.flatnonzero(np.asarray(self.weight) == 0)
-        pre = exchanged(generator(key), post, pre, free, self.sizes, self.autapses)
-        moved = Sparse(post, pre, self.weight, self.sizes)
+        with jax.ensure_compile_time_eval():
+            pre = exchanged(generator(key), post, pre, free, self.sizes, self.autapses)
+            moved = Sparse(post, pre, self.weight, self.sizes)
         # the last of its autapses may have gone, which is no other kind of map
         return with_fields(moved, autapses=self.autapses)
 

@@ -41,6 +41,19 @@ def fault(synapses: AbstractSynapses) -> str | None:
     )
 
 
+def is_single(weights: Array | AbstractSynapses) -> bool:
+    """Whether it is one matrix or map, and not those of an ensemble together: by what it makes of
+    one vector."""
+    if not isinstance(weights, AbstractSynapses):
+        return weights.ndim == 2
+    post, pre = weights.shape
+    try:
+        like = jax.ShapeDtypeStruct((pre,), wide(weights.dtype))
+        return eqx.filter_eval_shape(widened(weights), like).shape == (post,)
+    except Exception:  # JAX's own are of many types
+        return False
+
+
 def _of_call(synapses: AbstractSynapses, pre: tuple, post: tuple, dtype: np.dtype) -> str | None:
     try:
         made = jax.eval_shape(synapses, jax.ShapeDtypeStruct(pre, dtype))
@@ -134,7 +147,7 @@ def _of_contractions(
 ) -> str | None:
     each = synapses.spread(credit) * synapses.gather(x)
     if not _same(each.sum((0, 1)), due):
-        return "gathers what its synapses do not see: Σ spread(post) gather(pre) is the gradient"
+        return "gathers or spreads what its synapses do not see: Σ spread gather is the gradient"
     rows = jnp.stack([credit, -2 * credit])
     if not _same(synapses.outer(rows, x), jnp.stack([each.sum(0), -2 * each.sum(0)])):
         return "has an outer that is not Σ_t spread(post) gather(pre), each row and example apart"

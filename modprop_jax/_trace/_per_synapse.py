@@ -139,14 +139,14 @@ class PerSynapse(AbstractTrace):
 
         def neuron(fresh, *values):
             for carry, m in zip(carries, values, strict=True):
-                fresh = _moved(carry, m.reshape(carry[0].shape)) + fresh
+                fresh = moved(carry, m.reshape(carry[0].shape)) + fresh
             return fresh.reshape(values[0].shape)
 
         def synapse(name, synapses):
             fresh = synapses.outer(drive, pre[name])
             for carry, (_, (_, weights)) in zip(carries, came, strict=True):
                 m = weights[name].reshape(fresh.shape)
-                fresh = _moved(synapses.spread(carry), m) + fresh
+                fresh = moved(synapses.spread(carry), m) + fresh
             return fresh.reshape(trace[1][name].shape)
 
         own = jax.tree.map(
@@ -197,7 +197,7 @@ def local_afferents(on: AbstractProgram) -> dict[str, AbstractLocalSynapses]:
     return found
 
 
-def _moved(carry: Array, m: Array) -> Array:
+def moved(carry: Array, m: Array) -> Array:
     """Σ_r carry[row, r, batch, ...] m[r, batch, ...], of which carry may be 1 on the last axis.
 
     For few rows a static sum of products, which is one elementwise loop; a reduction over rows is

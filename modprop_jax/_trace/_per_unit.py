@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .._cell import SeparableCell
-from .._cell._base import batch_shape
+from .._cell._base import batch_shape, of_package
 from .._cell._claims import check_apart, check_units
 from .._credit import Credit, Record
 from .._inputs import is_none
@@ -12,6 +12,8 @@ from .._precision import start_of, wide, widened
 from .._program._base import AbstractProgram
 from .._program._reverse import bring_back, charge
 from .._start import pull_start, read_by_start, start_mixes_units
+from .._synapses import AbstractLocalSynapses
+from .._synapses._base import described
 from .._tree import inexact
 from ._base import (
     AbstractTrace,
@@ -22,15 +24,17 @@ from ._base import (
     refusal,
     units,
 )
+from ._entries import ByGate, entries_of, maps_in
 
 
 class PerUnit(AbstractTrace):
     r"""Eligibility traces of a separable cell's parameters: each is kept for its own unit.
 
     One row for each variable of the unit, as credit on a state stays with its unit. The cell names
-    what belongs to its units, `unit_parameters`, whose leading axis is (gates x units); leaves
-    (rows, *batch, *parameter shape). What only the emission reads has no past. Memory O(rows · P)
-    an example. Between segments it is touched once, as `PerSynapse` is.
+    what belongs to its units, `unit_parameters`: arrays whose leading axis is (gates x units), and
+    maps with a parameter a synapse; leaves (rows, *batch, *parameter shape). What only the emission
+    reads has no past. Memory O(rows · P) an example. Between segments it is touched once, as
+    `PerSynapse` is.
 
     Errors: ValueError if the state depends on a parameter that belongs to no unit.
     """
@@ -65,8 +69,18 @@ class PerUnit(AbstractTrace):
     def _check(who: str, cell: SeparableCell, *, filtered: bool) -> None:
         if filtered:
             check_apart(f"{who}, under a Filtered emission,", cell, "emit")
-        for path, p in jax.tree_util.tree_leaves_with_path(_kept(cell)):
-            if p.shape[:1] == () or p.shape[0] % cell.hidden_size:
+        for name in cell.unit_parameters:
+            for synapses in maps_in(getattr(cell, name)):
+                if not isinstance(synapses, AbstractLocalSynapses):
+                    raise ValueError(
+                        f"{who} keeps a trace for each synapse of this {type(cell).__name__}, but "
+                        f"{name} holds a {described(synapses)}, whose parameters act on many: "
+                        "learn offline (from a bare state), or stream with RTRL."
+                    )
+        own = of_package(type(cell))
+        for path, p in jax.tree_util.tree_leaves_with_path(_kept(cell, entries_of(cell))):
+            by_gate = isinstance(p, ByGate) or not own
+            if by_gate and (p.shape[:1] == () or p.shape[0] % cell.hidden_size):
                 raise ValueError(
                     f"{who} streams traces for parameters whose first axis is one or several times "
                     f"the units (n={cell.hidden_size}), but {type(cell).__name__}"
@@ -92,11 +106,10 @@ class PerUnit(AbstractTrace):
         rows = _rows(credit, cell.hidden_size, 0)
         flat = rows.reshape(-1, rows.shape[-1])
 
-        def one(m, p):
-            m = _by_unit(m.reshape(len(flat), *p.shape), 1, cell.hidden_size)
-            return jnp.einsum("ru,rgup->gup", flat, m).reshape(p.shape)
+        def one(m, entries):
+            return entries.summed(flat, m.reshape(len(flat), *entries.shape))
 
-        gradient = jax.tree.map(one, trace, _kept(cell))
+        gradient = jax.tree.map(one, trace, _kept(cell, entries_of(cell)))
         return eqx.combine(gradient, jax.tree.map(lambda _: None, inexact(cell)))
 
     def extend(self, on: AbstractProgram, record: Record, trace: PyTree) -> PyTree:
@@ -126,26 +139,26 @@ class PerUnit(AbstractTrace):
         came = arrivals(on, self, record, trace, end)
         carries = [_rows(credit, n, 1) for credit, _ in came]
 
-        def one(p, fresh, *values):
+        def one(entries, fresh, *values):
             for carry, m in zip(carries, values, strict=True):
-                past = _by_unit(m.reshape(carry.shape[1], carry.shape[2], *p.shape), 2, n)
-                moved = jnp.einsum("qrbu,rbgup->qbgup", carry, past)
-                fresh = moved.reshape(m.shape) + fresh.reshape(m.shape)
+                past = m.reshape(*carry.shape[1:3], *entries.shape)
+                fresh = entries.moved(carry, past).reshape(m.shape) + fresh.reshape(m.shape)
             return fresh
 
-        return jax.tree.map(one, _kept(inner), fresh, *(value for _, value in came))
+        kept = _kept(inner, entries_of(inner))
+        return jax.tree.map(one, kept, fresh, *(value for _, value in came))
 
 
 def _kept(cell: SeparableCell, gradient: PyTree = None) -> PyTree:
     """The parameters that belong to their units, those of a start that learns among them; None in
-    place of the others. `gradient`: the same of a gradient of the cell.
+    place of the others. `gradient`: the same of a gradient of the cell, or of another such tree.
     """
     tree = inexact(cell) if gradient is None else gradient
     names = [name for name in cell.unit_parameters if getattr(cell, name) is not None]
     kept = jax.tree.map(lambda reads, p: p if reads else None, read_by_start(cell), tree)
     if not names:
         return kept
-    parts = [inexact(getattr(tree, name)) for name in names]
+    parts = [getattr(tree, name) for name in names]
     each = lambda c: [getattr(c, name) for name in names]  # noqa: E731
     return eqx.tree_at(each, kept, parts, is_leaf=lambda x: x is None)
 
@@ -171,8 +184,3 @@ def _rows(credit: Credit, n: int, lead: int) -> Array:
     leaves = [leaf for leaf in jax.tree.leaves(credit) if leaf.shape[-1] == n]
     rows = [leaf.reshape(*leaf.shape[:lead], 1, -1, n) for leaf in leaves]
     return jnp.concatenate(rows, axis=lead)
-
-
-def _by_unit(m: Array, lead: int, n: int) -> Array:
-    """(..., gates x units, ...) as (..., gates, units, the rest in one axis)."""
-    return m.reshape(*m.shape[:lead], -1, n, *(m.shape[lead + 1 :] or (1,)))

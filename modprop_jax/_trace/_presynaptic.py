@@ -6,7 +6,7 @@ from .._cell._base import batch_shape
 from .._cell._claims import check_leaky
 from .._credit import Credit, Record
 from .._flags import erase, select
-from .._precision import start_of, wide
+from .._precision import start_of, wide, widened
 from .._program._base import AbstractProgram
 from .._program._reverse import points_of
 from .._sharding import over_steps
@@ -78,7 +78,9 @@ class Presynaptic(AbstractTrace):
             summed = credit.modulator.reshape(-1, self._count)
             return synapses.type_gradient(self.types, local, summed, channels)
 
-        each = {name: weights(name, synapses) for name, synapses in on.cell.afferents.items()}
+        # a trace is wide, and so is what it is contracted to
+        afferents = widened(on.cell).afferents
+        each = {name: weights(name, synapses) for name, synapses in afferents.items()}
         gradient = on.cell.with_afferents(each)
         return eqx.combine(gradient, self._neuron.contract(on, (own, {}), credit))
 

@@ -146,6 +146,30 @@ def test_a_list_learns_as_its_matrix_streamed(rule, cell, segment):
     compare(rule, cell, segment, FLAGS if segment == 7 else {})
 
 
+@pytest.mark.parametrize("rule, cell", [("eprop", "alif"), ("modprop types", "leaky")])
+@pytest.mark.parametrize("segment", [None, 7])
+@pytest.mark.parametrize("own_lists", [False, True])
+def test_an_ensemble_is_its_members(rule, cell, segment, own_lists):
+    drawn = mpj.Sparse.random(jr.key(0), (N, N), fan_in=2)
+    free = eqx.tree_at(lambda s: s.weight, drawn, 0 * drawn.weight)
+    second = free.rewired(jr.key(5)) if own_lists else free
+    assert bool((second.pre != free.pre).any()) == own_lists
+    weights = drawn.weight, 0.3 * normal_vector(drawn.weight.size)
+    lists = [eqx.tree_at(lambda s: s.weight, s, w) for s, w in zip((free, second), weights)]
+    models = eqx.filter_vmap(lambda s: net(rule, cell, recurrent=s))(
+        jax.tree.map(lambda *leaves: jnp.stack(leaves), *lists)
+    )
+    together = eqx.filter_vmap(lambda m: taken(segment)(m, *data(), {}))(models)
+    for i, one in enumerate(lists):
+        alone = taken(segment)(net(rule, cell, recurrent=one), *data(), {})
+        assert_close(jax.tree.map(lambda leaf, i=i: leaf[i], together), alone, 1e-10)
+    with pytest.raises(ValueError, match="scan runs one .* of an ensemble"):
+        models.rnn(data()[0])
+    credit = mpj.ModProp(0.2, TYPES)
+    radii = [mpj.spectral_radius(credit, net(rule, cell, recurrent=s).rnn.cell) for s in lists]
+    np.testing.assert_allclose(mpj.spectral_radius(credit, models.rnn.cell), radii, rtol=1e-10)
+
+
 def test_a_permuted_list_has_the_permuted_gradient():
     order = np.random.default_rng(2).permutation(POST.size)
     one = net("eprop", "alif", recurrent=listed())

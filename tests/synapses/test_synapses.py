@@ -342,6 +342,18 @@ class Neighbours(mpj.AbstractLocalSynapses):
                 return self._seen(pre)[..., 0]
         return self._seen(pre)
 
+    def spread(self, post):
+        match self.wrong:
+            case "spread":
+                return post[..., ::-1, None]
+            case "spread's shape":
+                return post
+            case "spread's scale":
+                return 2 * post[..., None]
+            case "spread's examples":
+                return jnp.flip(post, -2)[..., None]
+        return post[..., None]
+
     def outer(self, post, pre):
         match self.wrong:
             case "outer":
@@ -357,8 +369,12 @@ class Neighbours(mpj.AbstractLocalSynapses):
 
 
 OF_LOCAL = {
-    "gather": "gathers what its synapses do not see",
+    "gather": "what its synapses do not see",
     "gather's shape": "has a gather of shape",
+    "spread": "what its synapses do not see",
+    "spread's shape": "has a spread of shape",
+    "spread's scale": "what its synapses do not see",
+    "spread's examples": "what its synapses do not see",
     "outer": "has an outer that is not",
     "outer's shape": "has an outer of shape",
     "outer's examples": "each row and example apart",

@@ -7,7 +7,7 @@ from jaxtyping import Array, PyTree
 
 from ..._cell._base import batch_shape
 from ..._credit import Credit, Point, Record
-from ..._precision import wide
+from ..._precision import wide, widened
 from ..._program._base import AbstractProgram
 from ..._sharding import over_steps
 from ..._trace._base import AbstractTrace
@@ -56,7 +56,7 @@ class Window(AbstractTrace):
 
         # one matmul over (steps x batch)
         total = on.cell.gain * total
-        each = {n: w.gradient(total, trace[n]) for n, w in on.cell.afferents.items()}
+        each = {n: w.gradient(total, trace[n]) for n, w in widened(on.cell).afferents.items()}
         return on.cell.with_afferents(each)
 
     def extend(self, on: AbstractProgram, record: Record, trace: PyTree) -> PyTree:

@@ -79,7 +79,7 @@ def detect(functions: Sequence[Callable[..., Array]], at: np.ndarray, *rest: Any
 
     try:
         patterns = [found(function) for function in functions]
-    except NotImplementedError as error:
+    except (NotImplementedError, ValueError) as error:  # asdex raises both
         raise ValueError(
             f"The sparsity of this cell can't be detected ({str(error).split('.')[0]}): use RTRL, "
             "or write its step with other operations."

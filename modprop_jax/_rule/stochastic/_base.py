@@ -14,6 +14,7 @@ from ... import _arguments as arguments
 from ..._cell import AbstractCell, NeuronCell
 from ..._cell._emission import AbstractEmission
 from ..._inputs import drive_of
+from ..._precision import widened
 from ..._program._base import AbstractProgram
 from ..._trace._base import refusal
 from ..._tree import inexact
@@ -145,8 +146,9 @@ def as_weights(
     cell: NeuronCell, post: Float[Array, "rows n"], pre: Float[Array, "rows m"]
 ) -> PyTree:
     """The gradient of all afferents, of credit that meets what the synapses see, side by side."""
-    cuts = np.cumsum([afferent.shape[1] for afferent in cell.afferents.values()])[:-1]
-    pairs = zip(cell.afferents.items(), jnp.split(pre, cuts, axis=-1), strict=True)
+    afferents = widened(cell).afferents
+    cuts = np.cumsum([afferent.shape[1] for afferent in afferents.values()])[:-1]
+    pairs = zip(afferents.items(), jnp.split(pre, cuts, axis=-1), strict=True)
     each = {name: afferent.gradient(post, seen) for (name, afferent), seen in pairs}
     others = jax.tree.map(jnp.zeros_like, inexact(cell))
     return eqx.combine(cell.with_afferents(each), others)
