@@ -46,7 +46,9 @@ def spectral_radius(rule: AbstractRule, cell: AbstractCell) -> Float[Array, "*me
     \[ \rho(\hat J) = \max(\rho(\bar D - \kappa_{self} + \kappa N),\; |\bar D_a - \kappa_{aa}|) \]
 
     over the types a of more than one neuron. Of an ensemble, a cell that `eqx.filter_vmap` made,
-    one radius a member. Runs under `jit` and `vmap`. Cost: O(C³), or O(n³) if cell-specific.
+    one radius a member. Runs under `jit` and `vmap`. Cost: O(C³), or O(n³) if cell-specific; of
+    more than 2,048 neurons whose map has no matrix (`Sparse`), about 300 products of it, good to
+    about a percent.
 
     **Errors:** ValueError for a rule whose transport is not a matrix of the weights alone: another
     rule than ModProp, a measured μ, or taps.

@@ -179,6 +179,6 @@ def test_type_means_of_the_rule_are_the_published_ones():
     net = published_net(figures, mpj.BPTT())
     rule = published_rule("modprop_types", figures)
     index = figures["types"]
-    kappa = np.asarray(rule.filter(net.rnn.cell).kappa)[index[:, None], index[None, :]]
+    kappa = np.asarray(rule.filter(net.rnn.cell).kappa.as_matrix())[index[:, None], index[None, :]]
     gain = (1 - figures["eta"]) * figures["mu"]
     assert_golden(kappa / gain, figures["Wab"], "type means")

@@ -226,7 +226,9 @@ def test_radius_at_the_published_size_is_not_that_of_the_type_sums_alone():
     found = mpj.spectral_radius(rule, c)
     np.testing.assert_allclose(found, np.abs(np.linalg.eigvals(J)).max(), rtol=1e-10)
     filters = rule.filter(c)
-    shared = np.diag(filters.leak - filters.self_kappa) + filters.kappa * filters.count[None]
+    shared = (
+        np.diag(filters.leak - filters.self_kappa) + filters.kappa.as_matrix() * filters.count[None]
+    )
     assert np.abs(np.linalg.eigvals(shared)).max() < found - 1e-4
 
 

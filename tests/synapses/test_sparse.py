@@ -17,6 +17,7 @@ from helpers import assert_close, BATCH, data, M, MASK, N, OUT, T, TYPES
 
 import modprop_jax as mpj
 from modprop_jax._radius import radius_of
+from modprop_jax._rule.modprop import _filter
 from modprop_jax._synapses._lines import in_order, Lines
 
 
@@ -364,3 +365,21 @@ def test_nothing_dense_is_compiled(rule):
     sizes = re.findall(r"tensor<([0-9x]+)x[a-z]", text)
     largest = max(math.prod(map(int, size.split("x"))) for size in sizes)
     assert largest < 40 * n
+
+
+def test_the_stability_of_a_cell_specific_rule_needs_no_matrix(monkeypatch):
+    """Within a percent of the matrix's; a list too large for a matrix is checked all the same."""
+    monkeypatch.setattr(_filter, "LARGEST", 100)
+    n = 300
+    synapses = mpj.Sparse.random(jr.key(0), (n, n), fan_in=20)
+    cell = mpj.LeakyCell(2, n, tau=4.0, recurrent=synapses, key=jr.key(1))
+    found = mpj.spectral_radius(mpj.ModProp(0.5), cell)
+    leak = float(cell.leak)
+    matrix = leak * np.eye(n) + (1 - leak) * 0.5 * np.asarray(synapses.as_matrix())
+    expected = np.abs(np.linalg.eigvals(matrix)).max()
+    np.testing.assert_allclose(found, expected, rtol=0.01)
+    strong = eqx.tree_at(lambda s: s.weight, synapses, 20 * synapses.weight)
+    unstable = mpj.LeakyCell(2, n, tau=4.0, recurrent=strong, key=jr.key(1))
+    mpj.ModProp(0.5).check(cell)
+    with pytest.raises(ValueError, match="ModProp is unstable on these weights"):
+        mpj.ModProp(0.5).check(unstable)

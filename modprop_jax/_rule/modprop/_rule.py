@@ -14,7 +14,7 @@ from ..._cell._separable import stopped_message
 from ..._precision import start_of
 from ..._program._transport import Transport
 from ..._static import Constant, constant, is_constant
-from ..._synapses import AbstractSynapses, Blocks, Dense
+from ..._synapses import AbstractSynapses, Blocks
 from .._base import AbstractRule, over_members, require_neurons, require_types
 from .._card import Card, Named
 from .._transport import AbstractTransportRule, transported
@@ -222,7 +222,7 @@ class ModProp(AbstractRule):
             )
         filters = self.filter(cell)
         kappa = filters.kappa
-        across = Dense(kappa) if self.types is None else Blocks(kappa, self.types)
+        across = kappa if self.types is None else Blocks(kappa.as_matrix(), self.types)
         own = to_neurons(filters.self_kappa, self.types)
         following = cell.integrate(state, cell.drive(stopped_message(cell, state), x))
         return following + _phantom(across, own, state)

@@ -58,7 +58,7 @@ class Taps(AbstractTransportRule):
         total, young = credit.state + direct, young + direct
         recent = jnp.concatenate([direct[..., None, :], recent[..., :-1, :]], axis=-2)
         young -= across(recent[..., -1, :], power.modulated, power.local)
-        crossed = across(young, filters.kappa, -filters.self_kappa)
+        crossed = across(young, filters.kappa.as_matrix(), -filters.self_kappa)
         leak = on.cell.leak
         before = leak * total + crossed
         return Back(total, Credit(before, (leak * young + crossed, recent)), None)
