@@ -458,6 +458,7 @@ ROWS: dict[str, Row] = {
             "dt": without(CONSTANT, CONSTANT[-2]),
         },
     ),
+    "tasks.connectome": Row(keyed(), {"answer": SIZE, "noise": NUMBER}),
     "tasks.cross_entropy": Row(lambda: dict(logits=jnp.ones((2, 3)), labels=LABELS), CROSS),
     "tasks.summed_cross_entropy": Row(
         lambda: dict(logits=jnp.ones((T, 2, 3)), labels=LABELS), CROSS

@@ -23,6 +23,7 @@ from ._options import (
     Mu,
     PresetFloat,
     PresetInt,
+    PresetSeeds,
     RuleNames,
     TaskName,
 )
@@ -36,7 +37,7 @@ def compare(
     task: TaskName = None,
     *,
     rules: RuleNames = None,
-    seeds: int = 5,
+    seeds: PresetSeeds = None,
     preset: str = "small",
     out: Folder = None,
     resume: Folder = None,
