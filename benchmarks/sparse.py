@@ -119,7 +119,7 @@ def main(of: Network) -> None:
     working = (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 1e6
     print(
         f"| {of.kind} | {of.rule} | {of.neurons:,} | {synapses.weight.size:,} | {of.segment} | "
-        f"{min(mine):.2f} ({np.median(mine):.2f}) | {min(floor):.2f} | {working:.0f} | {held:.0f} |"
+        f"{min(mine):.2f} ({np.median(mine):.2f}) | {min(floor):.2f} | {working:.1f} | {held:.0f} |"
     )
 
 

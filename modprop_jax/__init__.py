@@ -71,6 +71,7 @@ from ._synapses import (
     Blocks as Blocks,
     Dense as Dense,
     Layer as Layer,
+    lognormal_degrees as lognormal_degrees,
     LowRank as LowRank,
     Masked as Masked,
     over_neurons as over_neurons,

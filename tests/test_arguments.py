@@ -337,6 +337,14 @@ ROWS: dict[str, Row] = {
         {"layer": [3, jnp.tanh, eqx.nn.Linear], "sheet": [N, None, (N,), (2, N), (1, 0), "square"]},
     ),
     "Blocks": Row(lambda: dict(means=jnp.ones((2, 2)), types=[0, 1, 1, 0])),
+    "lognormal_degrees": Row(
+        keyed(n=20, mean=3.0),
+        {
+            "mean": [*STATIC, 0.5, 20.0],
+            "spread": [*STATIC, *NEGATIVE],
+            "most": without(SIZE, None),
+        },
+    ),
     "FunctionCell": Row(
         lambda: dict(step=lambda p, s, x: s, params=None, state=np.zeros(2)), free=("params",)
     ),
@@ -501,6 +509,7 @@ ROWS: dict[str, Row] = {
             "dt": without(CONSTANT, CONSTANT[-2]),
         },
     ),
+    "tasks.connectome": Row(keyed(), {"answer": SIZE, "noise": NUMBER}),
     "tasks.cross_entropy": Row(lambda: dict(logits=jnp.ones((2, 3)), labels=LABELS), CROSS),
     "tasks.summed_cross_entropy": Row(
         lambda: dict(logits=jnp.ones((T, 2, 3)), labels=LABELS), CROSS

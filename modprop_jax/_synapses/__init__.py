@@ -4,6 +4,7 @@ from ._base import (
 )
 from ._bias import Bias as Bias
 from ._blocks import Blocks as Blocks
+from ._degrees import lognormal_degrees as lognormal_degrees
 from ._dense import as_map as as_map, as_synapses as as_synapses, Dense as Dense
 from ._gates import as_gates as as_gates, Gates as Gates, Maps as Maps
 from ._layer import Layer as Layer

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .. import _arguments as arguments
 from .._arguments import Numbers
@@ -35,17 +36,29 @@ def drawn(
     rng = generator(key_where)
     counts = _counts(rng, post, pre - (not autapses), fan_in, probability)
     onto, out_of = in_order(*_distinct(rng, counts, pre, autapses), post)
-    draw = jr.normal(key_weight, onto.shape, wide(dtype))
-    if signs is None:
-        weight = draw / jnp.sqrt(jnp.asarray(counts[onto], draw.dtype))
-        return onto, out_of, weight.astype(dtype)
-    given = np.asarray(arguments.signs("signs", signs, pre))
-    sign = jnp.asarray(given[out_of], draw.dtype)
-    if post == pre:
-        arguments.both_signs(given)
-        return onto, out_of, _balanced(onto, out_of, jnp.abs(draw), sign, post).astype(dtype)
-    weight = jnp.abs(draw) * sign / jnp.sqrt(jnp.asarray(counts[onto], draw.dtype))
-    return onto, out_of, weight.astype(dtype)
+    return onto, out_of, weights_of(key_weight, onto, out_of, shape, signs, dtype)
+
+
+def weights_of(
+    key: PRNGKeyArray,
+    onto: np.ndarray | Int[Array, " nnz"],
+    out_of: np.ndarray | Int[Array, " nnz"],
+    shape: tuple[int, int],
+    signs: Numbers | None,
+    dtype: DTypeLike,
+) -> Float[Array, " nnz"]:
+    """Random weights of synapses that are there, which may be traced; see `Sparse.random`."""
+    post, pre = shape
+    draw = jr.normal(key, onto.shape, wide(dtype))
+    if signs is not None:
+        given = arguments.signs("signs", signs, pre)
+        sign = jnp.asarray(given, draw.dtype)[out_of]
+        if post == pre:
+            arguments.both_signs(np.asarray(given))
+            return _balanced(onto, out_of, jnp.abs(draw), sign, post).astype(dtype)
+        draw = jnp.abs(draw) * sign
+    heard = jnp.zeros(post, draw.dtype).at[onto].add(1)
+    return (draw / jnp.sqrt(heard[onto])).astype(dtype)
 
 
 def generator(key: PRNGKeyArray) -> np.random.Generator:
@@ -129,7 +142,11 @@ def _distinct(
 
 
 def _balanced(
-    post: np.ndarray, pre: np.ndarray, magnitude: Array, sign: Float[Array, " nnz"], n: int
+    post: np.ndarray | Int[Array, " nnz"],
+    pre: np.ndarray | Int[Array, " nnz"],
+    magnitude: Array,
+    sign: Float[Array, " nnz"],
+    n: int,
 ) -> Float[Array, " nnz"]:
     """As `balanced_dale`: sums of zero, neuron by neuron, and a spectral radius of 1."""
     excitation, inhibition = (jnp.sum(magnitude, where=side * sign > 0) for side in (1, -1))

@@ -113,6 +113,14 @@ def _prospective(
     )
 
 
+def _leaky_cell(
+    in_size: int, hidden_size: int, *, activation: str = "relu", **options: Any
+) -> LeakyCell:
+    """With an activation by its name."""
+    function = getattr(jax.nn, known("activation", activation, ACTIVATIONS))
+    return LeakyCell(in_size, hidden_size, activation=function, **options)
+
+
 LAYERS = 2
 """Of a network that settles, by default."""
 
@@ -141,7 +149,7 @@ _EQUILIBRIUM_RULES = (
 )
 
 CELLS: dict[str, CellEntry] = {
-    "leaky": CellEntry(LeakyCell, _leaky),
+    "leaky": CellEntry(LeakyCell, _leaky, build=_leaky_cell),
     "rate": CellEntry(RateCell, _rate),
     "lif": CellEntry(LIFCell, _spiking()),
     "alif": CellEntry(

@@ -25,6 +25,7 @@ from ._options import (
     Mu,
     PresetFloat,
     PresetInt,
+    PresetSeeds,
     RuleNames,
     TaskName,
 )
@@ -39,7 +40,7 @@ def compare(
     task: TaskName = None,
     *,
     rules: RuleNames = None,
-    seeds: int = 5,
+    seeds: PresetSeeds = None,
     preset: str = "small",
     out: Folder = None,
     resume: Folder = None,
@@ -74,7 +75,8 @@ def compare(
         rules: Credit rules, with options as in modprop:mu=0.5; `modprop-jax list` shows
             them.
         seeds: Networks per rule, each with its own weights and data.
-        preset: small (a minute or two on two cores) or published (sizes of the paper).
+        preset: small (a minute or two on two cores) or published (sizes of the paper); of task
+            connectome small, column or fly, leaky neurons, and small_spiking and so on.
         out: Folder for the results; by default runs/TASK-PRESET-TIME.
         resume: Folder of an interrupted run to continue; takes no other option.
         iterations: Optimizer steps.

@@ -37,7 +37,7 @@ def compare(
     task: str,
     rules: Sequence[str] | None = None,
     *,
-    seeds: int = 5,
+    seeds: int | None = None,
     preset: str = "small",
     out: str | os.PathLike | None = None,
     quiet: bool = False,
@@ -52,10 +52,11 @@ def compare(
 
     - `task`, `preset`: names, as `modprop-jax list` shows them.
     - `rules`: names of rules, or one name, with options as in `"modprop:mu=0.5"`; by default
-        `DEFAULT_RULES`, on streams `ONLINE_RULES`, or those that serve the cell
-        (`CELLS[cell].rules`). On streams, `"bptt:segment=10"` has an optimizer step every 10 time
-        steps.
-    - `seeds`: networks per rule, each with its own weights and data.
+        `DEFAULT_RULES`, on streams `ONLINE_RULES`, or those that the preset names or that serve
+        the cell (`CELLS[cell].rules`). On streams, `"bptt:segment=10"` has an optimizer step every
+        10 time steps.
+    - `seeds`: networks per rule, each with its own weights and data; by default 5, or what the
+        preset says.
     - `out`: folder for the results; by default a new one under `runs/`.
     - `quiet`: print nothing.
     - `settings`: fields of `modprop_jax.tasks.Preset` to replace, such as

@@ -32,11 +32,16 @@ class Config:
 
     @classmethod
     def make(
-        cls, task: str, preset: str, rules: Sequence[str] | None, seeds: int, **overrides: Any
+        cls,
+        task: str,
+        preset: str,
+        rules: Sequence[str] | None,
+        seeds: int | None,
+        **overrides: Any,
     ) -> "Config":
         """A checked configuration; overrides that are None keep the preset's value.
 
-        `rules`: None for the rules that are compared by default.
+        `rules`, `seeds`: None for those that are compared by default.
         """
         entry = TASKS[known("task", task, TASKS)]
         settings = entry.presets[known("preset", preset, entry.presets)]
@@ -51,8 +56,8 @@ class Config:
         settings = dataclasses.replace(settings, **given)
         if rules is None:
             offline, online = CELLS[settings.cell].rules
-            rules = offline if settings.segment is None else online
-        rules = each_name(rules)
+            rules = settings.rules or (offline if settings.segment is None else online)
+        rules, seeds = each_name(rules), settings.seeds if seeds is None else seeds
         _check(settings, rules, seeds)
         created = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         config = cls(task, preset, rules, seeds, settings, environment(), created)

@@ -14,6 +14,7 @@ from .._cell._base import dynamics
 from .._force import ForceReadout
 from .._readout import Readout
 from .._rnn import RNN
+from .._synapses import AbstractSynapses
 
 
 class ForceNetwork(eqx.Module):
@@ -70,6 +71,11 @@ def force_network(
         raise ValueError(
             "FORCE feeds outputs back through weight_in, which a NeuronCell such as LeakyCell has, "
             f"but not {type(cell).__name__}."
+        )
+    if isinstance(cell.weight_in, AbstractSynapses):
+        raise ValueError(
+            "FORCE feeds outputs back through further columns of weight_in, which has to be a "
+            f"matrix, but is a {type(cell.weight_in).__name__}: leave the rule force out."
         )
     outputs, features = readout.weight.shape
     # fold_in(key, 0) and (key, 1) are the keys of the cell and the readout

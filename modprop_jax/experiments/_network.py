@@ -22,10 +22,12 @@ from .._cell._init import balanced_dale
 from .._readout import Readout
 from .._rnn import RNN
 from .._rule import Carry
+from .._synapses import AbstractSynapses
 from ..tasks import Preset, Task
 from ._cells import CELLS, LAYERS
 from ._names import known
 from ._sparse import sparse_dale, sparse_signed
+from ._wiring import seen, signs_of_synapses, Wires, wires_of
 
 
 OPTIMIZERS = {"adam": optax.adam, "sgd": optax.sgd}
@@ -109,11 +111,18 @@ def cell_types(preset: Preset) -> tuple[int, ...]:
     return tuple(int(s > 0) for s in dale)
 
 
-def build_network(task: Task, preset: Preset, key: PRNGKeyArray) -> Network:
-    """The preset's network with fresh weights."""
+def build_network(
+    task: Task, preset: Preset, key: PRNGKeyArray, wires: Wires | None = None
+) -> Network:
+    """The preset's network with fresh weights.
+
+    `wires`: the lists of a preset with `wiring`, where a program shall have them among its
+    arguments; drawn here if None.
+    """
     cell_key, readout_key = jr.split(key)
     dale = signs(preset)
-    cell = _build_cell(task, preset, cell_key)
+    wires = wires_of(task, preset) if wires is None else wires
+    cell = _build_cell(task, preset, cell_key, wires)
     emitted = jax.eval_shape(lambda: cell.emit(cell.init(()))).shape[-1]
     # of all units, a readout sees the last layer
     first = emitted - preset.hidden_size if CELLS[preset.cell].synapses == "units" else 0
@@ -140,11 +149,15 @@ def build_network(task: Task, preset: Preset, key: PRNGKeyArray) -> Network:
             weight = sparse_signed(readout_key, dale, task.out_size, preset.density)
             weight = weight / math.sqrt(len(dale))
         readout = eqx.tree_at(lambda r: r.weight, readout, weight)
+    motor = seen(preset)
+    if motor is not None:
+        weight = jnp.where(motor[None], readout.weight * math.sqrt(motor.size / motor.sum()), 0)
+        readout = eqx.tree_at(lambda r: r.weight, readout, weight)
     at = preset.readout_steps or task.readout
     return Network(RNN(_filtered(preset, cell)), readout, at, first)
 
 
-def _build_cell(task: Task, preset: Preset, key: PRNGKeyArray) -> AbstractCell:
+def _build_cell(task: Task, preset: Preset, key: PRNGKeyArray, wires: Wires | None) -> AbstractCell:
     entry, dale = CELLS[known("cell", preset.cell, CELLS)], signs(preset)
     if entry.synapses != "neurons":
         _check_unset(preset)
@@ -153,6 +166,13 @@ def _build_cell(task: Task, preset: Preset, key: PRNGKeyArray) -> AbstractCell:
         if entry.synapses is None:
             raise ValueError(f"cell {preset.cell!r} has no Dale's law: leave excitatory at None.")
         options["signs"] = unit_signs(preset) if entry.synapses == "units" else dale
+    if wires is not None:
+        _check_lists(preset)
+        options.pop("signs", None)
+        scales = preset.recurrent_scale, preset.input_scale
+        recurrent, inputs = wires.weighted(key, dale, scales)
+        options |= {"recurrent": recurrent, "inputs": inputs}
+        return entry(task.in_size(preset), preset.hidden_size, key=key, **options)
     cell = entry(task.in_size(preset), preset.hidden_size, key=key, **options)
     if entry.synapses != "neurons":
         return cell
@@ -193,12 +213,23 @@ def _check_unset(preset: Preset) -> None:
     """Raise a ValueError for settings that only a cell with `weight_rec` and `weight_in` has."""
     names = ["density", "orthogonal", "input_scale", "recurrent_scale", "shrink", "connectivity"]
     names.append("rate_cost" if CELLS[preset.cell].synapses == "units" else "input_signs")
+    _refuse(
+        preset, [*names, "wiring"], f"cell {preset.cell!r} has no weight_rec and weight_in, which"
+    )
+
+
+def _check_lists(preset: Preset) -> None:
+    """Raise a ValueError for settings of matrices, where there are lists."""
+    names = ["density", "orthogonal", "input_signs", "shrink", "connectivity"]
+    _refuse(preset, names, "wiring makes lists of synapses, which are no matrices that")
+
+
+def _refuse(preset: Preset, names: Sequence[str], why: str) -> None:
     default = {field.name: field.default for field in dataclasses.fields(Preset)}
     given = [name for name in names if getattr(preset, name) != default[name]]
     if given:
         raise ValueError(
-            f"cell {preset.cell!r} has no weight_rec and weight_in, which {given[0]}="
-            f"{getattr(preset, given[0])} is for: leave it at {default[given[0]]}."
+            f"{why} {given[0]}={getattr(preset, given[0])} is for: leave it at {default[given[0]]}."
         )
 
 
@@ -234,15 +265,19 @@ def build_optimizer(preset: Preset) -> optax.GradientTransformation:
 
 
 def weights(params: PyTree) -> PyTree:
-    """Which parameters the L2 term is of: matrices, but not fixed feedback."""
-    matrices = jax.tree.map(lambda p: p.ndim >= 2, params)
+    """Which parameters the L2 term is of: matrices and lists, but not fixed feedback."""
+
+    def is_list(node):
+        return isinstance(node, AbstractSynapses)
+
+    matrices = jax.tree.map(lambda p: is_list(p) or p.ndim >= 2, params, is_leaf=is_list)
     if not (isinstance(params.readout, Readout) and params.readout.feedback == "random"):
         return matrices
     return eqx.tree_at(lambda net: net.readout.feedback_weight, matrices, False)
 
 
 def dales_law(
-    preset: Preset, keep: Callable[[Sequence[int]], optax.GradientTransformation]
+    preset: Preset, keep: Callable[[Any], optax.GradientTransformation]
 ) -> list[optax.GradientTransformation]:
     """`keep(signs)` of the weights that have presynaptic signs, for `optax.chain`."""
 
@@ -251,6 +286,9 @@ def dales_law(
 
     def from_neurons(net):
         return _cell(net).weight_rec, *to_readout(net)
+
+    def from_list(net):
+        return (_cell(net).weight_rec.weight,)
 
     def from_inputs(net):
         return (_cell(net).weight_in,)
@@ -261,9 +299,15 @@ def dales_law(
     dale = signs(preset)
     if CELLS[preset.cell].synapses == "units":
         found = ((unit_signs(preset), from_units), (dale, to_readout))
-    else:
+    elif preset.wiring is None:
         found = ((dale, from_neurons), (preset.input_signs, from_inputs))
+    else:
+        found = ((signs_of_synapses(preset, dale), from_list), (dale, to_readout))
     return [optax.masked(keep(sign), _only(where)) for sign, where in found if sign is not None]
+
+
+def _to_readout(net: PyTree) -> tuple[Any, ...]:
+    return (net.readout.weight,)
 
 
 def _cell(net: PyTree) -> Any:
@@ -272,9 +316,10 @@ def _cell(net: PyTree) -> Any:
 
 def only_existing(preset: Preset) -> list[optax.GradientTransformation]:
     """Where synapses may be lacking: no update of those that are at zero, for `optax.chain`."""
-    if preset.density == 1:
-        return []
-    return dales_law(preset, lambda _: optax.stateless_with_tree_map(_where_nonzero))
+    existing = optax.stateless_with_tree_map(_where_nonzero)
+    if seen(preset) is not None:
+        return [optax.masked(existing, _only(_to_readout))]
+    return [] if preset.density == 1 else dales_law(preset, lambda _: existing)
 
 
 def _only(where: Callable[[Any], tuple]) -> Callable[[Any], PyTree]:

@@ -29,6 +29,9 @@ Coordinator = Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT", help_beha
 Count = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 _PRESETS = "(default: the preset's)"
 PresetInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=_PRESETS)]
+PresetSeeds = Annotated[
+    int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: 5, or the preset's)")
+]
 PresetFloat = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint=_PRESETS)]
 CellName = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint=_PRESETS)]
 FeedbackName = Annotated[Feedback | None, tyro.conf.arg(help_behavior_hint=_PRESETS)]

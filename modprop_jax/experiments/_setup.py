@@ -17,6 +17,7 @@ from ..tasks import Preset, TASKS
 from ._config import Config
 from ._network import build_network, build_optimizer, Network
 from ._train import Data, initial_state, Loss, State
+from ._wiring import wires_of
 
 
 class Setup(NamedTuple):
@@ -46,9 +47,13 @@ def _setup(task_name: str, settings: str) -> Setup:
     optimizer = build_optimizer(preset)
 
     @eqx.filter_jit
-    def start(keys: Key[Array, " seeds"]) -> State:
-        models = eqx.filter_vmap(lambda key: build_network(task, preset, key))(keys)
+    def make(keys, wires):
+        models = eqx.filter_vmap(lambda key: build_network(task, preset, key, wires))(keys)
         return initial_state(models, optimizer)
+
+    def start(keys: Key[Array, " seeds"]) -> State:
+        # lists are arguments: as constants the program would hold them
+        return make(keys, wires_of(task, preset))
 
     def loss(model: Network, xs: Array, ys: Array) -> tuple[Array, Array]:
         zs = model.emissions(xs)

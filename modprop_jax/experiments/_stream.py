@@ -15,6 +15,8 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from .._grad import online_value_and_grad, with_rule
 from .._rule import AbstractRule, BPTT
+from .._synapses import Sparse
+from .._tree import nodes
 from ._force_network import ForceNetwork
 from ._network import Network
 from ._processes import check_divided
@@ -98,7 +100,8 @@ def iterate_stream(
 
     if state.iteration == 0:
         first = xs[:, :block], ys[:, :block]
-        yield state, record(*_untrained(state.model, *first, loss=loss), math.nan)
+        untrained = _untrained(state.model, *first, loss=loss, segment=segment)
+        yield state, record(*untrained, math.nan)
     done = int(state.iteration) * streaming.iteration
     compiled: dict[int, Any] = {}
     advance: Any = _advance
@@ -132,7 +135,8 @@ def _advance(
     segment, iterations = streaming.segment, streaming.segment // streaming.iteration
     gradient = online_value_and_grad(functools.partial(_segment_loss, loss), segment=segment)
 
-    def one_seed(model, opt_state, carry, xs, ys):
+    def one_seed(each):
+        model, opt_state, carry, xs, ys = each
         arrays, static = eqx.partition((model, opt_state, carry), eqx.is_array)
         shape = jax.eval_shape(with_rule(model, BPTT()), xs[:segment])
         silent = jnp.zeros(shape.shape, shape.dtype)
@@ -158,8 +162,8 @@ def _advance(
         broken = jnp.stack([jnp.where(faults[index] > 0, after, -1), faults[index]])
         return eqx.combine(arrays, static), broken, value, score
 
-    together = eqx.filter_vmap(one_seed)
-    (model, opt_state, carry), *rest = together(state.model, state.opt_state, state.carry, xs, ys)
+    seeds = state.model, state.opt_state, state.carry, xs, ys
+    (model, opt_state, carry), *rest = _each_seed(one_seed, seeds)
     return State(model, opt_state, state.iteration + iterations * count, carry), *rest
 
 
@@ -173,9 +177,34 @@ def _segment_loss(
 
 @eqx.filter_jit
 def _untrained(
-    model: StreamNetwork, xs: Array, ys: Array, *, loss: OutputLoss
+    model: StreamNetwork, xs: Array, ys: Array, *, loss: OutputLoss, segment: int
 ) -> tuple[Array, Array]:
-    def one_seed(model, xs, ys):
-        return loss(with_rule(model, BPTT())(xs), ys)
+    """Segment by segment, as large networks have too many emissions to hold more of them."""
 
-    return eqx.filter_vmap(one_seed)(model, xs, ys)
+    def one_seed(each):
+        model, xs, ys = each
+        model = with_rule(model, BPTT())
+        cut = xs.reshape(-1, segment, *xs.shape[1:])
+        _, outputs = jax.lax.scan(lambda c, x: model.online(x, c), model.init(xs.shape[1:2]), cut)
+        return loss(outputs.reshape(-1, *outputs.shape[2:]), ys)
+
+    return _each_seed(one_seed, (model, xs, ys))
+
+
+def _each_seed(function: Callable[[PyTree], PyTree], tree: PyTree) -> PyTree:
+    """Of each seed's part, side by side; those with lists of synapses one after the other.
+
+    Side by side, each has indices of its own, by which CPUs gather slowly.
+    """
+    if not nodes(tree, Sparse):
+        return eqx.filter_vmap(function)(tree)
+    arrays, static = eqx.partition(tree, eqx.is_array)
+    kept = []
+
+    def one(arrays):
+        made, rest = eqx.partition(function(eqx.combine(arrays, static)), eqx.is_array)
+        kept.append(rest)
+        return made
+
+    made = jax.lax.map(one, arrays)
+    return eqx.combine(made, kept[-1])

@@ -1,6 +1,7 @@
 """Tasks: pure functions of a key that return time-major `(xs, ys)`; registry."""
 
 from ._add import ADD, add as add, ADD_FLOORS as ADD_FLOORS
+from ._connectome import CONNECTOME, connectome as connectome
 from ._copy_memory import COPY_MEMORY, copy_memory as copy_memory
 from ._delayed_match import DELAYED_MATCH, delayed_match as delayed_match
 from ._delayed_xor import DELAYED_XOR, delayed_xor as delayed_xor
@@ -50,5 +51,6 @@ TASKS: dict[str, Task] = {
         LAG_LINE,
         MNIST1D,
         DIGITS,
+        CONNECTOME,
     )
 }

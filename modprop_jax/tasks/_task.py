@@ -57,6 +57,10 @@ class Preset:
     density: float = 1.0
     """Share of the synapses under Dale's law that exist at the start. Below 1, a synapse that is at
     zero does not learn: only `connectivity` brings it back."""
+    wiring: Mapping[str, Any] | None = None
+    """Lists of synapses (`modprop_jax.Sparse`) in place of matrices, for networks too large for
+    these: `{"fan_in": 20.0}` and more, the fields of `Wiring` in `experiments/_wiring.py`: how many
+    synapses neurons have, which of them hear inputs, and which the readout sees. None: matrices."""
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Keyword arguments of the task's generators, such as `{"delay": 700}`."""
     batch: int = 32
@@ -83,6 +87,10 @@ class Preset:
     """Learnt means: accuracy at least this ..."""
     patience: int = 5
     """... at this many evaluations in a row."""
+    rules: Sequence[str] | None = None
+    """Compared by default; None: those of the cell."""
+    seeds: int = 5
+    """Networks a rule, by default."""
 
 
 @dataclasses.dataclass(frozen=True)

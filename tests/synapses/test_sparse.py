@@ -279,6 +279,23 @@ def test_drawn_lists_by_dales_law():
     assert abs(np.abs(np.linalg.eigvals(matrix)).max() - 1) < 1e-3
 
 
+def test_lognormal_degrees():
+    draw = mpj.lognormal_degrees(jr.key(0), 20_000, mean=20, spread=0.8)
+    logs = np.log(draw)
+    assert draw.dtype == np.int64 and draw.min() >= 1 and abs(draw.mean() - 20) < 0.5
+    assert abs(logs.std() - 0.8) < 0.02 and abs(logs.mean() - np.log(20) + 0.32) < 0.02
+    np.testing.assert_array_equal(
+        draw, mpj.lognormal_degrees(jr.key(0), 20_000, mean=20, spread=0.8)
+    )
+    assert mpj.lognormal_degrees(jr.key(1), 1000, mean=20, most=40).max() == 40
+    assert mpj.lognormal_degrees(jr.key(1), 30, mean=20, spread=3.0).max() == 29
+    assert (mpj.lognormal_degrees(jr.key(1), 30, mean=7, spread=0) == 7).all()
+    with pytest.raises(ValueError, match="its key must not be traced"):
+        jax.jit(lambda key: jnp.asarray(mpj.lognormal_degrees(key, 9, mean=2)))(jr.key(0))
+    with pytest.raises(ValueError, match=r"mean must be in \[1, 8\]"):
+        mpj.lognormal_degrees(jr.key(0), 9, mean=9)
+
+
 def test_rewiring_moves_what_is_free_and_compiles_nothing():
     n, traces = 60, []
     signs = np.where(np.arange(n) % 4, 1, -1)
