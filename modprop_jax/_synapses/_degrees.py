@@ -14,8 +14,8 @@ def lognormal_degrees(
     key: PRNGKeyArray,
     n: int,
     *,
-    mean: float,
-    spread: float = 1.0,
+    mean: float | int,
+    spread: float | int = 1.0,
     most: int | None = None,
 ) -> np.ndarray:
     r"""Numbers of synapses of n neurons, log-normal, as whole numbers.

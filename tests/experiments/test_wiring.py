@@ -24,7 +24,8 @@ def config(*rules, preset="small", seeds=2, **settings):
     return Config.make("connectome", preset, rules, seeds, **(TINY | settings))
 
 
-@pytest.mark.parametrize("preset", ["small", pytest.param("small_spiking", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["small", "small_spiking"])
 def test_inputs_reach_sensory_neurons_and_outputs_come_from_motor_ones(preset):
     made = config("modprop", preset=preset)
     state = _start(made, "modprop")
@@ -91,18 +92,6 @@ def test_presets_fit_the_task(preset):
     made = Config.make("connectome", preset, None, None, **smaller)
     assert made.seeds == settings.seeds and "readout_only" in made.rules
     TASK.check()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("rule", ["eprop", "modprop", "mdgl", "readout_only"])
-def test_nothing_dense_is_compiled(rule):
-    """From the check of a configuration to the loop; a matrix would be 400 million numbers."""
-    n = 20_000
-    wiring = {"fan_in": 3.0, "spread": 0.3, "sensory": 0.1, "motor": 10}
-    with jax.enable_x64(False):
-        made = config(rule, seeds=1, hidden_size=n, wiring=wiring)
-        *_, (state, _) = _records(made, rule, _start(made, rule))
-    assert state.iteration == 4
 
 
 WRONG = {

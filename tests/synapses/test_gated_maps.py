@@ -162,10 +162,10 @@ def compare(kind: str, maps: str, rule: str, segment: int | None, flagged: bool)
 
 
 # rules that go by connectivity meet no shared parameters, which act on more than a matrix says
-OFFLINE = [("gru", maps, rule) for maps in ("lists", "one list", "mixed") for rule in RULES]
-OFFLINE += [("gru", maps, rule) for maps in ("low rank", "inputs") for rule in ("bptt", "eprop")]
-OFFLINE += [("lstm", "lists", rule) for rule in ("bptt", "eprop", "snap1", "snap2")]
-OFFLINE += [("lstm", maps, "eprop") for maps in ("one list", "low rank")]
+OFFLINE = [("gru", "lists", rule) for rule in RULES]
+OFFLINE += [("gru", "mixed", "eprop"), ("gru", "mixed", "snap2"), ("gru", "inputs", "eprop")]
+OFFLINE += [("gru", "low rank", "bptt"), ("gru", "low rank", "eprop"), ("gru", "one list", "snap1")]
+OFFLINE += [("lstm", "lists", "eprop"), ("lstm", "lists", "snap1"), ("lstm", "one list", "eprop")]
 
 
 def quick(cases: list[tuple], *fast: tuple) -> list:
@@ -179,16 +179,15 @@ def test_maps_learn_as_matrices_offline(kind, maps, rule):
 
 
 STREAMED = [("gru", "lists", "eprop", segment) for segment in (1, 7, T)]
-STREAMED += [("gru", "lists", rule, 7) for rule in ("snap1", "snap2", "rtrl", "readout")]
-STREAMED += [("gru", maps, "eprop", 7) for maps in ("one list", "mixed", "inputs")]
-STREAMED += [("gru", "low rank", "rtrl", 7), ("gru", "one list", "snap2", 1)]
-STREAMED += [("lstm", maps, "eprop", k) for maps, k in (("lists", 1), ("lists", 7), ("mixed", 7))]
+STREAMED += [("gru", "lists", rule, 7) for rule in ("snap2", "rtrl", "readout")]
+STREAMED += [("gru", "mixed", "eprop", 7), ("gru", "inputs", "eprop", 7)]
+STREAMED += [("gru", "low rank", "rtrl", 7), ("lstm", "mixed", "eprop", 7)]
 STREAMED += [("lstm", "one list", "snap1", 7)]
 
 
 @pytest.mark.parametrize(
     "kind, maps, rule, segment",
-    quick(STREAMED, ("gru", "mixed", "eprop", 7), ("lstm", "one list", "snap1", 7)),
+    quick(STREAMED, ("gru", "mixed", "eprop", 7)),
 )
 def test_maps_learn_as_matrices_streamed(kind, maps, rule, segment):
     compare(kind, maps, rule, segment, segment == 7)

@@ -117,25 +117,31 @@ def compare(maps: str, rule: str, segment: int | None) -> None:
     assert rule == "readout" or all(np.abs(a).max() > 0 for a in jax.tree.leaves(mine))
 
 
-def served(maps: str, rule: str) -> bool:
-    """SnAp does not see through a convolution."""
-    return rule != "snap" or "layer" not in maps
+# every rule on a map of several kinds, every map under a local rule and one that sends credit back
+OFFLINE = [("and list", rule) for rule in RULES]
+OFFLINE += [(maps, rule) for maps in MAPS for rule in ("eprop", "modprop types")]
+OFFLINE += [("layer", "mdgl types"), ("layer", "rtrl")]
 
 
-@pytest.mark.parametrize(
-    "maps, rule", [(maps, rule) for maps in MAPS for rule in RULES if served(maps, rule)]
-)
+def quick(cases: Any, *fast: tuple) -> list:
+    """All others in the slow suite."""
+    once = dict.fromkeys(cases)
+    return [pytest.param(*c, marks=() if c in fast else pytest.mark.slow) for c in once]
+
+
+@pytest.mark.parametrize("maps, rule", quick(OFFLINE, ("and list", "modprop types")))
 def test_a_map_learns_as_its_matrix_offline(maps, rule):
     compare(maps, rule, None)
 
 
 CUT = [rule for rule in RULES if rule not in ("bptt", "mdgl")]
-STREAMED = [(maps, rule, 7) for maps in MAPS for rule in CUT if served(maps, rule)]
-STREAMED += [("and list", rule, k) for rule in ("eprop", "modprop types") for k in (1, T)]
-STREAMED += [("layer", "eprop", 1), ("and layer", "mdgl types", 1), ("low rank", "rtrl", 1)]
+STREAMED = [("and list", rule, 7) for rule in CUT]
+STREAMED += [(maps, "eprop", 7) for maps in MAPS if maps != "and list"]
+STREAMED += [("and list", "modprop types", 1), ("and list", "eprop", T)]
+STREAMED += [("layer", "modprop types", 7), ("and layer", "mdgl types", 1)]
 
 
-@pytest.mark.parametrize("maps, rule, segment", STREAMED)
+@pytest.mark.parametrize("maps, rule, segment", quick(STREAMED, ("and list", "eprop", 7)))
 def test_a_map_learns_as_its_matrix_streamed(maps, rule, segment):
     compare(maps, rule, segment)
 
@@ -149,7 +155,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-@pytest.mark.parametrize("maps", MAPS)
+@pytest.mark.parametrize("maps", ["and list", "layer"])
 def test_no_trace_of_a_synapse_for_them(maps, name):
     made = REFUSED[name](MAPS[maps]())
     for rule in (mpj.EProp(), mpj.MDGL(TYPES), mpj.ModProp(0.1, TYPES)):
