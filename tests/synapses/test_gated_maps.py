@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from helpers import BATCH, data, jit, M, MASK, N, OUT, T, TYPES
+from helpers import BATCH, data, M, MASK, N, OUT, T, TYPES
+from learning import FLAGS, Net, taken
 
 import modprop_jax as mpj
 from modprop_jax._synapses import Gates
@@ -76,11 +77,6 @@ MAPS = {
 }
 
 
-class Net(eqx.Module):
-    rnn: mpj.RNN
-    readout: mpj.Readout
-
-
 @functools.cache
 def cell(kind: str, maps: str) -> Any:
     return CELLS[kind](M, N, key=jr.key(2), **MAPS[maps](kind))
@@ -100,38 +96,6 @@ def with_matrices(cell: Any, mask: np.ndarray | None) -> Any:
 
 def net(cell: Any, rule: str) -> Net:
     return Net(mpj.RNN(cell, rule=RULES[rule](cell)), mpj.Readout(N, OUT, key=jr.key(7)))
-
-
-def loss(model, carry, xs, seen):
-    ys, *flags = seen
-    carry, zs = model.rnn(xs, carry, **dict(zip(("done", "valid"), flags)))
-    return jnp.sum((model.readout(zs) - ys) ** 2), carry
-
-
-@functools.cache
-def taken(segment: int | None) -> Any:
-    """(loss, gradients), offline, or streamed in segments."""
-
-    def run(model, xs, ys, flags):
-        if segment is None:
-            state = model.rnn.cell.init(BATCH)
-
-            def whole(model):
-                return jnp.sum((model.readout(model.rnn(xs, state, **flags)[1]) - ys) ** 2)
-
-            return eqx.filter_value_and_grad(whole)(model)
-        stream = mpj.online_value_and_grad(loss, segment=segment)
-        seen = (ys, *flags.values())
-        (value, _), gradients = stream(model, model.rnn.init(BATCH), xs, seen)
-        return value, gradients
-
-    return jit(run)
-
-
-FLAGS = {
-    "done": jnp.asarray(np.random.default_rng(4).random((T, *BATCH)) < 0.2),
-    "valid": jnp.asarray(np.random.default_rng(5).random((T, *BATCH)) < 0.8),
-}
 
 
 @functools.cache

@@ -1,6 +1,5 @@
 """A list of synapses learns as the matrix that it is, under every rule; and what is no list."""
 
-import functools
 import math
 import re
 from collections.abc import Callable
@@ -13,7 +12,8 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
-from helpers import assert_close, BATCH, data, M, MASK, N, OUT, T, TYPES
+from helpers import assert_close, data, M, MASK, N, OUT, T, TYPES
+from learning import FLAGS, Net, taken
 
 import modprop_jax as mpj
 from modprop_jax._radius import radius_of
@@ -58,11 +58,6 @@ RULES = {
 STREAMS = ("eprop", "mdgl types", "modprop types", "modprop", "snap", "rtrl", "readout")
 
 
-class Net(eqx.Module):
-    rnn: mpj.RNN
-    readout: mpj.Readout
-
-
 def net(rule: str, cell: str, **options: Any) -> Net:
     made = CELLS[cell](**options)
     if "mask" in options:
@@ -76,41 +71,8 @@ def listed() -> mpj.Sparse:
     return mpj.Sparse(POST, PRE, jnp.asarray(WEIGHT[POST, PRE]), (N, N))
 
 
-def loss(model, carry, xs, seen):
-    ys, *flags = seen
-    carry, zs = model.rnn(xs, carry, **dict(zip(("done", "valid"), flags)))
-    return jnp.sum((model.readout(zs) - ys) ** 2), carry
-
-
-@functools.cache
-def taken(segment: int | None) -> Any:
-    """(loss, gradients), offline, or streamed in segments."""
-
-    def run(model, xs, ys, flags):
-        start = model.rnn.init(BATCH)
-        if segment is None:
-            state = model.rnn.cell.init(BATCH)
-
-            def whole(model):
-                _, zs = model.rnn(xs, state, **flags)
-                return jnp.sum((model.readout(zs) - ys) ** 2)
-
-            return eqx.filter_value_and_grad(whole)(model)
-        stream = mpj.online_value_and_grad(loss, segment=segment)
-        (value, _), gradients = stream(model, start, xs, (ys, *flags.values()))
-        return value, gradients
-
-    return eqx.filter_jit(run)
-
-
 def normal_vector(n):
     return jnp.asarray(np.random.default_rng(n).normal(size=n))
-
-
-FLAGS = {
-    "done": jnp.asarray(np.random.default_rng(4).random((T, *BATCH)) < 0.2),
-    "valid": jnp.asarray(np.random.default_rng(5).random((T, *BATCH)) < 0.8),
-}
 
 
 def compare(rule: str, cell: str, segment: int | None, flags: dict) -> None:
