@@ -12,7 +12,6 @@ import modprop_jax as mpj
 
 N, M, PARTS, STEPS, BATCH = 24, 5, 8, 9, 2
 TYPES = (0, 1) * (N // 2)
-# a hub of more synapses than a line holds needs more neurons that send
 COUNTS = np.random.default_rng(0).integers(0, 9, N)
 RECURRENT = mpj.Sparse.random(jr.key(0), (N, N), fan_in=COUNTS)
 INPUTS = mpj.Sparse.random(jr.key(1), (N, M), fan_in=2)
@@ -45,7 +44,7 @@ def loss(model, carry, xs, ys):
 
 
 def gradient(model: Any, segment: int) -> Any:
-    """A mean-squared loss's, and the carry that it leaves."""
+    """((loss, the carry that a stream leaves), gradients)."""
     taken = mpj.online_value_and_grad(loss, segment=segment)
     return eqx.filter_jit(taken)(model, model[0].init((BATCH,)), XS, YS)
 

@@ -33,7 +33,6 @@ class SparseRows(AbstractLocalSynapses):
     _is_linear: ClassVar[bool] = True
     weight: Float[Array, "parts K"]
     lists: Sparse
-    first: Int[Array, " parts"]
     exists: Bool[Array, "parts K"]
 
     def __init__(self, synapses: Sparse, parts: int):
@@ -60,7 +59,6 @@ class SparseRows(AbstractLocalSynapses):
         with jax.ensure_compile_time_eval():  # known also where something else is traced
             each, self.exists = _apart(synapses, parts)
         self.weight, self.lists = each.weight, with_fields(each, weight=None)
-        self.first = indices(np.arange(parts) * (n // parts))
 
     @property
     def each(self) -> Sparse:
@@ -71,7 +69,12 @@ class SparseRows(AbstractLocalSynapses):
     def shape(self) -> tuple[int, int]:
         """Of the list."""
         rows, pre = self.lists.sizes
-        return len(self.first) * rows, pre
+        return self.parts * rows, pre
+
+    @property
+    def parts(self) -> int:
+        """How many."""
+        return self.weight.shape[-2]
 
     @property
     def has_autapses(self) -> bool:
@@ -95,11 +98,10 @@ class SparseRows(AbstractLocalSynapses):
 
     def own(self) -> Float[Array, " n"]:
         """Of the synapses of a neuron with itself."""
-        post = self.each.post + self.first[:, None]
-        weight = jnp.where((post == self.each.pre) & self.exists, self.weight, 0)
+        weight = jnp.where((self._post() == self.lists.pre) & self.exists, self.weight, 0)
         add = jax.vmap(lambda rows, post, weight: rows.at[post].add(weight))
-        zeros = jnp.zeros((len(self.first), self.each.sizes[0]), self.dtype)
-        return add(zeros, self.each.post, weight).reshape(-1)
+        zeros = jnp.zeros((self.parts, self.lists.sizes[0]), self.dtype)
+        return add(zeros, self.lists.post, weight).reshape(-1)
 
     def gather(self, pre: Float[Array, "*axes pre"]) -> Float[Array, "*axes parts K"]:
         """What comes from the presynaptic neuron."""
@@ -137,7 +139,7 @@ class SparseRows(AbstractLocalSynapses):
 
     def formed(self, others: AbstractSynapses) -> "SparseRows":
         """In place of weights that are not 0."""
-        pairs = others.of_pairs(self.each.post + self.first[:, None], self.each.pre)
+        pairs = others.of_pairs(self._post(), self.lists.pre)
         return self._with(jnp.where(self._existing(self.weight) != 0, pairs, 0))
 
     def type_gradient(
@@ -157,9 +159,13 @@ class SparseRows(AbstractLocalSynapses):
 
     def as_matrix(self) -> Float[Array, "post pre"]:
         """With zeros where there is no synapse."""
-        post = self.each.post + self.first[:, None]
         zeros = jnp.zeros(self.shape, self.dtype)
-        return zeros.at[post, self.each.pre].add(self._existing(self.weight))
+        return zeros.at[self._post(), self.lists.pre].add(self._existing(self.weight))
+
+    def _post(self) -> Int[Array, "parts K"]:
+        """Of all neurons, not of a part's."""
+        first = jnp.arange(self.parts, dtype=self.lists.post.dtype) * self.lists.sizes[0]
+        return self.lists.post + first[:, None]
 
     def _of_existing(self, weight: Array) -> Any:
         return self.of_weight(self._existing(weight))
@@ -172,7 +178,7 @@ class SparseRows(AbstractLocalSynapses):
 
     def _apart(self, post: Array) -> Array:
         """By part, that axis first."""
-        apart = post.reshape(*post.shape[:-1], len(self.first), -1)
+        apart = post.reshape(*post.shape[:-1], self.parts, -1)
         return jnp.moveaxis(apart, -2, 0)
 
 
@@ -201,10 +207,10 @@ def over_neurons(tree: PyTree, mesh: Mesh, model: PyTree, axis: str = "neurons")
         raise ValueError("model must have SparseRows, of which devices get parts, but has none.")
     devices, neurons = mesh.shape[axis], {rows.shape[0] for rows in maps}
     for rows in maps:
-        if len(rows.first) % devices:
+        if rows.parts % devices:
             raise ValueError(
                 f"The mesh's {devices} devices along {axis!r} must divide the parts of SparseRows, "
-                f"but there are {len(rows.first)}: SparseRows(synapses, {devices})."
+                f"but there are {rows.parts}: SparseRows(synapses, {devices})."
             )
     parts = {rows.weight.shape for rows in maps}
 

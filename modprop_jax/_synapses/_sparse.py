@@ -19,7 +19,7 @@ from ._lines import at, columns_of, in_order, Lines
 from ._random import drawn, exchanged, generator
 
 
-# synapses whose weights are added up one after the other
+# synapses whose weights are added up one after the other, or as many as there are sums
 PIECE = 4096
 
 
@@ -240,21 +240,25 @@ class Sparse(AbstractLocalSynapses):
         self, types: Types, gain: ArrayLike = 1.0, mu: ArrayLike = 1.0
     ) -> Float[Array, "C C"]:
         """Each synapse is added to the sum of its two neurons' types."""
-        each = (neuron_types(types), jnp.asarray(gain), jnp.asarray(mu))
-        return self.sums_by_type(each[0], *each, max(types) + 1)
+        type_of = neuron_types(types)
+        each = jnp.asarray(gain), jnp.asarray(mu)
+        return self.sums_by_type(type_of, type_of, *each, max(types) + 1)
 
     def sums_by_type(
         self, onto: Int[Array, " post"], of: Int[Array, " pre"], gain: Array, mu: Array, count: int
     ) -> Float[Array, "C C"]:
         """As `type_sums`, of types that may be traced, of the postsynaptic and presynaptic
         neurons."""
-        weight = self.weight * _for_each(gain.astype(self.dtype), self.post)
-        weight = weight * _for_each(mu.astype(self.dtype), self.pre)
+        dtype = wide(self.dtype)
+        weight = self.weight.astype(dtype) * _for_each(gain.astype(dtype), self.post)
+        weight = weight * _for_each(mu.astype(dtype), self.pre)
         pair = at(onto, self.post) * count + at(of, self.pre)
-        # apart in pieces of the list, so that rounding does not grow with its length
-        pieces = -(-weight.size // PIECE)
-        place = jnp.arange(weight.size, dtype=pair.dtype) // PIECE * count**2 + pair
-        sums = jnp.zeros(pieces * count**2, self.dtype).at[place].add(weight, mode="drop")
+        # apart in pieces of the list, so that rounding does not grow with its length, nor memory
+        # with the types beyond one number a synapse
+        piece = max(PIECE, count**2)
+        pieces = -(-weight.size // piece)
+        place = jnp.arange(weight.size, dtype=pair.dtype) // piece * count**2 + pair
+        sums = jnp.zeros(pieces * count**2, dtype).at[place].add(weight, mode="promise_in_bounds")
         return sums.reshape(pieces, count, count).sum(0)
 
     def type_counts(self, types: Types) -> Float[Array, "C C"]:

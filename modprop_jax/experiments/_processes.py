@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental.multihost_utils import broadcast_one_to_all
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 
@@ -62,19 +62,21 @@ def said_by_first(content: bytes | None) -> bytes | None:
     return np.asarray(_broadcast(np.frombuffer(mine, np.uint8))).tobytes()
 
 
-def check_divided(seeds: int, batch: int, mesh: Any, streams: bool) -> None:
+def check_divided(seeds: int, batch: int, mesh: Mesh | None) -> None:
     """Raise a ValueError where devices of some process would have nothing to do."""
     devices = jax.device_count()
-    if jax.process_count() == 1:
-        return
-    if streams:
-        raise ValueError("--distributed divides training on trials; streams run in one process.")
-    if mesh is None or mesh.size != devices:
+    if jax.process_count() > 1 and (mesh is None or mesh.size != devices):
         raise ValueError(
             f"The {devices} devices of all processes must divide seeds x batch, seeds first, but "
             f"there are {seeds} seeds of {batch} trials: {devices} seeds do, or a batch that is a "
             "multiple."
         )
+
+
+def check_alone() -> None:
+    """Raise a ValueError where there are several processes."""
+    if jax.process_count() > 1:
+        raise ValueError("--distributed divides training on trials; streams run in one process.")
 
 
 def _broadcast(value: Any) -> Any:

@@ -19,9 +19,9 @@ from .._synapses import Sparse
 from .._tree import nodes
 from ._force_network import ForceNetwork
 from ._network import Network
-from ._processes import check_divided
+from ._processes import check_alone
 from ._soundness import check, check_stable, fault, radius_of
-from ._train import Data, initial_state, Record, State, stream_keys
+from ._train import Data, initial_state, over_seeds, Record, State, stream_keys
 
 
 # of the outputs of some steps: (outputs, ys) -> (loss, score)
@@ -84,7 +84,7 @@ def iterate_stream(
     Seeds run side by side.
     """
     segment, block = streaming.segment, streaming.block
-    check_divided(len(keys), 1, None, streams=True)
+    check_alone()
     xs, ys = jax.jit(jax.vmap(data))(stream_keys(keys)[0])
     given: dict[str, Any] = dict(xs=xs, ys=ys, loss=loss, optimizer=optimizer, streaming=streaming)
 
@@ -160,10 +160,11 @@ def _advance(
         index = jnp.argmax(faults > 0)
         after = state.iteration + iterations * index.astype(first.dtype)
         broken = jnp.stack([jnp.where(faults[index] > 0, after, -1), faults[index]])
-        return eqx.combine(arrays, static), broken, value, score
+        return arrays, broken, value, score
 
-    seeds = state.model, state.opt_state, state.carry, xs, ys
-    (model, opt_state, carry), *rest = _each_seed(one_seed, seeds)
+    before = state.model, state.opt_state, state.carry
+    arrays, *rest = _each_seed(one_seed, (*before, xs, ys))
+    model, opt_state, carry = eqx.combine(arrays, before)
     return State(model, opt_state, state.iteration + iterations * count, carry), *rest
 
 
@@ -196,15 +197,4 @@ def _each_seed(function: Callable[[PyTree], PyTree], tree: PyTree) -> PyTree:
 
     Side by side, each has indices of its own, by which CPUs gather slowly.
     """
-    if not nodes(tree, Sparse):
-        return eqx.filter_vmap(function)(tree)
-    arrays, static = eqx.partition(tree, eqx.is_array)
-    kept = []
-
-    def one(arrays):
-        made, rest = eqx.partition(function(eqx.combine(arrays, static)), eqx.is_array)
-        kept.append(rest)
-        return made
-
-    made = jax.lax.map(one, arrays)
-    return eqx.combine(made, kept[-1])
+    return over_seeds(function, tree, in_turn=bool(nodes(tree, Sparse)))

@@ -174,7 +174,7 @@ def iterate(
     data_keys, eval_keys = stream_keys(keys)
     batch = jax.eval_shape(data, keys[0])[0].shape[1]
     mesh = device_mesh(len(keys), batch)
-    check_divided(len(keys), batch, mesh, streams=False)
+    check_divided(len(keys), batch, mesh)
     if mesh is not None:
         state = _shard(state, mesh)
     advance = functools.partial(
@@ -328,14 +328,23 @@ def _each_seed(
     On one CPU they go one after the other: side by side they share its cache, which took twice the
     time for large networks, and saved none for small ones.
     """
+    in_turn = jax.default_backend() == "cpu" and jax.device_count() == 1
+    return over_seeds(lambda each: function(*each), (tree, keys), axis, in_turn=in_turn)
+
+
+def over_seeds(
+    function: Callable[[PyTree], PyTree], tree: PyTree, axis: str | None = None, *, in_turn: bool
+) -> PyTree:
+    """The arrays that the function makes of each seed's part: one after the other, or side by side,
+    over the mesh's `axis` if any."""
     arrays, static = eqx.partition(tree, eqx.is_array)
 
-    def one_seed(arrays, key):
-        return function(eqx.combine(arrays, static), key)
+    def one_seed(arrays):
+        return function(eqx.combine(arrays, static))
 
-    if jax.default_backend() == "cpu" and jax.device_count() == 1:
-        return jax.lax.map(lambda each: one_seed(*each), (arrays, keys))
-    return jax.vmap(one_seed, spmd_axis_name=axis)(arrays, keys)
+    if in_turn:
+        return jax.lax.map(one_seed, arrays)
+    return jax.vmap(one_seed, spmd_axis_name=axis)(arrays)
 
 
 def _shard(state: State, mesh: Mesh) -> State:

@@ -103,7 +103,7 @@ MAPS = {
     "sparse rows": Row(
         ROWS,
         IN_PLACE,
-        lambda g: np.where(ROWS.exists, g[ROWS.each.post + ROWS.first[:, None], ROWS.each.pre], 0),
+        lambda g: np.where(ROWS.exists, g[ROWS._post(), ROWS.lists.pre], 0),
         IN_PLACE != 0,
     ),
     "low rank": Row(
