@@ -273,8 +273,14 @@ def test_tables_and_figures_name_the_tasks_score(monkeypatch):
     }
 
 
-@pytest.mark.parametrize("name", TASKS)
-@pytest.mark.parametrize("preset", ["small", pytest.param("published", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name, preset",
+    [
+        pytest.param(name, preset, marks=[] if preset == "small" else pytest.mark.slow)
+        for name, task in TASKS.items()
+        for preset in task.presets
+    ],
+)
 def test_every_task_record_fits_together(name, preset):
     task = TASKS[name]
     settings = task.presets[preset]
