@@ -1,6 +1,10 @@
 """Networks of lists of synapses: what is built, what learns, and what large ones never make."""
 
+import dataclasses
+import functools
 import json
+import math
+import re
 from typing import Any
 
 import jax
@@ -11,7 +15,9 @@ from modprop_jax import Sparse
 from modprop_jax.experiments import compare, resume, trained
 from modprop_jax.experiments._compare import _records, _start
 from modprop_jax.experiments._config import Config
+from modprop_jax.experiments._setup import seed_keys, setup
 from modprop_jax.experiments._storage import RunFolder
+from modprop_jax.experiments._stream import _advance, Streaming
 from modprop_jax.tasks import TASKS
 
 
@@ -59,6 +65,39 @@ def test_credit_by_types_reaches_all_neurons():
     made = config("modprop", "eprop", "readout_only")
     share = [moved(made, label).mean() for label in made.rules]
     assert share[0] > 0.5 and share[0] >= share[1] > 0 == share[2]
+
+
+def largest_of_the_loop(made, label):
+    """Entries of the largest array in the program of an evaluation's block."""
+    state, parts = _start(made, label), setup(made.for_rule(label))
+    settings, (_, keys) = made.settings, seed_keys(made)
+    segment, block = settings.segment, settings.eval_every * settings.segment
+    xs, ys = jax.vmap(functools.partial(parts.data, steps=block))(keys)
+    loop: Any = _advance
+    text = loop.lower(
+        state,
+        xs=xs,
+        ys=ys,
+        loss=made.entry.loss,
+        optimizer=parts.optimizer,
+        streaming=Streaming(segment, segment, block, block),
+        count=settings.eval_every,
+    ).as_text()
+    sizes = re.findall(r"tensor<([0-9x]+)x[a-z]", text)
+    return max(math.prod(map(int, size.split("x"))) for size in sizes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("label", ["modprop", "mdgl", "eprop", "readout_only"])
+def test_the_loop_builds_nothing_dense(label):
+    n = 1500
+    sizes: dict[str, Any] = {"hidden_size": n, "excitatory": 1200, "batch": 1, "seeds": 1}
+    made = config(label, **sizes)
+    assert largest_of_the_loop(made, label) < n**2 / 10
+    if label == "eprop":
+        matrices = dataclasses.replace(made.settings, wiring=None)
+        dense = dataclasses.replace(made, settings=matrices)
+        assert largest_of_the_loop(dense, label) == n**2
 
 
 @pytest.mark.slow
