@@ -16,33 +16,53 @@ import pytest
 # jaxprs are many small objects that live: looking for dead ones among them takes a twentieth
 gc.set_threshold(100_000, 50, 50)
 jax.config.update("jax_enable_x64", True)
+# a command that is run in this process finds JAX begun, and leaves the number of devices alone
+jax.devices()
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 MAPS = pathlib.Path("/proc/self/maps")
 RUN = pytest.StashKey[int]()
+# what tests call the two when they go over both
+RULES, CELLS = {"rule", "rule_name", "name"}, {"cell", "cell_name", "maps"}
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--all-pairs", action="store_true", help="every rule with every cell, not a third of them"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Of a test of pairs, rule and cell say, the fast suite meets each value, and the slow one the
-    other pairs. Tests of one cell follow one another: they share what a worker has compiled."""
-    seen = set()
+def pytest_collection_modifyitems(config, items):
+    """Of a test of pairs, the fast suite meets each value, and the slow one the other pairs; where
+    these are of a rule and a cell, a third of them, unless all are asked for. Tests of one cell
+    follow one another: they share what a worker has compiled."""
+    seen, others, left = set(), 0, []
     for item in items:
         spec = getattr(item, "callspec", None)
         counts = spec is not None and item.path.name.startswith("test_")
         params = spec.params if spec is not None and counts else {}
         values = {(item.location[0], item.originalname, *map(str, pair)) for pair in params.items()}
-        if len(params) > 1 and values <= seen:
+        marked = item.get_closest_marker("slow")
+        if marked or (len(params) > 1 and values <= seen):
             item.add_marker("slow")
-        elif not item.get_closest_marker("slow"):
+            if RULES & params.keys() and CELLS & params.keys():
+                others += 1
+                if others % 3 and not config.getoption("--all-pairs"):
+                    left.append(item)
+        else:
             seen |= values
 
     def cell_name(item):
         return getattr(item, "callspec", None) and item.callspec.params.get("cell_name") or ""
 
-    items.sort(key=cell_name)
+    named = {arg.partition("[")[0] for arg in config.args if "[" in arg}
+    left = [] if named else left  # a case that is asked for by its name is run
+    config.hook.pytest_deselected(items=left)
+    out = set(left)
+    items[:] = sorted((item for item in items if item not in out), key=cell_name)
 
 
 @pytest.hookimpl(trylast=True)

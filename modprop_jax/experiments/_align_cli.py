@@ -8,7 +8,8 @@ from rich.console import Console
 from ..tasks import TASKS
 from ._align import execute_align, new_folder, reopen_align
 from ._align_config import AlignConfig, learns_online, stream_rules, StreamAlignConfig
-from ._options import CellName, FeedbackName, Folder, Mu, PresetFloat, PresetInt, TaskName
+from ._devices import use_cores
+from ._options import CellName, Cores, FeedbackName, Folder, Mu, PresetFloat, PresetInt, TaskName
 from ._rules import DEFAULT_RULES
 from ._runs import continued
 from ._storage import RunFolder
@@ -59,6 +60,7 @@ def align(
     cell: CellName = None,
     feedback: FeedbackName = None,
     mu: Mu = None,
+    cores: Cores = None,
 ) -> Work:
     """Follow how well each rule's gradient points along training, and where it leads.
 
@@ -123,7 +125,10 @@ def align(
         feedback: How the readout sends error back. On streams there is one network, so that
             a rule that asks for random feedback (local_dni) gets what all others get.
         mu: ModProp's stand-in for the activation's derivative; auto measures it.
+        cores: Cores of the CPU to spread seeds over, where there is no accelerator and no stream; 1
+            for one network after the other. A resumed run continues bit for bit on as many.
     """
+    use_cores(cores)
     if (resume is None) == (task is None):
         raise ValueError(
             "name either a task or a run to continue: "

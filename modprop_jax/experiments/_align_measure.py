@@ -16,6 +16,7 @@ from ..diagnostics import alignment_matrix, credit_profile, generalisation_gap, 
 from ..tasks import Preset, TASKS
 from ._align_config import AlignConfig
 from ._cells import CELLS
+from ._devices import mesh_of, over_seeds
 from ._network import cell_types, recurrent_weights
 from ._rules import build_rule
 from ._setup import setup
@@ -127,20 +128,15 @@ def plain(values: object) -> Any:
 
 
 def _by_seed(measure: Callable) -> Callable:
-    """One network after the other: the batches are large, and Lanczos stops where it may."""
+    """A device takes one network after the other: batches are large, and Lanczos may stop early."""
 
     @eqx.filter_jit
-    def compiled(model, keys):
-        arrays, static = eqx.partition(model, eqx.is_array)
+    def compiled(model, keys, mesh):
         own_keys = jax.vmap(lambda key: jr.fold_in(key, 2))(keys)  # 0 and 1 are the streams'
+        given = model, own_keys, stream_keys(keys)[1]
+        return over_seeds(lambda each: measure(*each), given, mesh, in_turn=True)
 
-        def one(seed):
-            arrays, key, eval_key = seed
-            return measure(eqx.combine(arrays, static), key, eval_key)
-
-        return jax.lax.map(one, (arrays, own_keys, stream_keys(keys)[1]))
-
-    return lambda model, keys: jax.tree.map(np.asarray, compiled(model, keys))
+    return lambda model, keys: jax.tree.map(np.asarray, compiled(model, keys, mesh_of(model)))
 
 
 def _unit_bounds(evaluate: Data) -> tuple[float, float] | None:

@@ -15,10 +15,12 @@ from ._bench import bench
 from ._cells import CELLS
 from ._compare import execute, reopen
 from ._config import Config
+from ._devices import use_cores
 from ._names import known, summary
 from ._options import (
     CellName,
     Coordinator,
+    Cores,
     Count,
     FeedbackName,
     Folder,
@@ -53,6 +55,7 @@ def compare(
     feedback: FeedbackName = None,
     segment: PresetInt = None,
     mu: Mu = None,
+    cores: Cores = None,
     distributed: bool = False,
     coordinator: Coordinator = None,
     processes: Count = None,
@@ -91,6 +94,8 @@ def compare(
         segment: Online learning from endless streams: time steps from one optimizer step to
             the next. For tasks without trials, such as add.
         mu: ModProp's stand-in for the activation's derivative; auto measures it.
+        cores: Cores of the CPU to spread seeds and trials over, where there is no accelerator; 1
+            for one network after the other. A resumed run continues bit for bit on as many.
         distributed: Spread seeds and trials over the devices of several processes, each started
             with this command, on a cluster that JAX recognises (Slurm, Open MPI, Kubernetes, TPU
             pods) or with the next three options. The first process alone reads and writes.
@@ -102,6 +107,8 @@ def compare(
         join(coordinator, processes, process)
     elif (coordinator, processes, process) != (None, None, None):
         raise ValueError("--coordinator, --processes and --process belong to --distributed.")
+    else:
+        use_cores(cores)
     if (resume is None) == (task is None):
         raise ValueError(
             "name either a task or a run to continue: "
@@ -215,7 +222,7 @@ def _check_names(arguments: list[str]) -> None:
         for argument in arguments[1:]
         if argument.startswith("--")
     ]
-    where = ("--distributed", "--coordinator", "--processes", "--process")
+    where = ("--cores", "--distributed", "--coordinator", "--processes", "--process")
     others = [name for name in typed if name not in ("--resume", "--help", *where)]
     if "--resume" in typed and others:
         raise ValueError(

@@ -27,6 +27,9 @@ RuleNames = Annotated[
 Folder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")]
 Coordinator = Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="")]
 Count = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
+Cores = Annotated[
+    int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: all of this process)")
+]
 _PRESETS = "(default: the preset's)"
 PresetInt = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=_PRESETS)]
 PresetSeeds = Annotated[

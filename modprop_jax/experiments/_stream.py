@@ -11,17 +11,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from .._grad import online_value_and_grad, with_rule
 from .._rule import AbstractRule, BPTT
 from .._synapses import Sparse
 from .._tree import nodes
+from ._devices import device_mesh, over_seeds, placed
 from ._force_network import ForceNetwork
 from ._network import Network
 from ._processes import check_alone
 from ._soundness import check, check_stable, fault, radius_of
-from ._train import Data, initial_state, over_seeds, Record, State, stream_keys
+from ._train import Data, initial_state, Record, State, stream_keys
 
 
 # of the outputs of some steps: (outputs, ys) -> (loss, score)
@@ -85,8 +87,13 @@ def iterate_stream(
     """
     segment, block = streaming.segment, streaming.block
     check_alone()
-    xs, ys = jax.jit(jax.vmap(data))(stream_keys(keys)[0])
-    given: dict[str, Any] = dict(xs=xs, ys=ys, loss=loss, optimizer=optimizer, streaming=streaming)
+    # Side by side, lists of synapses would each be gathered by indices of their own, which is slow.
+    mesh = None if nodes(state.model, Sparse) else device_mesh(len(keys), 1)
+    state = placed(state, mesh)
+    xs, ys = placed(_drawn(data, stream_keys(keys)[0]), mesh)
+    given: dict[str, Any] = dict(
+        xs=xs, ys=ys, loss=loss, optimizer=optimizer, streaming=streaming, mesh=mesh
+    )
 
     def record(value, score, seconds):
         value, score = np.asarray(value), np.asarray(score)
@@ -100,7 +107,9 @@ def iterate_stream(
 
     if state.iteration == 0:
         first = xs[:, :block], ys[:, :block]
-        untrained = _untrained(state.model, *first, loss=loss, segment=segment)
+        # one program for all rules, which are no part of it
+        plain = with_rule(state.model, BPTT())
+        untrained = _untrained(plain, *first, loss=loss, segment=segment, mesh=mesh)
         yield state, record(*untrained, math.nan)
     done = int(state.iteration) * streaming.iteration
     compiled: dict[int, Any] = {}
@@ -120,6 +129,12 @@ def iterate_stream(
 
 
 @eqx.filter_jit
+def _drawn(data: Data, keys: Key[Array, " seeds"]) -> tuple[Array, Array]:
+    """Every seed's whole stream."""
+    return jax.vmap(data)(keys)
+
+
+@eqx.filter_jit
 def _advance(
     state: State,
     *,
@@ -129,6 +144,7 @@ def _advance(
     optimizer: optax.GradientTransformation,
     streaming: Streaming,
     count: int,
+    mesh: Mesh | None,
 ) -> tuple[State, Int[Array, "seeds 2"], Float[Array, " seeds"], Float[Array, " seeds"]]:
     """`count` segments of every seed; the first that was not sound (or −1) and its `fault`, the
     loss and the score."""
@@ -163,9 +179,10 @@ def _advance(
         return arrays, broken, value, score
 
     before = state.model, state.opt_state, state.carry
-    arrays, *rest = _each_seed(one_seed, (*before, xs, ys))
+    arrays, *rest = _each_seed(one_seed, (*before, xs, ys), mesh)
     model, opt_state, carry = eqx.combine(arrays, before)
-    return State(model, opt_state, state.iteration + iterations * count, carry), *rest
+    after = State(model, opt_state, state.iteration + iterations * count, carry)
+    return placed(after, mesh), *rest
 
 
 def _segment_loss(
@@ -178,23 +195,25 @@ def _segment_loss(
 
 @eqx.filter_jit
 def _untrained(
-    model: StreamNetwork, xs: Array, ys: Array, *, loss: OutputLoss, segment: int
+    model: StreamNetwork,
+    xs: Array,
+    ys: Array,
+    *,
+    loss: OutputLoss,
+    segment: int,
+    mesh: Mesh | None,
 ) -> tuple[Array, Array]:
     """Segment by segment, as large networks have too many emissions to hold more of them."""
 
     def one_seed(each):
         model, xs, ys = each
-        model = with_rule(model, BPTT())
         cut = xs.reshape(-1, segment, *xs.shape[1:])
         _, outputs = jax.lax.scan(lambda c, x: model.online(x, c), model.init(xs.shape[1:2]), cut)
         return loss(outputs.reshape(-1, *outputs.shape[2:]), ys)
 
-    return _each_seed(one_seed, (model, xs, ys))
+    return _each_seed(one_seed, (model, xs, ys), mesh)
 
 
-def _each_seed(function: Callable[[PyTree], PyTree], tree: PyTree) -> PyTree:
-    """Of each seed's part, side by side; those with lists of synapses one after the other.
-
-    Side by side, each has indices of its own, by which CPUs gather slowly.
-    """
-    return over_seeds(function, tree, in_turn=bool(nodes(tree, Sparse)))
+def _each_seed(function: Callable[[PyTree], PyTree], tree: PyTree, mesh: Mesh | None) -> PyTree:
+    """Of each seed's part: those of a device side by side, with lists of synapses in turn."""
+    return over_seeds(function, tree, mesh, in_turn=bool(nodes(tree, Sparse)))

@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from jaxtyping import Array, Int, Key, PRNGKeyArray, PyTree
 
 from .._grad import value_and_grad
 from .._rule import AbstractRule
 from ..diagnostics import alignment
+from ._devices import device_mesh, mesh_of, over_seeds, placed
 from ._processes import check_divided, whole
 from ._soundness import check, check_stable, fault, radius_of
 
@@ -175,15 +176,14 @@ def iterate(
     batch = jax.eval_shape(data, keys[0])[0].shape[1]
     mesh = device_mesh(len(keys), batch)
     check_divided(len(keys), batch, mesh)
-    if mesh is not None:
-        state = _shard(state, mesh)
+    state = placed(state, mesh)
     advance = functools.partial(
         _advance, loss=loss, data=data, optimizer=optimizer, rule=rule, mesh=mesh
     )
     iteration = int(state.iteration)
 
     def record(seconds: float) -> Record:
-        measured = _evaluate(state.model, eval_keys, loss=loss, data=evaluate)
+        measured = _evaluate(state.model, eval_keys, loss=loss, data=evaluate, mesh=mesh)
         value, accuracy = map(np.asarray, whole(measured))
         check(label, ~np.isfinite(value), np.full(len(keys), iteration))
         radius = whole(radius_of(state.model, rule=rule))
@@ -219,7 +219,8 @@ def cosines(
 ) -> np.ndarray:
     """Cosine of the rule's gradient to BPTT's on that iteration's batch, by seed."""
     data_keys, _ = stream_keys(keys)
-    found = _cosine(model, data_keys, jnp.int32(iteration), loss=loss, data=data, rule=rule)
+    options: dict[str, Any] = dict(loss=loss, data=data, rule=rule, mesh=mesh_of(model))
+    found = _cosine(model, data_keys, jnp.int32(iteration), **options)
     return np.asarray(whole(found))
 
 
@@ -229,22 +230,6 @@ def stream_keys(
     """Keys of the training and of the evaluation data of each seed."""
     pairs = jax.vmap(jr.split)(keys)
     return pairs[:, 0], pairs[:, 1]
-
-
-def device_mesh(seeds: int, batch: int) -> Mesh | None:
-    """Seeds over as many devices as divide them, the batch over the rest if it fits."""
-    devices = jax.device_count()
-    along_seeds = math.gcd(seeds, devices)
-    rest = devices // along_seeds
-    along_batch = rest if batch % rest == 0 else 1
-    if along_seeds * along_batch == 1:
-        return None
-    return jax.make_mesh(
-        (along_seeds, along_batch),
-        ("seeds", "batch"),
-        axis_types=(AxisType.Auto, AxisType.Auto),
-        devices=jax.devices()[: along_seeds * along_batch],
-    )
 
 
 @eqx.filter_jit
@@ -288,16 +273,16 @@ def _advance(
         return jax.lax.fori_loop(first, last, step, (arrays, jnp.array([-1, 0], jnp.int32)))
 
     start = (state.model, state.opt_state)
-    axis = None if mesh is None else "seeds"
-    arrays, broken = _each_seed(one_seed, start, keys, axis)
+    arrays, broken = _each_seed(one_seed, start, keys, mesh)
     model, opt_state = eqx.combine(arrays, start)
-    state = State(model, opt_state, state.iteration + count)
-    return (state if mesh is None else _shard(state, mesh)), broken
+    return placed(State(model, opt_state, state.iteration + count), mesh), broken
 
 
 @eqx.filter_jit
-def _evaluate(model: PyTree, keys: Key[Array, " seeds"], *, loss: Loss, data: Data):
-    return _each_seed(lambda m, key: loss(m, *data(key)), model, keys)
+def _evaluate(
+    model: PyTree, keys: Key[Array, " seeds"], *, loss: Loss, data: Data, mesh: Mesh | None
+):
+    return _each_seed(lambda m, key: loss(m, *data(key)), model, keys, mesh)
 
 
 @eqx.filter_jit
@@ -309,46 +294,25 @@ def _cosine(
     loss: Loss,
     data: Data,
     rule: AbstractRule,
+    mesh: Mesh | None,
 ):
     def one_seed(model, key):
         xs, ys = data(jr.fold_in(key, iteration))
         return alignment(lambda *a: loss(*a)[0], model, xs, ys, rule=rule).cosine
 
-    return _each_seed(one_seed, model, keys)
+    return _each_seed(one_seed, model, keys, mesh)
 
 
 def _each_seed(
     function: Callable[[PyTree, PRNGKeyArray], PyTree],
     tree: PyTree,
     keys: Key[Array, " seeds"],
-    axis: str | None = None,
+    mesh: Mesh | None,
 ) -> PyTree:
-    """The function of each seed's part of `tree`, side by side, and over the mesh's `axis` if any.
+    """The function of each seed's part of `tree`.
 
-    On one CPU they go one after the other: side by side they share its cache, which took twice the
-    time for large networks, and saved none for small ones.
+    On a CPU those of a device go one after the other: side by side they share its cache, which took
+    twice the time for large networks, and saved none for small ones.
     """
-    in_turn = jax.default_backend() == "cpu" and jax.device_count() == 1
-    return over_seeds(lambda each: function(*each), (tree, keys), axis, in_turn=in_turn)
-
-
-def over_seeds(
-    function: Callable[[PyTree], PyTree], tree: PyTree, axis: str | None = None, *, in_turn: bool
-) -> PyTree:
-    """The arrays that the function makes of each seed's part: one after the other, or side by side,
-    over the mesh's `axis` if any."""
-    arrays, static = eqx.partition(tree, eqx.is_array)
-
-    def one_seed(arrays):
-        return function(eqx.combine(arrays, static))
-
-    if in_turn:
-        return jax.lax.map(one_seed, arrays)
-    return jax.vmap(one_seed, spmd_axis_name=axis)(arrays)
-
-
-def _shard(state: State, mesh: Mesh) -> State:
-    over_seeds = NamedSharding(mesh, P("seeds"))
-    model, opt_state = eqx.filter_shard((state.model, state.opt_state), over_seeds)
-    iteration = eqx.filter_shard(state.iteration, NamedSharding(mesh, P()))
-    return State(model, opt_state, iteration)
+    in_turn = jax.default_backend() == "cpu"
+    return over_seeds(lambda each: function(*each), (tree, keys), mesh, in_turn=in_turn)

@@ -106,7 +106,14 @@ _RATE = functools.partial(
     seeds=1,
 )
 # Spikes are read out as they are: a filtered emission would cost a trace for each synapse.
-_SPIKING = functools.partial(_RATE, cell="lif", cell_options={"tau": 3.0, "threshold": 0.6})
+_SPIKING = functools.partial(
+    _RATE,
+    cell="lif",
+    cell_options={"tau": 10.0, "threshold": 0.6},
+    optimizer="adam",
+    learning_rate=0.003,
+    mu=0.05,
+)
 
 _SMALL: dict[str, Any] = {
     "wiring": {"fan_in": 20.0, "sensory": 0.2, "motor": 10},
@@ -144,7 +151,7 @@ CONNECTOME = Task(
     stream=True,
     presets={
         "small": _RATE(**_SMALL),
-        "small_spiking": _SPIKING(**_SMALL),
+        "small_spiking": _SPIKING(**_SMALL | {"iterations": 900}),
         "column": _RATE(**_COLUMN),
         "column_spiking": _SPIKING(**_COLUMN),
         "fly": _RATE(**_FLY),

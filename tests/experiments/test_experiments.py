@@ -51,6 +51,7 @@ from modprop_jax.experiments import (
 from modprop_jax.experiments._align_config import AlignConfig
 from modprop_jax.experiments._align_measure import measurements
 from modprop_jax.experiments._config import Config
+from modprop_jax.experiments._devices import layout
 from modprop_jax.experiments._network import recurrent_weights
 from modprop_jax.experiments._setup import seed_keys, setup
 from modprop_jax.experiments._summary import iterations_to_criterion
@@ -217,11 +218,10 @@ def _copy_of(comparison, folder, **changes):
     return folder
 
 
-def test_killed_and_resumed_equals_uninterrupted(comparison, tmp_path):
-    """SIGKILL a copy of the module's run in its first rule; then go on from what is left."""
-    folder = _copy_of(comparison, tmp_path / "killed")
+def _killed(folder, cores):
+    """SIGKILL the run of a folder in its first rule."""
     metrics = folder / "metrics.jsonl"
-    process = _command("compare", "--resume", folder)
+    process = _command("compare", "--resume", folder, "--cores", cores)
     try:
         deadline = time.monotonic() + 120
         while not (metrics.exists() and metrics.read_text().count("\n") >= 3):
@@ -232,6 +232,13 @@ def test_killed_and_resumed_equals_uninterrupted(comparison, tmp_path):
     finally:
         process.kill()
         process.communicate()
+    return metrics
+
+
+def test_killed_and_resumed_equals_uninterrupted(comparison, tmp_path):
+    """A copy of the module's run, which goes on from what is left."""
+    folder = _copy_of(comparison, tmp_path / "killed")
+    metrics = _killed(folder, 1)
     whole = _without_times(comparison.folder)
     assert 3 <= len(_without_times(folder)) < len(whole) / 2
     # Of a kill between two writes: a line beyond the checkpoint, and half a line.
@@ -248,16 +255,41 @@ def test_killed_and_resumed_equals_uninterrupted(comparison, tmp_path):
 
 
 @pytest.mark.slow
-def test_seeds_and_batch_spread_over_devices(comparison, tmp_path):
-    folder = _copy_of(comparison, tmp_path / "spread", rules=["bptt"])
-    flags = "--xla_force_host_platform_device_count=4"
-    process = _command("compare", "--resume", folder, XLA_FLAGS=flags)
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    assert "device: 4 x" in output and "devices changed" in output
+@pytest.mark.parametrize("cores, seeds", [(2, 3), (4, 2)])
+def test_seeds_and_batch_spread_over_cores(cores, seeds, comparison, tmp_path):
+    """Three seeds on two cores, which do not divide them; a batch over two cores for each seed.
+    Killed and resumed as uninterrupted, and as the seeds of the module's run."""
+    folders = [
+        _copy_of(comparison, tmp_path / name, rules=["bptt"], seeds=seeds)
+        for name in ("whole", "killed")
+    ]
+    _killed(folders[1], cores)
+    assert len(_without_times(folders[1])) < 10
+    for folder in folders:
+        process = _command("compare", "--resume", folder, "--cores", cores)
+        output, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        assert f"device: {cores} x" in output and "devices changed" in output
+    whole, resumed = map(_without_times, folders)
+    assert whole == resumed
     alone = [m for m in comparison.metrics if m["rule"] == "bptt"]
-    for one, many in zip(alone, _without_times(folder), strict=True):
-        np.testing.assert_allclose(one["loss"], many["loss"], rtol=1e-4)
+    for one, many in zip(alone, whole, strict=True):
+        np.testing.assert_allclose(one["loss"], many["loss"][:2], rtol=1e-4)
+
+
+def test_cores_can_not_be_counted_anew(capsys):
+    assert main(["compare", "delayed_xor", "--cores", "2"]) == 2
+    assert "cores=2 came too late" in capsys.readouterr().err
+    assert main(["align", "delayed_xor", "--cores", "0"]) == 2
+    assert "cores must be a whole number of at least 1" in capsys.readouterr().err
+
+
+def test_seeds_first_then_trials():
+    cases = [(5, 32, 2), (5, 32, 1), (1, 32, 2), (1, 33, 2), (3, 32, 4), (2, 32, 4), (5, 32, 64)]
+    shapes = [(2, 1), (1, 1), (1, 2), (1, 1), (3, 1), (2, 2), (5, 8)]
+    assert [layout(*case) for case in cases] == shapes
+    assert layout(3, 32, 4, all_devices=True) == (2, 2)
+    assert layout(3, 5, 4, all_devices=True) == (1, 1)
 
 
 def test_diverging_rule_is_stopped_and_the_others_go_on(comparison, tmp_path, capsys, monkeypatch):
