@@ -6,6 +6,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import joblib
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 from jaxtyping import PyTree
 
@@ -21,24 +22,25 @@ def use_cores(cores: int | None) -> None:
 
     For a program of its own, before any array is made. With None, nothing changes where JAX has
     begun, or where the environment says how many devices there are.
+
+    **Raises:** `ValueError` if these do not let it have so many.
     """
-    if cores is not None:
-        arguments.size("cores", cores)
     said = "JAX_NUM_CPU_DEVICES" in os.environ
     said |= "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if said and cores is None:
+    if cores is not None:
+        arguments.size("cores", cores)
+        if said:
+            raise ValueError(
+                f"cores={cores}, but JAX_NUM_CPU_DEVICES or XLA_FLAGS says it too: leave one out."
+            )
+    elif said:
         return
     try:
-        jax.config.update("jax_num_cpu_devices", _usable_cores() if cores is None else cores)
+        # of a container its share, not the machine's
+        jax.config.update("jax_num_cpu_devices", cores or joblib.cpu_count())
     except RuntimeError as error:
         if cores is not None:
             raise ValueError(f"cores={cores} came too late: {error}") from error
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def layout(seeds: int, batch: int, devices: int, *, all_devices: bool = False) -> tuple[int, int]:
@@ -56,10 +58,10 @@ def layout(seeds: int, batch: int, devices: int, *, all_devices: bool = False) -
     if all_devices:
         ways = [way for way in ways if way[0] * way[1] == devices]
 
-    def time(way: tuple[int, int]) -> float:
+    def cost(way: tuple[int, int]) -> float:
         return -(-seeds // way[0]) / way[1] ** _GAIN_OF_A_SPLIT
 
-    return min(ways, key=time, default=(1, 1))
+    return min(ways, key=cost, default=(1, 1))
 
 
 def device_mesh(seeds: int, batch: int) -> Mesh | None:

@@ -277,9 +277,12 @@ def test_seeds_and_batch_spread_over_cores(cores, seeds, comparison, tmp_path):
         np.testing.assert_allclose(one["loss"], many["loss"][:2], rtol=1e-4)
 
 
-def test_cores_can_not_be_counted_anew(capsys):
+def test_cores_can_not_be_counted_anew(capsys, monkeypatch):
     assert main(["compare", "delayed_xor", "--cores", "2"]) == 2
     assert "cores=2 came too late" in capsys.readouterr().err
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "2")
+    assert main(["compare", "delayed_xor", "--cores", "2"]) == 2
+    assert "says it too" in capsys.readouterr().err
     assert main(["align", "delayed_xor", "--cores", "0"]) == 2
     assert "cores must be a whole number of at least 1" in capsys.readouterr().err
 

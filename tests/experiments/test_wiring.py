@@ -102,6 +102,16 @@ def test_the_loop_builds_nothing_dense(label):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("preset", ["small", "small_spiking"])
+def test_learnt_beats_fixed(preset, tmp_path):
+    """Part of the trials; credit that goes back by a synapse, where few neurons see an error."""
+    options: dict[str, Any] = {"seeds": 1, "iterations": 210, "quiet": True}
+    result = compare("connectome", ["mdgl", "readout_only"], preset=preset, out=tmp_path, **options)
+    learnt, fixed = (row.accuracy.mean for row in result.rows if row.accuracy is not None)
+    assert learnt > fixed + 0.1 and fixed < 0.65
+
+
+@pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     options: dict[str, Any] = {"seeds": 2, "quiet": True, **TINY}
     compare("connectome", ["modprop"], out=tmp_path / "whole", **options)
