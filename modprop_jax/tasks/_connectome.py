@@ -123,6 +123,7 @@ _SMALL: dict[str, Any] = {
     "iterations": 600,
     "eval_every": 30,
 }
+_SMALL_SPIKING: dict[str, Any] = _SMALL | {"iterations": 900}
 # A column of the mouse's cortex: 10^4 neurons, 10^3 synapses each.
 _COLUMN: dict[str, Any] = {
     "wiring": {"fan_in": 1000.0, "spread": 0.5, "sensory": 0.2, "motor": 10},
@@ -151,7 +152,7 @@ CONNECTOME = Task(
     stream=True,
     presets={
         "small": _RATE(**_SMALL),
-        "small_spiking": _SPIKING(**_SMALL | {"iterations": 900}),
+        "small_spiking": _SPIKING(**_SMALL_SPIKING),
         "column": _RATE(**_COLUMN),
         "column_spiking": _SPIKING(**_COLUMN),
         "fly": _RATE(**_FLY),

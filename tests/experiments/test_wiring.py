@@ -72,8 +72,9 @@ def largest_of_the_loop(made, label):
     state, parts = _start(made, label), setup(made.for_rule(label))
     settings, (_, keys) = made.settings, seed_keys(made)
     segment, block = settings.segment, settings.eval_every * settings.segment
-    xs, ys = jax.vmap(functools.partial(parts.data, steps=block))(keys)
     loop: Any = _advance
+    data: Any = parts.data
+    xs, ys = jax.vmap(functools.partial(data, steps=block))(keys)
     text = loop.lower(
         state,
         xs=xs,
