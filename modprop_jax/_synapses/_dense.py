@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from .._arguments import parameters, shown
+from .._layout import transposed
 from .._precision import times, times_back
 from .._tree import pullback
 from ._base import AbstractLocalSynapses, AbstractSynapses, column, one_hot, Types
@@ -30,7 +31,7 @@ class Dense(AbstractLocalSynapses):
 
     def __call__(self, pre: Float[Array, "*axes pre"]) -> Float[Array, "*axes post"]:
         """One matmul."""
-        return times(pre, self.weight.T)
+        return times(pre, transposed(self.weight))
 
     def back(self, post: Float[Array, "*axes post"]) -> Float[Array, "*axes pre"]:
         """One matmul."""
