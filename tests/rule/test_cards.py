@@ -282,7 +282,7 @@ def test_the_document_is_the_commands_output(capsys):
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in table} == {11}
     for name, written in CARDS.items():
-        (row,) = (line for line in table if line.startswith(f"| `{name}` |"))
+        (row,) = (line for line in table if line.startswith(f"| `{name}`: {written.called} |"))
         for field in (written.facing, written.bias, written.when, written.synapse):
             assert field in row
         for formula in (written.memory, written.time, written.leaky, written.shared):

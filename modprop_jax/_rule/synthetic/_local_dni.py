@@ -78,6 +78,9 @@ class LocalDNI(AbstractPredictingRule):
         time="n*(n+m+1)+n*(n+k+1)",
         synapse="its presynaptic rate, and one voltage or rate of its own neuron",
         source="Marschall, Cho & Savin 2019",
+        called="DNI(b), local plasticity with segregated compartments",
+        use="credit from the future where each synapse sees its own neuron only",
+        papers=("marschall2019local", "marschall2020unified"),
         place=140,
         names=(
             Named(
