@@ -88,7 +88,7 @@ def bibtex(papers: tuple[str, ...]) -> list[str]:
 @functools.cache
 def entries() -> dict[str, str]:
     """The package's BibTeX entries by key."""
-    text = importlib.resources.files(__package__).joinpath("_citations.bib").read_text("utf-8")
+    text = importlib.resources.files("modprop_jax").joinpath("_citations.bib").read_text("utf-8")
     found = (entry.strip() for entry in re.split(r"\n(?=@)", text))
     return {_key(entry): entry for entry in found}
 
