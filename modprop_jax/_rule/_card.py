@@ -55,6 +55,7 @@ class Card(NamedTuple):
     - `synapse`: what a synapse must know.
     - `source`: of the rule, or of the form that it has here.
     - `called`: its names in the field, such as "KF-RTRL".
+    - `credit`: what credit it delivers, in words.
     - `use`: what to take it for.
     - `papers`: what `cite` prints: keys of the package's entries, or BibTeX entries.
     - `shared`: floats of trace that all examples share, next to the states of optimizers.
@@ -72,6 +73,7 @@ class Card(NamedTuple):
     synapse: str
     source: str
     called: str | None = None
+    credit: str | None = None
     use: str | None = None
     papers: tuple[str, ...] = ()
     stochastic: bool = False

@@ -44,6 +44,7 @@ class EProp(AbstractSurrogateRule):
         synapse="its presynaptic activity, its neuron's state and the learning signal",
         source="Bellec et al. 2020; Murray 2019",
         called="e-prop, RFLO, three-factor rule",
+        credit="through its own neuron",
         use="the cheapest local rule",
         papers=("bellec2020eprop", "murray2019rflo"),
         place=40,

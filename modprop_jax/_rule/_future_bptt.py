@@ -58,6 +58,7 @@ class FutureBPTT(AbstractTransportRule):
         synapse="the next h steps of the whole network",
         source="Marschall, Cho & Savin 2020",
         called="F-BPTT, future-facing BPTT",
+        credit="of the next h emissions, exactly",
         use="exact credit of the next h emissions, at every step of a stream",
         papers=("marschall2020unified",),
         place=120,

@@ -68,6 +68,7 @@ class UORO(AbstractStochasticRule):
         synapse="scalars that are the whole network's, c·A among them",
         source="Tallec & Ollivier 2018",
         called="UORO, unbiased online recurrent optimisation",
+        credit="all, in expectation: unbiased, noisy; `probes=` averages",
         use="an unbiased gradient online, for any cell, where its noise averages away",
         papers=("tallec2018uoro", "marschall2020unified"),
         place=80,
