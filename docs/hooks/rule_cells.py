@@ -12,7 +12,7 @@ import optax
 import modprop_jax as mpj
 
 
-KEY = "key=jax.random.key(0)"
+KEY = "key=key"
 CELLS = {
     "LeakyCell": f"mpj.LeakyCell(3, 8, tau=5.0, {KEY})",
     "RateCell": f"mpj.RateCell(3, 8, alpha=0.2, {KEY})",
@@ -27,7 +27,8 @@ CELLS = {
 }
 """How each is written, for snippets too."""
 WORDS = tomllib.loads((pathlib.Path(__file__).parent / "rule_words.toml").read_text("utf-8"))
-_NAMES = {"mpj": mpj, "jax": jax, "jnp": jnp, "optax": optax, "types": [0] * 6 + [1] * 2}
+_NAMES = {"mpj": mpj, "jax": jax, "jnp": jnp, "optax": optax, "key": jax.random.key(0)}
+_NAMES["types"] = [0] * 6 + [1] * 2
 
 
 def made(name: str) -> mpj.AbstractRule:

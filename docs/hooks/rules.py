@@ -46,7 +46,7 @@ def page(name: str) -> str:
     """The page of one rule."""
     rule, card, words = getattr(mpj, name), mpj.cards()[name], WORDS[name]
     called, *others = (card.called or name).split(", ")
-    summary, formula, bias = docstring(rule)
+    summary, formula = docstring(rule)
     known = f"In the literature also: {', '.join(others)}.\n\n" if others else ""
     return f"""# {called}: `{name}`
 
@@ -82,15 +82,13 @@ change a synapse that was active then; its area is the amount. It is computed by
 Symbols: n neurons, m inputs, C cell types, h the horizon, k labels, r neurons that a weight
 reaches; [the taxonomy](../theory/taxonomy.md) has all rules side by side.
 
-{bias}
-
 ## How to write it
 
 ```python
 {snippet(name)}
 ```
 
-`modprop-jax compare TASK --rules {card.names[0].name}` trains with it from the command line.
+From the command line: `{command(name)}`.
 
 ## What it did
 
@@ -108,13 +106,12 @@ reaches; [the taxonomy](../theory/taxonomy.md) has all rules side by side.
 """
 
 
-def docstring(rule: type) -> tuple[str, str, str]:
-    """Its first line, what comes up to where it says what is exact, and that."""
-    summary, *rest = (inspect.getdoc(rule) or "").split("\n\n")
-    ends = "Exact", "Approximate", "For a signal of frequency", "Reservoir computing"
-    # the last two are how GLE and ReadoutOnly say it
-    split = next(i for i, part in enumerate(rest) if part.startswith(ends))
-    return summary, "\n\n".join(rest[:split]), rest[split]
+def docstring(rule: type) -> tuple[str, str]:
+    """Its first line; and all else but errors and sources, each formula a block of its own."""
+    text = (inspect.getdoc(rule) or "").replace("\\]\n\\[", "\\]\n\n\\[")
+    summary, *rest = text.split("\n\n")
+    ends = [part.startswith(("Errors: ", "Source: ", "Sources: ")) for part in rest]
+    return summary, "\n\n".join(rest[: ends.index(True)])
 
 
 def memory(card: mpj.Card) -> str:
@@ -138,19 +135,30 @@ def schedule(rule: type) -> str:
     return words + ("; checkpointed too" if rule in exact else "")
 
 
+def command(name: str) -> str:
+    """A comparison that has the rule."""
+    named, cell = mpj.cards()[name].names[0], WORDS[name]["cell"]
+    task = "add --preset brief" if named.online else "sequential_digits"
+    task = {"GLECell": "mnist1d --cell gle", "EquilibriumCell": "digits"}.get(cell, task)
+    other = "eprop" if named.name == "bptt" else "bptt"
+    beside = "rtrl" if named.online else other
+    where = " --cell lru" if cell == "LRUCell" else ""
+    return f"modprop-jax compare {task}{where} --rules {named.name} {beside}"
+
+
 def snippet(name: str) -> str:
     """A program that takes a gradient by the rule: offline, and on a stream."""
     rule, cell = WORDS[name]["rule"], CELLS[WORDS[name]["cell"]]
     keyed, estimates = made(name).needs_key, isinstance(made(name), AbstractEstimatingRule)
     lines = ["import jax", "import jax.numpy as jnp"]
     lines += ["import optax"] * ("optax" in rule)
-    lines += ["", "import modprop_jax as mpj", "", ""]
+    lines += ["", "import modprop_jax as mpj", "", "key = jax.random.key(0)"]
     lines += ["types = [0] * 6 + [1] * 2  # of each neuron"] * ("types" in rule)
     lines += [f"cell = {cell}", f"rnn = mpj.RNN(cell, rule={rule})"]
     lines += ["xs = jnp.ones((20, 4, 3))  # steps, batch, inputs"]
     if not (keyed or estimates):
         lines += ["", "", OFFLINE]
-    key = ", key=jax.random.key(1)" if keyed else ""
+    key = ", key=key" if keyed else ""
     return "\n".join([*lines, "", "", STREAMED.replace("KEY", key)])
 
 
