@@ -65,8 +65,8 @@ def settling() -> mpj.EquilibriumCell:
 
 def prospective() -> mpj.GLECell:
     """Six neurons below an output; the first three lag behind their drive."""
-    lags = np.where(np.arange(N) < N // 2, 0.5, 2.0)
-    taus = dict(tau_m=[2.0, 1.0], tau_r=[lags, 1.0], dt=0.5)
+    lags = np.where(np.arange(N) < N // 2, 0.5, 1.5)
+    taus = dict(tau_m=[1.5, 1.0], tau_r=[lags, 1.0], dt=0.5)
     return mpj.GLECell([2 * STEPS, N, 1], activations=jnp.tanh, key=jr.key(3), **taus)
 
 
@@ -78,7 +78,7 @@ def pulse(cell: mpj.AbstractCell, at: int = 0) -> Array:
 
 def wave() -> Array:
     """An error of an output that comes and goes slowly."""
-    return jnp.exp(-(((jnp.arange(2.0 * STEPS) - 8) / 4) ** 2))[:, None, None]
+    return jnp.exp(-(((jnp.arange(2.0 * STEPS) - 8) / 5) ** 2))[:, None, None]
 
 
 def credit(rule, cell=None, error=None, *, segment: int | None = None) -> np.ndarray:

@@ -23,7 +23,7 @@ CELLS = {
     "LRUCell": f"mpj.LRUCell(3, 8, {KEY})",
     "GLECell": f"mpj.GLECell([3, 8, 2], tau_m=5.0, tau_r=1.0, dt=1.0, activations=jnp.tanh, {KEY})",
     "EquilibriumCell": f"mpj.EquilibriumCell.layered([3, 8, 2], activation=jax.nn.sigmoid, {KEY})",
-    "FunctionCell": "mpj.FunctionCell(lambda p, s, x: jnp.tanh(p * s), jnp.ones(8), jnp.zeros(8))",
+    "FunctionCell": "mpj.FunctionCell(lambda p, s, x: jnp.tanh(s @ p), jnp.eye(8), jnp.zeros(8))",
 }
 """How each is written, for snippets too."""
 WORDS = tomllib.loads((pathlib.Path(__file__).parent / "rule_words.toml").read_text("utf-8"))
