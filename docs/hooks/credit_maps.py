@@ -66,8 +66,14 @@ def settling() -> mpj.EquilibriumCell:
 def prospective() -> mpj.GLECell:
     """Six neurons below an output; the first three lag behind their drive."""
     lags = np.where(np.arange(N) < N // 2, 0.5, 1.5)
-    taus = dict(tau_m=[1.5, 1.0], tau_r=[lags, 1.0], dt=0.5)
-    return mpj.GLECell([2 * STEPS, N, 1], activations=jnp.tanh, key=jr.key(3), **taus)
+    return mpj.GLECell(
+        [2 * STEPS, N, 1],
+        tau_m=[1.5, 1.0],
+        tau_r=[lags, 1.0],
+        dt=0.5,
+        activations=jnp.tanh,
+        key=jr.key(3),
+    )
 
 
 def pulse(cell: mpj.AbstractCell, at: int = 0) -> Array:
@@ -159,7 +165,7 @@ def _beside(titles: dict[str, mpj.AbstractRule], segment=None, cell=leaky, error
     return [*_exact(cell, error), *found]
 
 
-_SGD = {"learn": optax.sgd(0.03)}
+_SGD = optax.sgd(0.03)
 PANELS: dict[str, Callable[[], Panels]] = {
     "BPTT": lambda: _beside({"in segments of 3 steps": mpj.BPTT()}, 3),
     "RTRL": lambda: _beside({"RTRL(), step by step": mpj.RTRL()}, 1),
@@ -180,8 +186,8 @@ PANELS: dict[str, Callable[[], Panels]] = {
     "RKFRTRL": lambda: _noisy(mpj.RKFRTRL()),
     "KeRNL": lambda: _learnt(mpj.KeRNL()),
     "FutureBPTT": lambda: _beside({"FutureBPTT(3)": mpj.FutureBPTT(3)}, 1),
-    "DNI": lambda: _learnt(mpj.DNI(**_SGD)),
-    "LocalDNI": lambda: _learnt(mpj.LocalDNI(**_SGD, learn_jacobian=optax.sgd(0.03))),
+    "DNI": lambda: _learnt(mpj.DNI(learn=_SGD)),
+    "LocalDNI": lambda: _learnt(mpj.LocalDNI(learn=_SGD, learn_jacobian=_SGD)),
     "QuasiStatic": lambda: _beside(
         {"QuasiStatic(sweeps=1)": mpj.QuasiStatic(sweeps=1), "QuasiStatic()": mpj.QuasiStatic()}
     ),

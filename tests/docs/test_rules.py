@@ -70,7 +70,7 @@ def test_a_page_says_what_card_docstring_and_papers_do(name):
         card.memory,
         card.time,
     )
-    assert all(field in page for field in said)
+    assert all(field and field in page for field in said)
     assert f"[`modprop_jax.{name}`][]" in page and "\\[ " in page
     entries = re.findall(r"^    @\w+\{(\w+),$", page, re.MULTILINE)
     assert tuple(entries) == card.papers
