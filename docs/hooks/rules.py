@@ -90,6 +90,7 @@ reaches; [the taxonomy](../theory/taxonomy.md) has all rules side by side.
 
 From the command line: `{command(name)}`.
 
+{words.get("more", "")}
 ## What it did
 
 {results(name)}

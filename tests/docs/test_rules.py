@@ -118,7 +118,8 @@ def test_snippets_run(name, monkeypatch):
 
         monkeypatch.setattr(mpj, gradient, traced)
     names = {}
-    exec(rules.snippet(name), names)
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGES[f"rules/{name.lower()}.md"], re.M | re.S)
+    exec("\n".join(blocks), names)
     weights, grads = eqx.filter(names["rnn"], eqx.is_inexact_array), names["grads"]
     shapes = [[leaf.shape for leaf in jax.tree.leaves(tree)] for tree in (weights, grads)]
     assert shapes[0] == shapes[1] and names["value"].shape == ()
