@@ -8,32 +8,21 @@ import inspect
 import pathlib
 import re
 import sys
-import tomllib
 
 import modprop_jax as mpj
+from modprop_jax._grad import _EXACT
 from modprop_jax._rule import AbstractEstimatingRule
 
 
 sys.path.append(str(pathlib.Path(__file__).parent))
-from rule_cells import CELLS, made, serving  # noqa: E402
+from rule_cells import serving, WORDS  # noqa: E402
+from rule_results import results  # noqa: E402
+from rule_snippets import command, snippet  # noqa: E402
 
 
 HERE = pathlib.Path(__file__).parent
 DOCS = HERE.parent
 PICTURES = DOCS / "figures" / "rules"
-WORDS = tomllib.loads((HERE / "rule_words.toml").read_text("utf-8"))
-# folder in docs/results, what it is, and the row that others stand beside
-TABLES = {
-    "xor-published": ("Delayed XOR at its published size", "bptt"),
-    "evidence-published": ("Evidence accumulation at its published size", "bptt"),
-    "align-digits": ("Digits read row by row, plain SGD", "bptt"),
-    "digits": ("Digits at equilibrium, Dale's law", "bptt"),
-    "online-add": ("Add, online", "rtrl"),
-    "online-add-slow": ("Add, online, slow symbols", "rtrl"),
-    "online-mimic": ("Mimic, online", "rtrl"),
-    "online-mimic-slow": ("Mimic, online, slow", "rtrl"),
-    "online-align": ("Gradients of single steps on add", "rtrl"),
-}
 
 
 def pages() -> dict[str, str]:
@@ -47,12 +36,13 @@ def page(name: str) -> str:
     rule, card, words = getattr(mpj, name), mpj.cards()[name], WORDS[name]
     called, *others = (card.called or name).split(", ")
     summary, formula = docstring(rule)
-    known = f"In the literature also: {', '.join(others)}.\n\n" if others else ""
-    return f"""# {called}: `{name}`
+    known = f"Also called: {', '.join(others)}.\n\n" if others else ""
+    title = called if called == name else f"{called}: `{name}`"
+    return f"""# {title}
 
 {summary}
 
-{known}Take it for: {card.use}. All arguments and details: [`modprop_jax.{name}`][].
+{known}Use it for: {card.use}. All arguments and details: [`modprop_jax.{name}`][].
 
 ![Credit of {called} beside that of backpropagation through time]\
 (../figures/rules/{name.lower()}.svg)
@@ -132,84 +122,7 @@ def schedule(rule: type) -> str:
         words = "forward in time alone, on a stream or offline"
     else:
         words = "either, with the same gradient of one recurrent layer"
-    exact = mpj.BPTT, mpj.RTRL, mpj.DiagonalRTRL, mpj.EICredit
-    return words + ("; checkpointed too" if rule in exact else "")
-
-
-def command(name: str) -> str:
-    """A comparison that has the rule."""
-    named, cell = mpj.cards()[name].names[0], WORDS[name]["cell"]
-    task = "add --preset brief" if named.online else "sequential_digits"
-    task = {"GLECell": "mnist1d --cell gle", "EquilibriumCell": "digits"}.get(cell, task)
-    other = "eprop" if named.name == "bptt" else "bptt"
-    beside = "rtrl" if named.online else other
-    where = " --cell lru" if cell == "LRUCell" else ""
-    return f"modprop-jax compare {task}{where} --rules {named.name} {beside}"
-
-
-def snippet(name: str) -> str:
-    """A program that takes a gradient by the rule: offline, and on a stream."""
-    rule, cell = WORDS[name]["rule"], CELLS[WORDS[name]["cell"]]
-    keyed, estimates = made(name).needs_key, isinstance(made(name), AbstractEstimatingRule)
-    lines = ["import jax", "import jax.numpy as jnp"]
-    lines += ["import optax"] * ("optax" in rule)
-    lines += ["", "import modprop_jax as mpj", "", "key = jax.random.key(0)"]
-    lines += ["types = [0] * 6 + [1] * 2  # of each neuron"] * ("types" in rule)
-    lines += [f"cell = {cell}", f"rnn = mpj.RNN(cell, rule={rule})"]
-    lines += ["xs = jnp.ones((20, 4, 3))  # steps, batch, inputs"]
-    if not (keyed or estimates):
-        lines += ["", "", OFFLINE]
-    key = ", key=key" if keyed else ""
-    return "\n".join([*lines, "", "", STREAMED.replace("KEY", key)])
-
-
-OFFLINE = """def loss(rnn, xs):
-    return jnp.mean(rnn(xs) ** 2)
-
-
-value, grads = mpj.value_and_grad(loss)(rnn, xs)"""
-STREAMED = """def segment_loss(rnn, carry, xs, ys):
-    carry, zs = rnn(xs, carry)
-    return jnp.mean((zs - ys) ** 2), carry
-
-
-carry, ys = rnn.init((4,)KEY), jnp.zeros((20, 1, 1))
-online = mpj.online_value_and_grad(segment_loss, segment=5)
-(value, carry), grads = online(rnn, carry, xs, ys)"""
-
-
-def results(name: str) -> str:
-    """What kept runs say of it: rows of their tables, and sentences."""
-    labels = [named.name for named in mpj.cards()[name].names]
-    parts = [f"- {line}" for line in WORDS[name]["results"]]
-    parts = ["\n".join(parts)] if parts else []
-    for folder, (title, beside) in TABLES.items():
-        parts += rows(folder, title, labels, beside)
-    return "\n\n".join(parts) or "No kept run has it."
-
-
-def rows(folder: str, title: str, labels: list[str], beside: str) -> list[str]:
-    """The rows of these rules in a table of docs/results, beside one other; none: nothing."""
-    text = (DOCS / "results" / folder / "table.md").read_text("utf-8")
-    table = re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)
-    assert table is not None
-    head, line, *body = table[0].splitlines()
-    own = [row for row in body if _label(row) in labels]
-    if not own:
-        return []
-    others = [row for row in body if _label(row) == beside and row not in own]
-    shown = _without_empty([head, line, *own, *others])
-    return [f"[{title}](../results/{folder}/table.md):\n\n" + "\n".join(shown)]
-
-
-def _label(row: str) -> str:
-    return row.split("|")[1].strip().partition(":")[0]
-
-
-def _without_empty(lines: list[str]) -> list[str]:
-    columns = zip(*(line.strip("|").split("|") for line in lines))
-    kept = [c for c in columns if not all(entry.strip() == "– → –" for entry in c[2:])]
-    return ["|" + "|".join(row) + "|" for row in zip(*kept)]
+    return words + ("; checkpointed too" if rule in _EXACT else "")
 
 
 def index() -> str:
@@ -227,7 +140,7 @@ def index() -> str:
             "[How to choose](../usage/how-to-choose-a-rule.md), "
             "[all of them by what they approximate](../theory/taxonomy.md).",
             "",
-            "| rule | called | take it for | gradient |",
+            "| rule | called | use it for | gradient |",
             "|---|---|---|---|",
             *lines,
             "",
