@@ -23,6 +23,7 @@ from ._cell import (
     spiking_preset as spiking_preset,
     triangular as triangular,
 )
+from ._cite import cite as cite
 from ._constrained import Between as Between, Positive as Positive
 from ._examples import reset as reset, take_examples as take_examples
 from ._force import ForceReadout as ForceReadout

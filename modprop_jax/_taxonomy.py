@@ -72,7 +72,7 @@ def _row(name: str, card: Card) -> tuple[str, ...]:
     if card.shared != "0":
         trace += f"; shared `{card.shared}`"
     return (
-        f"`{name}`",
+        f"`{name}`" if card.called is None else f"`{name}`: {card.called}",
         card.facing,
         card.structure,
         "yes" if card.stochastic else "no",

@@ -411,6 +411,13 @@ ROWS: dict[str, Row] = {
         for name in ("BPTT", "RTRL", "EProp", "RFLO", "ThreeFactor", "DiagonalRTRL", "ReadoutOnly")
     },
     **{name: Row() for name in ("cards", "taxonomy")},
+    "cite": Row(
+        wrong={
+            "rule": [*CELL[1:], "eprop", mpj.AbstractCell],
+            "cell": [*RULE[1:-2], "gru", mpj.AbstractRule, GRU],
+            "package": FLAG,
+        }
+    ),
     "DNI": Row(lambda: dict(learn=SGD), {"learn_jacobian": or_none(OPTAX)}),
     "LocalDNI": Row(lambda: dict(learn=SGD, learn_jacobian=SGD)),
     "EICredit": Row(),

@@ -45,9 +45,13 @@ class AbstractCell(eqx.Module):
     All methods take arrays with any number of leading batch axes, also none, and treat each
     example on its own. Only inexact `jax.Array` leaves are parameters.
 
+    `papers` are those that it comes from, for `cite`: keys of the package's entries, or BibTeX
+    entries.
+
     Errors: a ValueError for a class that redefines what it inherits and is final.
     """
 
+    papers: ClassVar[tuple[str, ...]] = ()
     _final: ClassVar[Final] = Final((), "")
 
     def __init_subclass__(cls) -> None:

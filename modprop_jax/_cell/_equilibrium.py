@@ -73,6 +73,7 @@ class EquilibriumCell(AbstractCell):
     Source: the firing dynamics of Fan & Mysore 2024 (arXiv 2405.14139).
     """
 
+    papers: ClassVar[tuple[str, ...]] = ("fan2024balance",)
     _final: ClassVar[Final] = Final(
         (
             "in_size",

@@ -71,6 +71,7 @@ class GLECell(AbstractCell):
     through space, time and the brain", Nature Communications (arXiv 2403.16933).
     """
 
+    papers: ClassVar[tuple[str, ...]] = ("ellenberger2025gle",)
     _final: ClassVar[Final] = Final(
         ("in_size", "step", "emit", "received", "slopes", "effective", "check_input"),
         "For other dynamics write a FunctionCell.",

@@ -1,4 +1,4 @@
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -41,6 +41,8 @@ class GRUCell(GatedCell):
 
     Source: Cho et al., EMNLP 2014 (arXiv 1406.1078), with the reset after the matmul.
     """
+
+    papers: ClassVar[tuple[str, ...]] = ("cho2014gru",)
 
     bias_n: Float[Array, " n"] | None
 

@@ -32,6 +32,7 @@ class LeakyCell(NeuronCell):
     (arXiv 2206.01338).
     """
 
+    papers: ClassVar[tuple[str, ...]] = ("liu2022modprop",)
     _final: ClassVar[Final] = Final(
         ("integrate", "leak", "gain", "uniform_leak", "membrane"),
         "For other dynamics subclass NeuronCell.",

@@ -125,6 +125,8 @@ class LIFCell(AbstractLIF):
     Source: Bellec et al., Nature Communications 11 (2020), whose conventions are the defaults.
     """
 
+    papers: ClassVar[tuple[str, ...]] = ("bellec2020eprop",)
+
     def __init__(self, in_size: int, hidden_size: int, *, tau: Given, **options: Any):
         """**Arguments:** those of `NeuronCell`, and
 
@@ -189,6 +191,8 @@ class ALIFCell(AbstractLIF):
 
     Source: Bellec et al., Nature Communications 11 (2020), whose conventions are the defaults.
     """
+
+    papers: ClassVar[tuple[str, ...]] = ("bellec2020eprop",)
 
     tau_adaptation: Trainable
     beta: Trainable

@@ -30,6 +30,7 @@ class LRUCell(SeparableCell):
     Source: Orvieto, Smith, Gu, Fernando, Gulcehre, Pascanu & De, ICML 2023 (arXiv 2303.06349).
     """
 
+    papers: ClassVar[tuple[str, ...]] = ("orvieto2023lru",)
     _final: ClassVar[Final] = Final(
         (
             "in_size",

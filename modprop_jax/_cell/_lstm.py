@@ -1,4 +1,4 @@
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -40,6 +40,8 @@ class LSTMCell(GatedCell):
     Sources: Hochreiter & Schmidhuber, Neural Computation 9 (1997); Gers, Schmidhuber & Cummins,
     Neural Computation 12 (2000).
     """
+
+    papers: ClassVar[tuple[str, ...]] = ("hochreiter1997lstm", "gers2000forget")
 
     def __init__(
         self,

@@ -29,6 +29,7 @@ class RateCell(NeuronCell):
     Source: the network of Marschall, Cho & Savin, JMLR 2020 (arXiv 1907.02649).
     """
 
+    papers: ClassVar[tuple[str, ...]] = ("marschall2020unified",)
     _final: ClassVar[Final] = Final(
         ("integrate", "leak", "gain", "uniform_leak", "membrane"),
         "For other dynamics subclass NeuronCell.",

@@ -38,6 +38,10 @@ class BPTT(AbstractSurrogateRule):
         time="n*(n+m+1)",
         synapse="the future of the whole network",
         source="Werbos 1990",
+        called="BPTT, backpropagation through time",
+        credit="all; exact",
+        use="the exact gradient, offline; in less memory by `checkpointed_value_and_grad`",
+        papers=("werbos1990bptt",),
         place=10,
         names=(Named("bptt", "backpropagation through time: the exact gradient", place=70),),
     )
@@ -88,6 +92,10 @@ class RTRL(AbstractSurrogateRule):
         time="n**3*(n+m+1)",
         synapse="how its weight moves the whole network",
         source="Williams & Zipser 1989",
+        called="RTRL, real-time recurrent learning",
+        credit="all; exact",
+        use="the exact gradient, online, of a small network",
+        papers=("williams1989rtrl",),
         place=20,
         names=(
             Named(

@@ -54,6 +54,10 @@ class Card(NamedTuple):
         up to a constant.
     - `synapse`: what a synapse must know.
     - `source`: of the rule, or of the form that it has here.
+    - `called`: its names in the field, such as "KF-RTRL".
+    - `credit`: what credit it delivers, in words.
+    - `use`: what to take it for.
+    - `papers`: what `cite` prints: keys of the package's entries, or BibTeX entries.
     - `shared`: floats of trace that all examples share, next to the states of optimizers.
     - `leaky`: `memory` on a `LeakyCell` of one tau (with types), where it is less.
     - `place`: rules are listed in this order.
@@ -68,6 +72,10 @@ class Card(NamedTuple):
     time: str
     synapse: str
     source: str
+    called: str | None = None
+    credit: str | None = None
+    use: str | None = None
+    papers: tuple[str, ...] = ()
     stochastic: bool = False
     learned: bool = False
     shared: str = "0"

@@ -50,6 +50,10 @@ class DiagonalRTRL(AbstractSurrogateRule):
         time="4*n*(2*m+3)",
         synapse="its own input, its unit's state and the error at the layer's output",
         source="Zucchet et al. 2023",
+        called="exact diagonal RTRL",
+        credit="all, where units send nothing to each other; exact for one layer",
+        use="the exact gradient, online, of a layer whose units send nothing to each other",
+        papers=("zucchet2023online", "elelimy2024rtu"),
         place=30,
         names=(
             Named(

@@ -69,6 +69,10 @@ class EICredit(AbstractSurrogateRule):
         time="n*(n+m+1)",
         synapse="its presynaptic rate, and its neuron's credit and balance",
         source="Fan & Mysore 2024",
+        called="E-I balance credit, credit at equilibrium",
+        credit="of an `EquilibriumCell`'s present equilibrium: exact",
+        use="a network that settles at every step, Dale's law included",
+        papers=("fan2024balance",),
         place=160,
         names=(
             Named(

@@ -43,6 +43,10 @@ class EProp(AbstractSurrogateRule):
         time="n*(n+m+1)",
         synapse="its presynaptic activity, its neuron's state and the learning signal",
         source="Bellec et al. 2020; Murray 2019",
+        called="e-prop, RFLO, three-factor rule",
+        credit="through its own neuron",
+        use="the cheapest local rule",
+        papers=("bellec2020eprop", "murray2019rflo"),
         place=40,
         names=(
             Named("eprop", "e-prop = RFLO = three-factor: credit stays in the neuron", place=60),

@@ -57,6 +57,10 @@ class FutureBPTT(AbstractTransportRule):
         time="h*n*(n+m+1)",
         synapse="the next h steps of the whole network",
         source="Marschall, Cho & Savin 2020",
+        called="F-BPTT, future-facing BPTT",
+        credit="of the next h emissions, exactly",
+        use="exact credit of the next h emissions, at every step of a stream",
+        papers=("marschall2020unified",),
         place=120,
         names=(
             Named(

@@ -77,6 +77,10 @@ class QuasiStatic(AbstractTransportRule):
         time="n**3",
         synapse="its presynaptic activity, its neuron's state and credit, sent back by its targets",
         source="Fan & Mysore 2024; Murray 2019",
+        called="credit at equilibrium, quasi-static credit",
+        credit="as if the state had settled: for slow inputs",
+        use="inputs that are slow against the neurons, in a network that settles",
+        papers=("fan2024balance", "murray2019rflo"),
         place=150,
         names=(
             Named(

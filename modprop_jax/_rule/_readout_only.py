@@ -35,6 +35,10 @@ class ReadoutOnly(AbstractSurrogateRule):
         time="n*(n+m+1)",
         synapse="nothing: it stays as it is",
         source="the baseline of Marschall, Cho & Savin 2020",
+        called="reservoir computing, fixed network",
+        credit="none: the recurrent network stays as it is",
+        use="the baseline: what a readout learns on a network that stays as it is",
+        papers=("marschall2020unified",),
         place=180,
         names=(
             Named(

@@ -13,6 +13,7 @@ from ..tasks import TASKS
 from ._align_cli import align
 from ._bench import bench
 from ._cells import CELLS
+from ._cite_cli import cite
 from ._compare import execute, reopen
 from ._config import Config
 from ._devices import use_cores
@@ -176,6 +177,7 @@ _COMMANDS: dict[str, Callable[..., Work]] = {
     "align": align,
     "bench": bench,
     "list": list_names,
+    "cite": cite,
 }
 
 

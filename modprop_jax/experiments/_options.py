@@ -14,6 +14,12 @@ TaskName = Annotated[
     tyro.conf.Positional,
     tyro.conf.arg(metavar="TASK", help_behavior_hint=""),
 ]
+RuleName = Annotated[
+    str | None,
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="RULE", help_behavior_hint=""),
+]
+CitedCell = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
 RuleNames = Annotated[
     tuple[str, ...] | None,
     tyro.conf.arg(

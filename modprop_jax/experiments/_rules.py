@@ -38,6 +38,7 @@ class RuleEntry:
     - `settings`: what it replaces in every preset, by field.
     - `network(network, key, **options)`: what a method makes of the network that all rules start
       from; None: a rule, which trains it as it is.
+    - `papers`: where it comes from, as in `Card.papers`.
     - `place`: entries are listed in this order.
     """
 
@@ -47,6 +48,7 @@ class RuleEntry:
     online: bool = False
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     network: Callable[..., Any] | None = None
+    papers: tuple[str, ...] = ()
     place: int = LAST
 
 
@@ -59,6 +61,7 @@ def _rule_entries() -> dict[str, RuleEntry]:
             named.options,
             named.online,
             named.settings,
+            papers=rule.card.papers,
             place=named.place,
         )
         for rule in rules()
@@ -87,6 +90,7 @@ METHODS: dict[str, RuleEntry] = {
         online=True,
         settings=_LEAST_SQUARES,
         network=lambda net, key, **options: force_network(net.rnn, net.readout, key, **options),
+        papers=("sussillo2009force",),
         place=230,
     ),
 }

@@ -61,6 +61,10 @@ class GLE(AbstractEstimatingRule):
         time="n*(m+1)",
         synapse="its presynaptic rate and its neuron's prospective error",
         source="Ellenberger et al. 2024",
+        called="GLE, generalized latent equilibrium",
+        credit="through neurons' own time constants, in phase but with inflated gain",
+        use="memory in the neurons' time constants in place of recurrent weights, online",
+        papers=("ellenberger2025gle",),
         place=170,
         names=(
             Named("gle", "GLE: prospective errors, run forward in time: cell gle", place=180),

@@ -82,6 +82,10 @@ class KeRNL(AbstractInfluenceRule):
         time="n*(n+m+1)",
         synapse="its eligibility trace and, through A, the learning signals of all neurons",
         source="Roth, Kanitscheider & Fiete 2019",
+        called="KeRNL, kernel RNN learning",
+        credit="a learnt sensitivity times a learnt decay",
+        use="e-prop's traces, and whom they reach learnt by perturbing a twin",
+        papers=("roth2019kernl", "marschall2020unified"),
         place=110,
         names=(
             Named(

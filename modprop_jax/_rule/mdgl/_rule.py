@@ -61,6 +61,10 @@ class MDGL(AbstractTransportRule):
         time="n*(n+m+1)",
         synapse="as for e-prop, and the modulator that its neuron's targets secrete, by type",
         source="Liu et al. 2021",
+        called="MDGL, multidigraph learning",
+        credit="through its own neuron, and one synaptic hop of direct credit",
+        use="a first hop of credit beyond e-prop, for one more matmul a step",
+        papers=("liu2021mdgl",),
         place=50,
         names=(
             Named(

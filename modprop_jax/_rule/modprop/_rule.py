@@ -83,6 +83,10 @@ class ModProp(AbstractRule):
         time="(1+C)**2*n*(n+m+1)",
         synapse="its eligibility trace and each type's modulators, filtered by taps of its type",
         source="Liu et al. 2022",
+        called="ModProp",
+        credit="over any timespan, through type-specific filters that do not change in time",
+        use="with types, more credit than e-prop at nearly its cost; else what is closest to BPTT",
+        papers=("liu2022modprop",),
         place=60,
         names=(
             Named(

@@ -59,6 +59,10 @@ class SnAp(AbstractInfluenceRule):
         time="r**2*n*(n+m+1)",
         synapse="how its weight moves the r neurons",
         source="Menick et al. 2021",
+        called="SnAp-1, SnAp-n, sparse n-step approximation",
+        credit="to units up to n - 1 connections away, for SnAp(n)",
+        use="online credit for any cell, above all where connections are sparse",
+        papers=("menick2021snap",),
         place=70,
         names=(
             Named(

@@ -61,6 +61,10 @@ class KFRTRL(AbstractStochasticRule):
         time="n**3+n*(n+m+1)",
         synapse="its presynaptic A_j, and how its neuron moves the whole network",
         source="Mujika, Meier & Steger 2018",
+        called="KF-RTRL, Kronecker-factored RTRL",
+        credit="all, in expectation: unbiased, noisy; `probes=` averages",
+        use="an unbiased gradient online, with a variance far below that of `UORO`",
+        papers=("mujika2018kfrtrl", "marschall2020unified"),
         place=90,
         names=(
             Named(

@@ -58,6 +58,10 @@ class RKFRTRL(AbstractStochasticRule):
         time="n**2*(n+m+1)",
         synapse="its neuron's A_i, and how its presynaptic activity moves the whole network",
         source="Marschall, Cho & Savin 2020",
+        called="R-KF-RTRL, reverse Kronecker-factored RTRL",
+        credit="all, in expectation: unbiased, noisy; `probes=` averages",
+        use="beside `KFRTRL` and `UORO`: unbiased too, with about the variance of `UORO`",
+        papers=("marschall2020unified",),
         place=100,
         names=(
             Named(

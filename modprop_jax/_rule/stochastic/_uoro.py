@@ -67,6 +67,10 @@ class UORO(AbstractStochasticRule):
         time="n*(n+m+1)",
         synapse="scalars that are the whole network's, c·A among them",
         source="Tallec & Ollivier 2018",
+        called="UORO, unbiased online recurrent optimisation",
+        credit="all, in expectation: unbiased, noisy; `probes=` averages",
+        use="an unbiased gradient online, for any cell, where its noise averages away",
+        papers=("tallec2018uoro", "marschall2020unified"),
         place=80,
         names=(
             Named(

@@ -58,6 +58,10 @@ class DNI(AbstractPredictingRule):
         time="n*(n+m+1)+n*(n+k+1)",
         synapse="its neuron's row of A and the whole state; A learns by the transposed Jacobian",
         source="Jaderberg et al. 2017; Marschall, Cho & Savin 2020",
+        called="DNI, synthetic gradients, decoupled neural interfaces",
+        credit="as predicted from state and label, learnt by bootstrapping",
+        use="credit from the future on a stream, as well as a linear prediction learns it",
+        papers=("jaderberg2017dni", "czarnecki2017synthetic", "marschall2020unified"),
         place=130,
         names=(
             Named(

@@ -78,6 +78,10 @@ class LocalDNI(AbstractPredictingRule):
         time="n*(n+m+1)+n*(n+k+1)",
         synapse="its presynaptic rate, and one voltage or rate of its own neuron",
         source="Marschall, Cho & Savin 2019",
+        called="DNI(b), local plasticity with segregated compartments",
+        credit="as predicted from state and label, with a learnt Jacobian and fixed feedback",
+        use="credit from the future where each synapse sees its own neuron only",
+        papers=("marschall2019local", "marschall2020unified"),
         place=140,
         names=(
             Named(
