@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, PyTree
 
-from ..._cell import AbstractCell, LeakyCell
+from ..._cell import AbstractCell, LeakyCell, NeuronCell
 from ..._readout import Readout
 
 
@@ -89,11 +89,18 @@ def squared_error(outputs: Array, ys: Array, steps: int) -> Array:
 
 
 def plain_scan(cell: AbstractCell, state: PyTree, xs: Array) -> tuple[PyTree, Array]:
-    """(last state, emissions), as one writes it without this package."""
+    """(last state, emissions), as one writes it without this package: matrices as they lie."""
+    neurons, emission = cell.parts()
+    assert isinstance(neurons, NeuronCell)
+    recurrent, inputs = neurons.effective().weight_rec, neurons.weight_in
 
     def step(state, x):
-        state = cell.step(state, x)
-        return state, cell.emit(state)
+        state, memory = emission.split(state)
+        drive = neurons.message(state) @ recurrent.T + x @ inputs.T
+        state = neurons.integrate(state, drive)
+        z = neurons.emit(state)
+        memory = emission.filter(memory, z)
+        return emission.join(state, memory), emission.read(memory, z)
 
     return jax.lax.scan(step, state, xs)
 
