@@ -93,7 +93,8 @@ def _made(steps: int) -> dict[str, Any]:
         from mnist1d.data import get_dataset_args, make_dataset
     except ImportError as error:
         raise ImportError(
-            "The task mnist1d needs the package of that name: pip install 'modprop_jax[mnist1d]'."
+            "The task mnist1d needs the package of that name. In a clone of the repository: "
+            'pip install -e ".[mnist1d]"'
         ) from error
     options: Any = get_dataset_args()
     options.final_seq_length = steps

@@ -128,7 +128,7 @@ def test_without_peers_the_table_says_how_to_install_them(monkeypatch):
     monkeypatch.setattr(_peers, "installed", lambda: False)
     rules = tuple(_peers.ALGORITHMS)
     assert [p.key for p in programs(rules, ("segment=1",))] == [("plain", "offline")]
-    assert any('pip install "modprop_jax[peers]"' in note for note in notes([], None))
+    assert any('pip install -e ".[peers]"' in note for note in notes([], None))
 
 
 @pytest.mark.filterwarnings("default")

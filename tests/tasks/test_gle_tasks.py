@@ -233,7 +233,7 @@ def test_mnist1d_refuses(monkeypatch):
     with pytest.raises(ValueError, match="steps must be a whole number of at least 1, but is 0"):
         mnist1d(jr.key(0), 2, steps=0)
     monkeypatch.setitem(sys.modules, "mnist1d.data", None)
-    with pytest.raises(ImportError, match=r"pip install 'modprop_jax\[mnist1d\]'"):
+    with pytest.raises(ImportError, match=r'pip install -e "\.\[mnist1d\]"'):
         _made.__wrapped__(STEPS)
 
 

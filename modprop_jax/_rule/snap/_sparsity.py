@@ -124,6 +124,7 @@ def _asdex() -> Any:
         import asdex  # here, as it takes a second or two, and one rule needs it
     except ImportError as error:
         raise ImportError(
-            "SnAp finds a cell's sparsity with asdex: pip install 'modprop_jax[snap]'."
+            "SnAp finds a cell's sparsity with asdex. In a clone of the repository: "
+            'pip install -e ".[snap]"'
         ) from error
     return asdex

@@ -30,7 +30,7 @@ ALGORITHMS = {
     "braintrace_d_rtrl": Algorithm("D_RTRL", lambda leak: {}, True),
     "braintrace_pp_prop": Algorithm("pp_prop", lambda leak: {"decay_or_rank": (leak, 0.0)}, False),
 }
-INSTALL = 'pip install "modprop_jax[peers]"'
+INSTALL = 'pip install -e ".[peers]"'
 
 
 def installed() -> bool:
