@@ -8,7 +8,7 @@ import jax
 # steps take the same time, and beyond that it grows by up to a third. On accelerators a step is a
 # kernel launch and the weight gradient a matmul that wants to be large; not measured.
 _CHUNK = {"cpu": (2**17, 8, 32)}
-_CHUNK_ELSEWHERE = (2**22, 32, 256)
+_CHUNK_ELSEWHERE = (2**22, 32, 2048)
 
 
 def auto_chunk(batch: int, width: int) -> int:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, PyTree
 
 from .._cell import AbstractCell, NeuronCell, SeparableCell
@@ -39,6 +40,22 @@ def transport(
     Returns the credit before the first step and, for each step, the total credit on the state
     and the credit on the message.
     """
+    decay = None if points.flags is not None else on.rule.decay(on)
+    if decay is None:
+        return step_by_step(on, points, direct, credit)
+    # on CPU, steps in cache are as fast as any other order; elsewhere each is a kernel launch
+    return lax.platform_dependent(
+        direct,
+        credit,
+        cpu=lambda direct, credit: step_by_step(on, points, direct, credit),
+        default=lambda direct, credit: side_by_side(decay, direct, credit),
+    )
+
+
+def step_by_step(
+    on: AbstractProgram, points: Point, direct: PyTree, credit: Credit
+) -> tuple[Credit, PyTree, PyTree]:
+    """`transport` as a scan."""
 
     def body(credit, at):
         point, direct = at
@@ -50,6 +67,22 @@ def transport(
 
     credit, (total, message) = over_steps(body, credit, (points, direct), reverse=True)
     return credit, total, message
+
+
+def side_by_side(decay: Array, direct: PyTree, credit: Credit) -> tuple[Credit, PyTree, None]:
+    """`transport` of credit that decays by one factor, in about 2 log T operations on all steps."""
+
+    def later(after, here):
+        return after[0] * here[0], here[1] + here[0] * after[1]
+
+    def one(direct, credit):
+        each = direct.at[-1].add(credit)
+        factor = jnp.full((len(each), *(1,) * (each.ndim - 1)), decay, each.dtype)
+        return lax.associative_scan(later, (factor, each), reverse=True)[1]
+
+    total = jax.tree.map(one, direct, credit.state)
+    before = jax.tree.map(lambda total: jnp.asarray(decay, total.dtype) * total[0], total)
+    return credit._replace(state=before), total, None
 
 
 def points_of(cell: AbstractCell, record: Record) -> Point:

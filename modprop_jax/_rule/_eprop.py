@@ -63,6 +63,10 @@ class EProp(AbstractSurrogateRule):
             return Presynaptic()
         return PerSynapse(filter_is_local=True) if on.neurons else PerUnit()
 
+    def decay(self, on: AbstractProgram) -> Array | float | None:
+        """The leak, where one serves all neurons."""
+        return on.cell.leak if on.neurons and on.cell.uniform_leak else None
+
     def receives(self, on: AbstractProgram) -> bool:
         """All credit is alike."""
         return True

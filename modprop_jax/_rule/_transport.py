@@ -96,6 +96,11 @@ class AbstractTransportRule(AbstractRule):
         """Whether inputs get credit from the emission of their own step alone."""
         return False
 
+    def decay(self, on: AbstractProgram) -> Array | float | None:
+        """The one factor by which credit shrinks in each step back, whatever the step and neuron,
+        if that is all that `back` does, and nothing goes to other neurons; else None."""
+        return None
+
     def receives(self, on: AbstractProgram) -> bool:
         """Whether credit on a state is all that the trace must know of it: `receive` then says what
         that is."""

@@ -106,3 +106,21 @@ def test_streaming_memory_does_not_depend_on_the_length(name, rule):
 
     # fewer blocks of segments are summed without what rounding took: less memory, and as exact
     assert temporaries(1_000) <= temporaries(50_000) == temporaries(200_000)
+
+
+def _loops(rule, platform):
+    """Sequential loops of an offline gradient, as it is exported."""
+    cell = mpj.LeakyCell(2, 4, tau=5.0, key=jr.key(0))
+
+    def loss(cell, xs):
+        return jnp.sum(mpj.scan(cell, cell.init((3,)), xs, rule=rule, chunk=50)[1] ** 2)
+
+    arrays, static = eqx.partition(cell, eqx.is_array)
+    gradient = jax.jit(jax.grad(lambda arrays, xs: loss(eqx.combine(arrays, static), xs)))
+    exported = jax.export.export(gradient, platforms=(platform,))(arrays, jnp.zeros((50, 3, 2)))
+    return exported.mlir_module().count("stablehlo.while")
+
+
+def test_local_credit_of_one_leak_needs_no_loop_back_in_time_on_an_accelerator():
+    assert _loops(mpj.EProp(), "cuda") == 1
+    assert _loops(mpj.EProp(), "cpu") == _loops(mpj.BPTT(), "cuda") == 2

@@ -1,0 +1,52 @@
+"""Credit back in time, in one order and in another."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import pytest
+
+import modprop_jax as mpj
+from modprop_jax._credit import Credit
+from modprop_jax._program._reverse import points_of, side_by_side, step_by_step
+from modprop_jax._program._run import by_drive, run
+from modprop_jax._tree import inexact
+
+
+CELLS = {
+    "leaky": lambda: mpj.LeakyCell(2, 4, tau=5.0, key=jr.key(0)),
+    "lif": lambda: mpj.LIFCell(2, 4, tau=5.0, threshold=0.2, key=jr.key(0)),
+    "learnt": lambda: mpj.LeakyCell(2, 4, tau=mpj.Positive(5.0), key=jr.key(0)),
+}
+
+
+@pytest.mark.parametrize("steps", [1, 13])
+@pytest.mark.parametrize("name", CELLS)
+def test_side_by_side_is_step_by_step(name, steps):
+    cell = CELLS[name]()
+    on = mpj.EProp().on(cell, streams=False)
+    decay = on.rule.decay(on)
+    assert decay is not None
+    xs = jr.normal(jr.key(1), (steps, 3, 2))
+    _, record = run(by_drive(on.cell), on.cell, cell.init((3,)), xs)
+    states = inexact(record.states)
+    direct = jax.tree.map(lambda a: jr.normal(jr.key(2), a.shape), states)
+    last = jax.tree.map(lambda a: jr.normal(jr.key(3), a.shape[1:]), states)
+    credit = Credit(last, (), ())
+    points = points_of(on.cell, record)
+    found = side_by_side(decay, direct, credit)
+    chex.assert_trees_all_close(found, step_by_step(on, points, direct, credit), rtol=1e-10)
+
+
+def test_only_credit_that_decays_alike_has_one_decay():
+    key, taus = jr.key(0), jnp.array([2.0, 3.0, 4.0, 5.0])
+    for cell in (
+        mpj.LeakyCell(2, 4, tau=taus, key=key),
+        mpj.RateCell(2, 4, alpha=0.5, key=key),
+        mpj.ALIFCell(2, 4, tau=5.0, tau_adaptation=50.0, beta=1.0, key=key),
+        mpj.GRUCell(2, 4, key=key),
+    ):
+        on = mpj.EProp().on(cell, streams=False)
+        assert on.rule.decay(on) is None
+    on = mpj.BPTT().on(mpj.LeakyCell(2, 4, tau=5.0, key=key), streams=False)
+    assert on.rule.decay(on) is None
