@@ -7,8 +7,9 @@ does, and leaves there what they save.
 import argparse
 import contextlib
 import linecache
-import os
 import re
+import shutil
+import tempfile
 import textwrap
 import time
 from collections.abc import Iterator, Sequence
@@ -58,12 +59,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run pages, and say how long each took."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("pages", nargs="+", type=Path)
-    parser.add_argument("--out", type=Path, default=Path(os.curdir))
+    parser.add_argument("--out", type=Path, required=True)
     chosen = parser.parse_args(arguments)
     for page in [page.resolve() for page in chosen.pages]:
         start = time.perf_counter()
-        with at(chosen.out):
-            run(page)
+        with tempfile.TemporaryDirectory() as folder:
+            with at(Path(folder)):
+                run(page)
+            for figure in Path(folder).glob("*.png"):
+                shutil.copy(figure, chosen.out)
         print(f"{page.name}: {time.perf_counter() - start:.1f} s")
 
 
