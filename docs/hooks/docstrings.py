@@ -8,7 +8,8 @@ import modprop_jax
 
 
 FORMULA = re.compile(r"^( *)(\\\[(?:.|\n)*?\\\][.,;]?)$", re.MULTILINE)
-DOCTEST = re.compile(r"^>>> (?:.+\n?)+", re.MULTILINE)
+# not yet fenced: griffe may show an object twice
+DOCTEST = re.compile(r"(?<!```pycon\n)^>>> (?:.+\n?)+", re.MULTILINE)
 CLASS = re.compile(r"(?<![`\[])`([A-Z]\w+)`(?![`\]])")
 
 

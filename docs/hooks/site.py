@@ -19,7 +19,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages = {**rules(), **notebooks()}
     for path, content in pages.items():
         files.append(File.generated(config, path, content=content))
-    config.nav = [_listed(entry, sorted(pages)) for entry in config.nav or []]
+    config.nav = [_listed(entry, list(pages)) for entry in config.nav or []]
     return files
 
 
@@ -35,7 +35,7 @@ def rules() -> dict[str, str | bytes]:
 
 def notebooks() -> dict[str, str | bytes]:
     """The notebooks as pages, and their figures."""
-    pages = {}
+    pages: dict[str, str | bytes] = {}
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         body, resources = MarkdownExporter().from_filename(
             str(path), resources={"unique_key": path.stem}
