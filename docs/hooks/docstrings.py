@@ -4,12 +4,13 @@ import re
 from typing import Any
 
 import griffe
+
 import modprop_jax
 
 
 FORMULA = re.compile(r"^( *)(\\\[(?:.|\n)*?\\\][.,;]?)$", re.MULTILINE)
-# not yet fenced: griffe may show an object twice
-DOCTEST = re.compile(r"(?<!```pycon\n)^>>> (?:.+\n?)+", re.MULTILINE)
+# those that are not fenced
+DOCTEST = re.compile(r"(?<!```python\n)(?<!```pycon\n)^>>> (?:.+\n?)+", re.MULTILINE)
 CLASS = re.compile(r"(?<![`\[])`([A-Z]\w+)`(?![`\]])")
 
 
