@@ -64,11 +64,8 @@ def _public(source: str) -> list[str]:
                 names += [alias.name for alias in node.names if alias.asname == alias.name]
             case ast.FunctionDef() | ast.ClassDef():
                 names.append(node.name)
-            case (
-                ast.Assign(targets=[ast.Name() as target])
-                | ast.AnnAssign(target=ast.Name() as target)
-            ):
-                names.append(target.id)
+            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+                names.append(name)
     return [name for name in names if not name.startswith("_")]
 
 
@@ -95,9 +92,6 @@ class _Resources(HTMLParser):
         """Keep the address."""
         named = {name: value or "" for name, value in attrs}
         self.found += [named[name] for name in ("src", "data", "poster") if name in named]
-        self.found += [
-            part.split()[0] for part in named.get("srcset", "").split(",") if part.strip()
-        ]
         if tag == "link" and named.get("rel") not in ("canonical", "next", "prev", "alternate"):
             self.found.append(named.get("href", ""))
         self.found += IN_CSS.findall(named.get("style", ""))

@@ -9,8 +9,7 @@ import modprop_jax
 
 
 FORMULA = re.compile(r"^( *)(\\\[(?:.|\n)*?\\\][.,;]?)$", re.MULTILINE)
-# those that are not fenced
-DOCTEST = re.compile(r"(?<!```python\n)(?<!```pycon\n)^>>> (?:.+\n?)+", re.MULTILINE)
+DOCTEST = re.compile(r"(?<=\n\n)>>> (?:.+\n?)+")  # after a blank line: not one that is fenced
 CLASS = re.compile(r"(?<![`\[])`([A-Z]\w+)`(?![`\]])")
 
 
@@ -31,5 +30,5 @@ def mended(text: str, name: str) -> str:
 
 
 def _linked(found: str, name: str) -> str:
-    known = found != name and found[0].isupper() and hasattr(modprop_jax, found)
+    known = found != name and hasattr(modprop_jax, found)
     return f"[`{found}`][modprop_jax.{found}]" if known else f"`{found}`"
