@@ -8,14 +8,16 @@ mkdocs' own warnings.
 import ast
 import importlib
 import logging
+import pkgutil
 import re
 from collections import Counter, defaultdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import modprop_jax
 
-MODULES = "", ".optim", ".surrogate", ".tasks", ".diagnostics", ".experiments"
+
 HEADING = re.compile(r'<h\d id="(modprop_jax[^"]*)" class="doc doc-heading"')
 CODE = re.compile(r"<(pre|code|script|style|textarea)\b.*?</\1>", re.DOTALL)
 FORMULA = re.compile(r'<(span|div) class="arithmatex">.*?</\1>', re.DOTALL)
@@ -49,7 +51,9 @@ def on_post_build(config: Any) -> None:
 def public_names() -> list[list[str]]:
     """Each public object by name, with the paths that lead to it."""
     found = defaultdict(list)
-    for module in [importlib.import_module(f"modprop_jax{end}") for end in MODULES]:
+    parts = _unhidden([part.name for part in pkgutil.iter_modules(modprop_jax.__path__)])
+    modules = [importlib.import_module(f"modprop_jax.{name}") for name in parts]
+    for module in [modprop_jax, *modules]:
         for name in _public(Path(str(module.__file__)).read_text("utf-8")):
             found[name, id(getattr(module, name))].append(f"{module.__name__}.{name}")
     return list(found.values())
@@ -66,6 +70,10 @@ def _public(source: str) -> list[str]:
                 names.append(node.name)
             case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
                 names.append(name)
+    return _unhidden(names)
+
+
+def _unhidden(names: list[str]) -> list[str]:
     return [name for name in names if not name.startswith("_")]
 
 

@@ -2,8 +2,9 @@
 
 `python tests/docs/browser.py build/site --shots FOLDER` serves the site on loopback, visits pages
 as a reader does, and fails where the console has an error, a page is wider than the window, a
-formula is not drawn, or anything is requested from another host. Needs chromium, chromedriver and
-selenium.
+formula is not drawn, or anything is requested from another host. With `--every` it visits all
+pages, else one of each kind, and has KaTeX read the formulas of all. Needs chromium, chromedriver
+and selenium.
 """
 
 import argparse
@@ -45,6 +46,19 @@ UNDRAWN = """
 const all = [...document.querySelectorAll(".arithmatex")];
 return all.filter(e => !e.querySelector(".katex-html") || e.querySelector(".katex-error"))
   .map(e => e.textContent.slice(0, 200));
+"""
+# the formulas that KaTeX can't read, of pages that are fetched but not shown
+UNREADABLE = """
+const [pages, done] = arguments, found = [];
+const read = async path => {
+  const html = await (await fetch(path)).text();
+  const parsed = new DOMParser().parseFromString(html, "text/html");
+  for (const element of parsed.querySelectorAll(".arithmatex")) {
+    try { katex.renderToString(element.textContent.trim().slice(2, -2)); }
+    catch (error) { found.push(path + ": " + error.message); }
+  }
+};
+Promise.all(pages.map(read)).then(() => done(found), error => done([String(error)]));
 """
 
 
@@ -105,9 +119,13 @@ def search(browser: webdriver.Chrome, site: str, words: str, wide: bool) -> str:
 
 
 def visit(
-    browser: webdriver.Chrome, site: str, device: str, shoot: Callable[[str], None]
+    browser: webdriver.Chrome,
+    site: str,
+    device: str,
+    pages: dict[str, str],
+    shoot: Callable[[str], None],
 ) -> list[str]:
-    """All pages at one width."""
+    """These pages, and a search, at one width."""
     found = []
     size = {"width": WIDTHS[device], "height": 900, "deviceScaleFactor": 1}
     browser.execute_cdp_cmd(
@@ -122,7 +140,7 @@ def visit(
         shoot(f"{device}-{name}")
         found.extend(f"{device} {name}: {text}" for text in wrong)
 
-    for name, path in PAGES.items():
+    for name, path in pages.items():
         browser.get(site + path)
         look(name)
     href = search(browser, site, "KF-RTRL", wide=device == "desk")
@@ -139,9 +157,13 @@ def main() -> None:
     """Visit the site; exit with 1 if anything is wrong."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("site", type=Path)
+    parser.add_argument("--every", action="store_true", help="visit all pages")
     parser.add_argument("--shots", type=Path, help="folder for pictures of the pages")
     chosen = parser.parse_args()
     site, browser = serve(chosen.site), chromium()
+    folders = sorted(page.parent for page in chosen.site.rglob("index.html"))
+    paths = [f"{folder.relative_to(chosen.site)}/" for folder in folders]
+    pages = {path.replace("/", "-"): path for path in paths} if chosen.every else PAGES
 
     def shoot(name: str) -> None:
         if chosen.shots:
@@ -149,7 +171,10 @@ def main() -> None:
             browser.save_screenshot(str(chosen.shots / f"{name}.png"))
 
     try:
-        found = [text for device in WIDTHS for text in visit(browser, site, device, shoot)]
+        found = [f for device in WIDTHS for f in visit(browser, site, device, pages, shoot)]
+        unreadable = browser.execute_async_script(UNREADABLE, [site + path for path in paths])
+        print(f"formulas of {len(paths)} pages read, {len(unreadable)} faults")
+        found += unreadable
     finally:
         browser.quit()
     print("\n".join(found) or "nothing wrong")
