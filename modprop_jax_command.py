@@ -5,6 +5,7 @@ own KeyboardInterrupt would rise in the midst of JAX, shows its inside, and may 
 is lost by leaving at once, since a run's folder outlives a kill at any moment.
 """
 
+import importlib.metadata
 import os
 import signal
 import sys
@@ -16,6 +17,9 @@ _WORK = ("compare", "align", "bench")
 
 def main() -> int:
     """Run the command and return its exit code; 130 on Ctrl-C, at once."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"modprop_jax {importlib.metadata.version('modprop_jax')}")
+        return 0
     advice: list[str] = []
     _leave_on_interrupt(advice)
     if sys.argv[1:2] and sys.argv[1] in _WORK and not {"-h", "--help"} & set(sys.argv):

@@ -31,13 +31,13 @@ RULES = {
 
 @functools.cache
 def guide() -> dict[str, Any]:
-    """What the code blocks of CONTRIBUTING.md define, run one after the other."""
-    text = (ROOT / "CONTRIBUTING.md").read_text()
+    """What the code blocks of the guide define, run one after the other."""
+    text = (ROOT / "docs/devdocs/new-rule.md").read_text()
     names: dict[str, Any] = {"__name__": "contributing"}
     for block in re.finditer(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
         # an error is reported by its line on the page
         lines = "\n" * (text[: block.start()].count("\n") + 1)
-        exec(compile(lines + block[1], "CONTRIBUTING.md", "exec"), names)
+        exec(compile(lines + block[1], "new-rule.md", "exec"), names)
     return names
 
 
