@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 import jax
 import pages
@@ -44,7 +43,18 @@ def as_a_reader(tmp_path, monkeypatch):
     TASKS.update(tasks)
 
 
-@pytest.mark.parametrize("page", [page for page in SOURCES if pages.program(page).strip()], ids=name_of)
+def cases() -> list:
+    """The pages that have a program, each program once; the README's runs in the fast suite too."""
+    found = {pages.program(page).strip(): page for page in reversed(SOURCES)}
+    found.pop("")
+    readme = pages.ROOT / "README.md"
+    return [
+        pytest.param(page, marks=[] if page == readme else pytest.mark.slow, id=name_of(page))
+        for page in sorted(found.values())
+    ]
+
+
+@pytest.mark.parametrize("page", cases())
 def test_a_page_runs(page, as_a_reader, without_type_checks):
     for package in OPTIONAL:
         if re.search(rf"^(?:import|from) {package}\b", pages.program(page), re.MULTILINE):
