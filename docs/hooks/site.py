@@ -3,6 +3,7 @@
 import os
 import pathlib
 import sys
+from collections.abc import Mapping
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -23,11 +24,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def rules() -> dict[str, str | bytes]:
+def rules() -> Mapping[str, str | bytes]:
     """The pages made from the cards of the rules."""
     if not (HERE / "rules.py").exists():
         return {}
-    sys.path.insert(0, str(HERE))
+    sys.path.append(str(HERE))
     import rules
 
     return rules.pages()
