@@ -3,13 +3,13 @@
 import dataclasses
 import functools
 import re
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import pages
 import pytest
 from helpers import assert_close, distance, jit
 
@@ -17,7 +17,7 @@ import modprop_jax as mpj
 from modprop_jax.tasks import squared_error, TASKS
 
 
-ROOT = Path(__file__).parents[1]
+ROOT = pages.ROOT
 M, N, T, SEGMENT = 3, 6, 6, 3
 TYPES = (0, 2, 0, 1, 1, 0)
 XS = np.random.default_rng(0).normal(size=(T, 2, M))
@@ -32,13 +32,7 @@ RULES = {
 @functools.cache
 def guide() -> dict[str, Any]:
     """What the code blocks of the guide define, run one after the other."""
-    text = (ROOT / "docs/devdocs/new-rule.md").read_text()
-    names: dict[str, Any] = {"__name__": "contributing"}
-    for block in re.finditer(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
-        # an error is reported by its line on the page
-        lines = "\n" * (text[: block.start()].count("\n") + 1)
-        exec(compile(lines + block[1], "new-rule.md", "exec"), names)
-    return names
+    return pages.run(ROOT / "docs/devdocs/new-rule.md")
 
 
 def error(zs):
@@ -151,7 +145,7 @@ def test_what_does_not_fit_in_a_record(change, match):
 
 def glossary() -> list[tuple[str, list[str], list[str]]]:
     """(word, names in the code, files) of each row."""
-    rows = re.findall(r"^\| (?!word)(.*) \|$", (ROOT / "docs/theory/glossary.md").read_text(), re.M)
+    rows = re.findall(r"^\| (?!word)(.*) \|$", (ROOT / "docs/glossary.md").read_text(), re.M)
     columns = [[c.strip() for c in re.split(r" ?\| ?", row)] for row in rows]
     assert all(len(row) == 5 for row in columns)
     quoted = re.compile(r"`([^`]+)`")

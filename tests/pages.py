@@ -1,6 +1,6 @@
 """The Python of pages: the blocks of a page are one program, run from top to bottom.
 
-`python tests/docs/pages.py docs/tutorials/*.md --out docs/tutorials/figures` runs pages as a reader
+`python tests/pages.py docs/tutorials/*.md --out docs/tutorials/figures` runs pages as a reader
 does, and leaves there what they save.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 # also in tabs, which indent it; what stands after the language is for the site (hl_lines="3")
 BLOCK = re.compile(r"^( *)```python(?!\w)(.*)\n((?:.*\n)*?)\1```", re.MULTILINE)
 SKETCH = 'title="sketch"'
@@ -30,7 +30,7 @@ def program(page: Path) -> str:
         if SKETCH not in block[2]:
             lines += [""] * (text[: block.start(3)].count("\n") - len(lines))
             lines += textwrap.dedent(block[3]).splitlines()
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def run(page: Path) -> dict[str, Any]:
