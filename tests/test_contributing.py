@@ -145,7 +145,7 @@ def test_what_does_not_fit_in_a_record(change, match):
 
 def glossary() -> list[tuple[str, list[str], list[str]]]:
     """(word, names in the code, files) of each row."""
-    rows = re.findall(r"^\| (?!word)(.*) \|$", (ROOT / "docs/glossary.md").read_text(), re.M)
+    rows = re.findall(r"^\| (?!word)(.*) \|$", (ROOT / "docs/theory/glossary.md").read_text(), re.M)
     columns = [[c.strip() for c in re.split(r" ?\| ?", row)] for row in rows]
     assert all(len(row) == 5 for row in columns)
     quoted = re.compile(r"`([^`]+)`")
