@@ -26,7 +26,13 @@ def main() -> int:
         print("modprop-jax: starting", file=sys.stderr, flush=True)
     from modprop_jax.experiments import main as run
 
-    return run(announce=advice.append)
+    try:
+        code = run(announce=advice.append)
+        sys.stdout.flush()
+    except BrokenPipeError:  # what reads the output (`| head`) has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
 
 
 def _leave_on_interrupt(advice: list[str]) -> None:

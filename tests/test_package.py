@@ -29,6 +29,12 @@ def test_the_command_tells_its_version_without_jax():
     assert out == f"modprop_jax {PROJECT['version']}\nFalse\n"
 
 
+def test_a_reader_may_leave():
+    shell = f"{sys.executable} -m modprop_jax_command list | head -1"
+    run = subprocess.run(shell, shell=True, capture_output=True, text=True, check=True)
+    assert (run.stdout, run.stderr) == ("tasks\n", "")
+
+
 def test_every_extra_is_named_in_the_questions():
     said = (ROOT / "docs" / "faq.md").read_text()
     for extra in PROJECT["optional-dependencies"]:
