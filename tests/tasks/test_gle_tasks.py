@@ -168,7 +168,8 @@ def no_network(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("a connection")
 
-    monkeypatch.setattr(socket, "socket", refuse)
+    # of the class, which packages inherit from
+    monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "create_connection", refuse)
 
 
