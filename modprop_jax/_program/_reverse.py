@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
 from .._cell import AbstractCell, NeuronCell, SeparableCell
@@ -69,7 +70,7 @@ def step_by_step(
     return credit, total, message
 
 
-def side_by_side(decay: Array, direct: PyTree, credit: Credit) -> tuple[Credit, PyTree, None]:
+def side_by_side(decay: ArrayLike, direct: PyTree, credit: Credit) -> tuple[Credit, PyTree, None]:
     """`transport` of credit that decays by one factor, in about 2 log T operations on all steps."""
 
     def later(after, here):

@@ -1,5 +1,6 @@
 from typing import ClassVar
 
+from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
 from .. import _arguments as arguments
@@ -63,7 +64,7 @@ class EProp(AbstractSurrogateRule):
             return Presynaptic()
         return PerSynapse(filter_is_local=True) if on.neurons else PerUnit()
 
-    def decay(self, on: AbstractProgram) -> Array | float | None:
+    def decay(self, on: AbstractProgram) -> ArrayLike | None:
         """The leak, where one serves all neurons."""
         return on.cell.leak if on.neurons and on.cell.uniform_leak else None
 

@@ -4,6 +4,7 @@ import abc
 from typing import Any
 
 import equinox as eqx
+from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
 from .._cell import AbstractCell
@@ -96,7 +97,7 @@ class AbstractTransportRule(AbstractRule):
         """Whether inputs get credit from the emission of their own step alone."""
         return False
 
-    def decay(self, on: AbstractProgram) -> Array | float | None:
+    def decay(self, on: AbstractProgram) -> ArrayLike | None:
         """The one factor by which credit shrinks in each step back, whatever the step and neuron,
         if that is all that `back` does, and nothing goes to other neurons; else None."""
         return None
