@@ -5,6 +5,7 @@ from jaxtyping import Array, PyTree
 
 from .. import _arguments as arguments
 from .._cell import AbstractCell, SeparableCell
+from .._cell._claims import check_leaky
 from .._cell._separable import stopped_message
 from .._credit import Back, Credit, Point
 from .._program._base import AbstractProgram
@@ -65,8 +66,12 @@ class EProp(AbstractSurrogateRule):
         return PerSynapse(filter_is_local=True) if on.neurons else PerUnit()
 
     def decay(self, on: AbstractProgram) -> ArrayLike | None:
-        """The leak, where one serves all neurons."""
-        return on.cell.leak if on.neurons and on.cell.uniform_leak else None
+        """The leak, where one serves all neurons; None for a subclass with another `back`."""
+        alike = on.neurons and on.cell.uniform_leak and type(self).back is EProp.back
+        if not alike:
+            return None
+        check_leaky(on.name, on.cell)
+        return on.cell.leak
 
     def receives(self, on: AbstractProgram) -> bool:
         """All credit is alike."""

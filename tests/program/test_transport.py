@@ -20,6 +20,45 @@ CELLS = {
 }
 
 
+class Fading(mpj.EProp):
+    """Another step back: what the leak says of e-prop's is not true of it."""
+
+    def back(self, on, point, credit, direct):
+        """Half of it."""
+        back = mpj.EProp.back(self, on, point, credit, direct)
+        return back._replace(credit=jax.tree.map(lambda c: c / 2, back.credit))
+
+
+class Claiming(mpj.NeuronCell):
+    """What it says of its leak is not so."""
+
+    def __init__(self):
+        """Four neurons."""
+        mpj.NeuronCell.__init__(self, 2, 4, key=jr.key(0))
+
+    @property
+    def uniform_leak(self):
+        """A claim."""
+        return True
+
+    @property
+    def gain(self):
+        """Of small drives."""
+        return 0.5
+
+    def init(self, batch_shape=()):
+        """Silent."""
+        return jnp.zeros((*batch_shape, self.hidden_size))
+
+    def integrate(self, state, drive):
+        """With a slope that depends on the drive."""
+        return 0.5 * state + 0.5 * jnp.tanh(drive)
+
+    def emit(self, state):
+        """The state."""
+        return state
+
+
 @pytest.mark.parametrize("steps", [1, 13])
 @pytest.mark.parametrize("name", CELLS)
 def test_side_by_side_is_step_by_step(name, steps):
@@ -48,5 +87,13 @@ def test_only_credit_that_decays_alike_has_one_decay():
     ):
         on = mpj.EProp().on(cell, streams=False)
         assert on.rule.decay(on) is None
+    leaky = mpj.LeakyCell(2, 4, tau=5.0, key=key)
+    assert Fading().decay(Fading().on(leaky, streams=False)) is None
     on = mpj.BPTT().on(mpj.LeakyCell(2, 4, tau=5.0, key=key), streams=False)
     assert on.rule.decay(on) is None
+
+
+def test_a_wrong_claim_is_refused_offline_too():
+    cell = Claiming()
+    with pytest.raises(ValueError, match="uniform_leak is True"):
+        jax.grad(lambda xs: jnp.sum(mpj.RNN(cell, rule=mpj.EProp())(xs)))(jnp.ones((3, 2)))
