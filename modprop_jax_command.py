@@ -29,9 +29,9 @@ def main() -> int:
     try:
         code = run(announce=advice.append)
         sys.stdout.flush()
-    except BrokenPipeError:  # what reads the output (`| head`) has enough
+    except BrokenPipeError:  # what reads the output (`| head`) has enough; as a shell has it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 128 + signal.SIGPIPE
     return code
 
 

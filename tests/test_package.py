@@ -1,6 +1,8 @@
 """The package as it is published: one version everywhere, and a command that tells it."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
 import tomllib
@@ -20,6 +22,8 @@ def test_one_version():
     assert released[0][0] == PROJECT["version"] == mpj.__version__
     assert f"version: {PROJECT['version']}\n" in cff
     assert f'date-released: "{released[0][1]}"' in cff
+    (title,) = re.findall('^title: "(.*)"$', cff, re.MULTILINE)
+    assert f"title = {{{{modprop\\_jax}}{title.removeprefix('modprop_jax')}}}" in mpj.cite()
 
 
 def test_the_command_tells_its_version_without_jax():
@@ -30,9 +34,12 @@ def test_the_command_tells_its_version_without_jax():
 
 
 def test_a_reader_may_leave():
-    shell = f"{sys.executable} -m modprop_jax_command list | head -1"
-    run = subprocess.run(shell, shell=True, capture_output=True, text=True, check=True)
-    assert (run.stdout, run.stderr) == ("tasks\n", "")
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "modprop_jax_command", "list"]
+    run = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (run.returncode, run.stderr) == (128 + signal.SIGPIPE, "")
 
 
 def test_every_extra_is_named_in_the_questions():
