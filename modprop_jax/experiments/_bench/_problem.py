@@ -91,7 +91,7 @@ def squared_error(outputs: Array, ys: Array, steps: int) -> Array:
 def plain_scan(cell: AbstractCell, state: PyTree, xs: Array) -> tuple[PyTree, Array]:
     """(last state, emissions), as one writes it without this package: matrices as they lie."""
     neurons, emission = cell.parts()
-    assert isinstance(neurons, NeuronCell)
+    assert isinstance(neurons, NeuronCell) and neurons.bias is None
     recurrent, inputs = neurons.effective().weight_rec, neurons.weight_in
 
     def step(state, x):
