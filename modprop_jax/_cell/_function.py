@@ -30,7 +30,7 @@ class FunctionCell(AbstractCell):
     `step(params, state, x)` and `emit(state)`, or `emit(params, state)` if `emit_params`, treat
     each example on its own, with any leading batch axes. What they need to learn goes into
     `params`: a value that they close over has no gradient, and a traced one raises. Serves the
-    rules that need no neuron structure (BPTT, RTRL, SnAp).
+    rules that need no neuron structure (BPTT, RTRL, SnAp, UORO, DNI, ReadoutOnly).
     """
 
     params: PyTree

@@ -61,7 +61,7 @@ class SnAp(AbstractInfluenceRule):
         source="Menick et al. 2021",
         called="SnAp-1, SnAp-n, sparse n-step approximation",
         credit="to units up to n - 1 connections away, for SnAp(n)",
-        use="online credit for any cell, above all where connections are sparse",
+        use="online credit for gates or a step function, above all where connections are sparse",
         papers=("menick2021snap",),
         place=70,
         names=(
