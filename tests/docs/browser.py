@@ -48,6 +48,10 @@ const all = [...document.querySelectorAll(".arithmatex")];
 return all.filter(e => !e.querySelector(".katex-html") || e.querySelector(".katex-error"))
   .map(e => e.textContent.slice(0, 200));
 """
+FIRST_HIT = """
+const hit = document.querySelector("a.md-search-result__link");
+return hit && hit.getAttribute("href");
+"""
 # the formulas that KaTeX can't read, of pages that are fetched but not shown
 UNREADABLE = """
 const [pages, done] = arguments, found = [];
@@ -112,11 +116,16 @@ def search(browser: webdriver.Chrome, site: str, words: str, wide: bool) -> str:
     waiting = WebDriverWait(browser, 20)
     waiting.until(lambda _: box.is_displayed())
     box.send_keys(words)
-    hit = waiting.until(
-        lambda _: browser.find_elements(By.CSS_SELECTOR, "a.md-search-result__link")
-    )[0]
-    time.sleep(0.5)  # the list slides open
-    return str(hit.get_attribute("href"))
+    # The list is made anew as the words are typed, so an element held is one that may be gone: the
+    # address is asked of the page itself, until two looks half a second apart say the same.
+    last: list[str] = []
+
+    def settled(_: webdriver.Chrome) -> str | None:
+        time.sleep(0.5)
+        last.append(str(browser.execute_script(FIRST_HIT) or ""))
+        return last[-1] if last[-1] and last[-2:-1] == last[-1:] else None
+
+    return str(waiting.until(settled))
 
 
 def visit(
