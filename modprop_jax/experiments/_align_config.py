@@ -12,7 +12,7 @@ from ..tasks import Preset, TASKS
 from ._cells import CELLS
 from ._config import Config
 from ._names import each_name, known
-from ._rules import rule_entry, segment_of
+from ._rules import rule_alone, rule_entry, segment_of
 
 
 # Parts of a stream, each with its means and its checkpoint. The first sixth is left out of tables.
@@ -70,6 +70,12 @@ class AlignConfig:
                 f"preset {preset!r} of {task!r} learns online: follow it with align_stream, or "
                 "take a preset without a segment."
             )
+        for label in run.rules:
+            if rule_alone(label) != label:
+                raise ValueError(
+                    f"rule {label!r} trains in a way of its own, but align trains all rules alike: "
+                    f"say {rule_alone(label)!r}, and settings that are for all of them."
+                )
         changes: dict[str, Any] = {
             "eval_every": math.ceil(run.settings.iterations / (checkpoints - 1))
         }
@@ -142,7 +148,7 @@ class StreamAlignConfig:
         run = Config.make(task, preset, chosen, seeds, **overrides)
         for rule in chosen:
             # how error comes back can be the preset's; an optimizer of its own can't be shared
-            if set(rule_entry(rule).settings) - {"feedback"}:
+            if set(rule_entry(rule).settings) - {"feedback"} or rule_alone(rule) != rule:
                 raise ValueError(
                     f"rule {rule!r} trains a network of its own, but here all rules share one: "
                     "leave it out."

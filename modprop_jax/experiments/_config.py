@@ -14,8 +14,8 @@ from .._rule import AbstractRule
 from ..tasks import Preset, Task, TASKS
 from ._cells import CELLS, with_cell
 from ._names import each_name, known
-from ._network import build_network, cell_types
-from ._rules import build_rule, network_of, rule_entry, segment_of
+from ._network import build_network, build_optimizer, cell_types
+from ._rules import build_rule, network_of, rule_alone, rule_entry, segment_of, settings_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,14 +77,14 @@ class Config:
 
     def for_rule(self, label: str) -> "Config":
         """With what a rule changes of the settings."""
-        settings = dataclasses.replace(self.settings, **rule_entry(label).settings)
+        settings = dataclasses.replace(self.settings, **settings_of(label))
         return dataclasses.replace(self, settings=settings)
 
     def rule(self, label: str) -> AbstractRule:
         """The rule of this name, for these settings."""
         settings = self.settings
         defaults = {"mu": settings.mu, "labels": self.entry.out_size}
-        return build_rule(label, cell_types(settings), **defaults)
+        return build_rule(rule_alone(label), cell_types(settings), **defaults)
 
     @property
     def entry(self) -> Task:
@@ -136,13 +136,22 @@ def _check(settings: Preset, rules: Sequence[str], seeds: int) -> None:
 def _check_rules(config: Config) -> None:
     """A ValueError unless the network can be built and every rule serves its cell."""
     task, settings = config.entry, config.settings
-    built = [config.rule(label) for label in config.rules]
+    built = {label: config.rule(label) for label in config.rules}
+    trained: dict[str, list[str]] = {}
+    for label in config.rules:
+        trained.setdefault(repr(settings_of(label)), []).append(label)
 
     def outline(key):
-        network = build_network(task, settings, key)
-        for label, rule in zip(config.rules, built):
-            rule.check(network_of(label, network, key).rnn.cell)
+        for labels in trained.values():
+            own = config.for_rule(labels[0]).settings
+            network = build_network(task, own, key)
+            for label in labels:
+                built[label].check(network_of(label, network, key).rnn.cell)
 
+    for label in config.rules:
+        own = config.for_rule(label).settings
+        _check(own, config.rules, config.seeds)
+        build_optimizer(own)
     jax.eval_shape(outline, jax.random.key(0))
     if settings.segment is None:
         _check_batches(config)

@@ -106,12 +106,18 @@ def build_rule(text: str, types: tuple[int, ...], **defaults: Any) -> Any:
     **Arguments:** `types`: the cell type of each neuron, for the rules that use types.
     `defaults`: values for options that `text` leaves open.
 
-    **Raises:** `ValueError` for an unknown name or option, or a value that is no
-    number.
+    **Raises:** `ValueError` for an unknown name or option, a value that is no number, or an
+    option that changes how a network is trained, such as `learning_rate`.
     """
-    entry, typed = _typed(text)
-    options = {key: defaults[key] for key in entry.options if key in defaults}
-    return entry.build(types, **(options | typed))
+    entry, options = _parse(text)
+    trained = [key for key in options if key in SETTINGS]
+    if trained:
+        raise ValueError(
+            f"rule {text!r}: {trained[0]} is of the training under a rule, which `compare` does; "
+            f"the rule alone is {rule_alone(text)!r}."
+        )
+    given = {key: defaults[key] for key in entry.options if key in defaults}
+    return entry.build(types, **(given | _of_rule(options)))
 
 
 def rule_entry(text: str) -> RuleEntry:
@@ -119,10 +125,23 @@ def rule_entry(text: str) -> RuleEntry:
     return _parse(text)[0]
 
 
+def settings_of(text: str) -> dict[str, Any]:
+    """The fields of `Preset` that are a rule's own: the catalogue's, and those typed with it."""
+    entry, options = _parse(text)
+    return {**entry.settings, **{key: options[key] for key in options if key in SETTINGS}}
+
+
+def rule_alone(text: str) -> str:
+    """What names the rule, without how networks are trained under it."""
+    name, _, rest = text.partition(":")
+    kept = [item for item in rest.split(",") if item and item.partition("=")[0] not in SETTINGS]
+    return ":".join([name, ",".join(kept)]) if kept else name
+
+
 def network_of(text: str, network: Any, key: PRNGKeyArray) -> Any:
     """The network that a rule trains, made of the one that all rules start from."""
-    entry, typed = _typed(text)
-    return network if entry.network is None else entry.network(network, key, **typed)
+    entry, options = _parse(text)
+    return network if entry.network is None else entry.network(network, key, **_of_rule(options))
 
 
 def segment_of(text: str, segment: int) -> int:
@@ -132,28 +151,34 @@ def segment_of(text: str, segment: int) -> int:
 
 # on streams, of all rules
 _SEGMENT = {"segment": int}
+SETTINGS: dict[str, type] = {"learning_rate": float, "optimizer": str, "feedback": str, "l2": float}
+"""Fields of `Preset` that may be given for one rule alone, as in `"eprop:learning_rate=0.01"`."""
 
 
 def _parse(text: str) -> tuple[RuleEntry, dict[str, Any]]:
-    """A rule's entry, and the options that come with its name; all take `segment`."""
+    """A rule's entry, and the options that come with its name; all take `segment` and `SETTINGS`."""
     name, _, rest = text.partition(":")
     entry = RULES[known("rule", name, RULES)]
-    options, allowed = {}, {**entry.options, **_SEGMENT}
+    options: dict[str, Any] = {}
+    allowed = {**entry.options, **_SEGMENT, **SETTINGS}
     for item in filter(None, rest.split(",")):
         key, _, value = item.partition("=")
         kind = allowed[known(f"{name} option", key, allowed)]
+        if key in options:
+            raise ValueError(f"rule {text!r}: {key} is given twice.")
+        if key in entry.settings:
+            raise ValueError(f"rule {text!r}: {key} is what {name} is, {entry.settings[key]!r}.")
         options[key] = _value(text, key, value, kind)
     return entry, options
 
 
-def _typed(text: str) -> tuple[RuleEntry, dict[str, Any]]:
-    """As `_parse`, without what streams read."""
-    entry, options = _parse(text)
-    return entry, {key: value for key, value in options.items() if key != "segment"}
+def _of_rule(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what streams and the training read."""
+    return {key: value for key, value in options.items() if key not in {**_SEGMENT, **SETTINGS}}
 
 
 def _value(text: str, key: str, value: str, kind: type) -> Any:
-    if key == "mu" and value == "auto":
+    if key == "mu" and value == "auto" or kind is str:
         return value
     try:
         number = float(value)

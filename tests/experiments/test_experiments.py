@@ -582,6 +582,27 @@ def test_rules_by_name():
     assert build_rule("modprop:mu=0.5,taps=20", types).taps == 20
 
 
+def test_a_rule_may_have_a_learning_rate_and_feedback_of_its_own(tmp_path):
+    rules = "bptt", "bptt:learning_rate=0.02", "modprop:mu=0.5,feedback=random"
+    options = TINY | {"iterations": 2, "eval_every": 2, "learning_rate": 0.01}
+    result = compare("delayed_xor", rules, seeds=1, out=tmp_path / "run", quiet=True, **options)
+    config = Config.from_dict(json.loads((tmp_path / "run" / "config.json").read_text()))
+    assert config.rules == tuple(rules)
+    own = [config.for_rule(label).settings for label in rules]
+    assert [each.learning_rate for each in own] == [0.01, 0.02, 0.01]
+    assert [each.feedback for each in own] == ["symmetric", "symmetric", "random"]
+    assert float(config.rule(rules[2]).mu) == 0.5
+    slow, fast, random = (trained(tmp_path / "run", label) for label in rules)
+    start = setup(config).start(seed_keys(config)[0]).model
+    weight_in = [net.rnn.cell.weight_in - start.rnn.cell.weight_in for net in (slow, fast)]
+    # Adam's first steps are as long as the learning rate
+    np.testing.assert_allclose(np.abs(weight_in[1]).max(), 2 * np.abs(weight_in[0]).max(), rtol=0.1)
+    assert slow.readout.feedback_weight is None and random.readout.feedback_weight is not None
+    assert [row.rule for row in result.rows] == list(rules)
+    with pytest.raises(ValueError, match="the rule alone is 'modprop:mu=0.5'"):
+        build_rule(rules[2], (0, 1))
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -593,6 +614,12 @@ def test_rules_by_name():
         ("compare delayed_xor --rules modprop:taps=x", "taps needs a number, but got 'x'"),
         ("compare delayed_xor --rules modprop:mu=auto,taps=3", "taps must be a number of steps"),
         ("compare delayed_xor --rules bptt bptt", "'bptt' is given twice"),
+        ("compare delayed_xor --rules bptt:learning_rate=0", "learning_rate must be greater than 0"),
+        ("compare delayed_xor --rules bptt:optimizer=lion", "unknown optimizer 'lion'"),
+        ("compare delayed_xor --rules bptt:feedback=none", "feedback must be \"symmetric\""),
+        ("compare delayed_xor --rules bptt:l2=1,l2=2", "l2 is given twice"),
+        ("compare add --segment 1 --rules force:learning_rate=2", "learning_rate is what force is"),
+        ("align delayed_xor --rules bptt:learning_rate=1", "align trains all rules alike"),
         ("compare delayed_xor --cell alf", "unknown cell 'alf'; .* Did you mean 'alif'"),
         ("compare delayed_xor --cell gru --rules eprop mdgl", "MDGL needs a NeuronCell"),
         ("compare delayed_xor --rules diagonal_rtrl", "DiagonalRTRL needs units that send nothing"),
