@@ -63,8 +63,12 @@ def _partly_adaptive(
     return ALIFCell(in_size, hidden_size, beta=np.array(betas), **options)
 
 
+TAU = 20.0
+"""In steps, of leaky neurons where a preset says none."""
+
+
 def _tau(preset: Preset) -> float:
-    return preset.cell_options.get("tau", 20.0)
+    return preset.cell_options.get("tau", TAU)
 
 
 def _leaky(preset: Preset) -> Mapping[str, Any]:
@@ -114,11 +118,11 @@ def _prospective(
 
 
 def _leaky_cell(
-    in_size: int, hidden_size: int, *, activation: str = "relu", **options: Any
+    in_size: int, hidden_size: int, *, tau: float = TAU, activation: str = "relu", **options: Any
 ) -> LeakyCell:
     """With an activation by its name."""
     function = getattr(jax.nn, known("activation", activation, ACTIVATIONS))
-    return LeakyCell(in_size, hidden_size, activation=function, **options)
+    return LeakyCell(in_size, hidden_size, tau=tau, activation=function, **options)
 
 
 LAYERS = 2

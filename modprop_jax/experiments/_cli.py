@@ -26,6 +26,7 @@ from ._options import (
     FeedbackName,
     Folder,
     Mu,
+    NetworkName,
     PresetFloat,
     PresetInt,
     PresetSeeds,
@@ -42,6 +43,7 @@ from ._work import Work
 def compare(
     task: TaskName = None,
     *,
+    network: NetworkName = None,
     rules: RuleNames = None,
     seeds: PresetSeeds = None,
     preset: str = "small",
@@ -75,7 +77,10 @@ def compare(
         modprop-jax compare --resume FOLDER
 
     Args:
-        task: What to learn; `modprop-jax list` shows the tasks.
+        task: What to learn; `modprop-jax list` shows the tasks. Or your own, FILE.py:NAME: a
+            function (key, batch) -> (xs, ys).
+        network: Your own, FILE.py:NAME: a function (in_size, out_size, *, key) that returns an
+            equinox module with RNN layers.
         rules: Credit rules, with options as in modprop:mu=0.5; `modprop-jax list` shows
             them.
         seeds: Networks per rule, each with its own weights and data.
@@ -125,6 +130,7 @@ def compare(
             preset,
             rules,
             seeds,
+            network,
             iterations=iterations,
             eval_every=eval_every,
             batch=batch,

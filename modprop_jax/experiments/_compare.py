@@ -4,13 +4,16 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 from rich.console import Console
 
+from .._rule import AbstractRule
+from ..tasks import Task
+from . import _own as own
 from ._config import Config
 from ._plots import learning_curves
 from ._progress import Reporter
@@ -20,7 +23,7 @@ from ._setup import seed_keys, setup
 from ._storage import RunFolder
 from ._stream import iterate_stream, stream_state, Streaming
 from ._summary import markdown, Row, SECONDS, summarise
-from ._train import cosines, iterate, Record, State
+from ._train import cosines, initial_state, iterate, Record, State
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +37,10 @@ class Comparison:
 
 
 def compare(
-    task: str,
+    task: str | Task | Callable[..., Any],
     rules: Sequence[str] | None = None,
     *,
+    network: str | Callable[..., Any] | None = None,
     seeds: int | None = None,
     preset: str = "small",
     out: str | os.PathLike | None = None,
@@ -50,7 +54,16 @@ def compare(
 
     **Arguments:**
 
-    - `task`, `preset`: names, as `modprop-jax list` shows them.
+    - `task`, `preset`: names, as `modprop-jax list` shows them. Or a task of your own: a `Task`; a
+        function `(key, batch) -> (xs, ys)`, with xs (T, batch, m), and ys (batch,) or (T, batch)
+        of integers, classes, or (batch, k) or (T, batch, k) of numbers, to be met in the mean
+        square, or a pair of these and of weights (batch,) or (T, batch), 0 for what is not
+        counted; or the name of either, `"FILE.py:NAME"` or `"MODULE:NAME"`.
+    - `network`: your own: `(in_size, out_size, *, key) -> model`, an equinox module with `RNN`
+        layers, or its name. It may take `hidden_size` too. `model(xs)`, or `model(xs, key=key)`
+        with a key of its own for each iteration, returns the outputs of every step or those that
+        the task reads, or a pair of these and of a scalar, whose gradient is added. Each layer's
+        cell types are its `signs`, or its two halves.
     - `rules`: names of rules, or one name, with options as in `"modprop:mu=0.5"`; by default
         `DEFAULT_RULES`, on streams `ONLINE_RULES`, or those that the preset names or that serve
         the cell (`CELLS[cell].rules`). On streams, `"bptt:segment=10"` has an optimizer step every
@@ -67,12 +80,21 @@ def compare(
 
     **Raises:** `ValueError` for an unknown name or an impossible setting.
     """
-    config = Config.make(task, preset, rules, seeds, **settings)
+    config = Config.make(task, preset, rules, seeds, network, **settings)
     return execute(config, RunFolder.create(config, out), Console(quiet=quiet))
 
 
-def resume(folder: str | os.PathLike, *, quiet: bool = False) -> Comparison:
+def resume(
+    folder: str | os.PathLike,
+    *,
+    task: Task | Callable[..., Any] | None = None,
+    network: Callable[..., Any] | None = None,
+    quiet: bool = False,
+) -> Comparison:
     """Continue an interrupted `compare` from its folder.
+
+    `task`, `network`: those of your own that it began with, if they have no file from which they
+    could be imported again.
 
     On the same device and versions the metrics, times aside, are those of a run that
     was never interrupted.
@@ -80,7 +102,7 @@ def resume(folder: str | os.PathLike, *, quiet: bool = False) -> Comparison:
     **Raises:** `ValueError` if the folder holds no run, or one of another precision.
     """
     run = RunFolder(Path(folder))
-    return execute(reopen(run), run, Console(quiet=quiet))
+    return execute(reopen(run, task, network), run, Console(quiet=quiet))
 
 
 def trained(folder: str | os.PathLike, rule: str) -> Any:
@@ -99,9 +121,12 @@ def trained(folder: str | os.PathLike, rule: str) -> Any:
     return state.model
 
 
-def reopen(folder: RunFolder) -> Config:
-    """A run's configuration, if it can go on here."""
+def reopen(folder: RunFolder, task: Any = None, network: Any = None) -> Config:
+    """A run's configuration, if it can go on here; with what was given as objects."""
     config = folder.load_config()
+    for name, thing in ((config.task, task), (config.network, network)):
+        if name is not None and own.is_own(name):
+            own.again(name, thing, folder.path)
     check_precision(config, folder)
     return config
 
@@ -127,6 +152,10 @@ def _start(config: Config, label: str) -> State:
     weight_keys, keys = seed_keys(config)
     parts = setup(config.for_rule(label))
     fresh = parts.start(weight_keys)
+    if config.network is not None:
+        of_types = functools.partial(config.rule_of_types, label)
+        model = eqx.filter_vmap(lambda each: own.under(each, of_types))(fresh.model)
+        return initial_state(model, parts.optimizer)
     if config.settings.segment is None:
         return fresh
     model = fresh.model
@@ -137,10 +166,15 @@ def _start(config: Config, label: str) -> State:
     return stream_state(model, keys, rule=config.rule(label), batch=batch, optimizer=optimizer)
 
 
+def _rule_of(config: Config, label: str) -> AbstractRule | None:
+    """Of all layers; None where each has its own."""
+    return config.rule(label) if config.network is None else None
+
+
 def _records(config: Config, label: str, state: State) -> Iterator[tuple[State, Record]]:
     """Train under one rule from `state` on."""
     settings, (_, keys) = config.settings, seed_keys(config)
-    parts, rule = setup(config.for_rule(label)), config.rule(label)
+    parts, rule = setup(config.for_rule(label)), _rule_of(config, label)
     if settings.segment is None:
         return iterate(
             state,
@@ -186,7 +220,7 @@ def _lines(config: Config, label: str, state: State) -> Iterator[tuple[State, di
         if record.radius is not None:
             line["radius"] = record.radius.tolist()
         if settings.segment is None and record.iteration in (0, settings.iterations):
-            parts, rule = setup(config.for_rule(label)), config.rule(label)
+            parts, rule = setup(config.for_rule(label)), _rule_of(config, label)
             angle = cosines(
                 state.model, keys, record.iteration, loss=parts.loss, data=parts.data, rule=rule
             )

@@ -2,9 +2,10 @@
 
 import dataclasses
 import datetime
+import functools
 import importlib.metadata
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 
 from .._rule import AbstractRule
 from ..tasks import Preset, Task, TASKS
+from . import _own as own
 from ._cells import CELLS, with_cell
 from ._names import each_name, known
 from ._network import build_network, build_optimizer, cell_types
@@ -29,25 +31,35 @@ class Config:
     settings: Preset
     environment: dict[str, Any]
     created: str
+    network: str | None = None
+    """Somebody's own, by name; None: the preset's."""
+    sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Digests of the files that names of one's own are of, as they were when it began."""
 
     @classmethod
     def make(
         cls,
-        task: str,
+        task: Any,
         preset: str,
         rules: Sequence[str] | None,
         seeds: int | None,
+        network: Any = None,
         **overrides: Any,
     ) -> "Config":
         """A checked configuration; overrides that are None keep the preset's value.
 
-        `rules`, `seeds`: None for those that are compared by default.
+        `rules`, `seeds`: None for those that are compared by default. `task`, `network`: names, or
+        what they are names of.
         """
-        entry = TASKS[known("task", task, TASKS)]
+        task = own.name_of(task)
+        network = None if network is None else own.name_of(network)
+        entry = own.find_task(task)
         settings = entry.presets[known("preset", preset, entry.presets)]
         given = {name: value for name, value in overrides.items() if value is not None}
         for name in given:
             known("setting", name, [field.name for field in dataclasses.fields(Preset)])
+        if network is not None:
+            settings = _of_training(settings, given, network)
         settings = with_cell(settings, given.pop("cell", settings.cell))
         n = given.get("hidden_size", settings.hidden_size)
         if settings.excitatory is not None and "excitatory" not in given:
@@ -60,7 +72,9 @@ class Config:
         rules, seeds = each_name(rules), settings.seeds if seeds is None else seeds
         _check(settings, rules, seeds)
         created = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        config = cls(task, preset, rules, seeds, settings, environment(), created)
+        files = {name: own.digest(name) for name in (task, network) if name is not None}
+        sources = {name: digest for name, digest in files.items() if digest is not None}
+        config = cls(task, preset, rules, seeds, settings, environment(), created, network, sources)
         _check_rules(config)
         return config
 
@@ -82,13 +96,16 @@ class Config:
 
     def rule(self, label: str) -> AbstractRule:
         """The rule of this name, for these settings."""
-        settings = self.settings
-        defaults = {"mu": settings.mu, "labels": self.entry.out_size}
-        return build_rule(rule_alone(label), cell_types(settings), **defaults)
+        return self.rule_of_types(label, cell_types(self.settings))
+
+    def rule_of_types(self, label: str, types: tuple[int, ...]) -> AbstractRule:
+        """The rule of this name, for neurons of these cell types."""
+        defaults = {"mu": self.settings.mu, "labels": self.entry.out_size}
+        return build_rule(rule_alone(label), types, **defaults)
 
     @property
     def entry(self) -> Task:
-        return TASKS[known("task", self.task, TASKS)]
+        return own.find_task(self.task)
 
 
 def environment() -> dict[str, Any]:
@@ -133,9 +150,41 @@ def _check(settings: Preset, rules: Sequence[str], seeds: int) -> None:
         raise ValueError(f"rule {twice[0]!r} is given twice.")
 
 
+_TRAINING = (
+    *("hidden_size", "iterations", "learning_rate", "data", "batch", "eval_every", "optimizer"),
+    *("decay", "decay_every", "l2", "mu", "criterion", "patience", "readout_steps", "rules"),
+    "seeds",
+)
+
+
+def _of_training(settings: Preset, given: Mapping[str, Any], network: str) -> Preset:
+    """What of a preset is left where the network is somebody's own."""
+    for name in given:
+        if name not in _TRAINING:
+            raise ValueError(
+                f"{name}={given[name]} is of the package's networks, but this one is {network}: "
+                "say it there."
+            )
+    return Preset(**{name: getattr(settings, name) for name in _TRAINING})
+
+
 def _check_rules(config: Config) -> None:
     """A ValueError unless the network can be built and every rule serves its cell."""
     task, settings = config.entry, config.settings
+    for label in config.rules:
+        mine = config.for_rule(label).settings
+        _check(mine, config.rules, config.seeds)
+        build_optimizer(mine)
+    if config.network is not None:
+        if settings.segment is not None:
+            raise ValueError(
+                f"network {config.network} learns from trials: streams are for the package's own "
+                "networks (or modprop_jax.online_value_and_grad)."
+            )
+        _check_batches(config)
+        rules = [functools.partial(config.rule_of_types, label) for label in config.rules]
+        own.check_network(config.network, task, settings, rules)
+        return
     built = {label: config.rule(label) for label in config.rules}
     trained: dict[str, list[str]] = {}
     for label in config.rules:
@@ -143,15 +192,10 @@ def _check_rules(config: Config) -> None:
 
     def outline(key):
         for labels in trained.values():
-            own = config.for_rule(labels[0]).settings
-            network = build_network(task, own, key)
+            network = build_network(task, config.for_rule(labels[0]).settings, key)
             for label in labels:
                 built[label].check(network_of(label, network, key).rnn.cell)
 
-    for label in config.rules:
-        own = config.for_rule(label).settings
-        _check(own, config.rules, config.seeds)
-        build_optimizer(own)
     jax.eval_shape(outline, jax.random.key(0))
     if settings.segment is None:
         _check_batches(config)

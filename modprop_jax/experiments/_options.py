@@ -19,6 +19,10 @@ RuleName = Annotated[
     tyro.conf.Positional,
     tyro.conf.arg(metavar="RULE", help_behavior_hint=""),
 ]
+NetworkName = Annotated[
+    str | None,
+    tyro.conf.arg(metavar="FILE.py:NAME", help_behavior_hint="(default: the preset's)"),
+]
 CitedCell = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
 RuleNames = Annotated[
     tuple[str, ...] | None,

@@ -38,7 +38,7 @@ class RunFolder:
         """
         if out is None:
             now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-            path = base = Path("runs", f"{config.task}-{config.preset}-{now}")
+            path = base = Path("runs", f"{config.entry.name}-{config.preset}-{now}")
             again = 2
             while path.exists():
                 path, again = base.with_name(f"{base.name}-{again}"), again + 1
