@@ -30,6 +30,7 @@ from ._options import (
     PresetFloat,
     PresetInt,
     PresetSeeds,
+    Rates,
     RuleNames,
     TaskName,
 )
@@ -47,6 +48,9 @@ def compare(
     rules: RuleNames = None,
     seeds: PresetSeeds = None,
     preset: str = "small",
+    first_seed: int = 0,
+    learning_rates: Rates = None,
+    tune_seeds: Count = None,
     out: Folder = None,
     resume: Folder = None,
     iterations: PresetInt = None,
@@ -86,6 +90,11 @@ def compare(
         seeds: Networks per rule, each with its own weights and data.
         preset: small (a minute or two on two cores) or published (sizes of the paper); of task
             connectome small, column or fly, leaky neurons, and small_spiking and so on.
+        first_seed: The first of the seeds.
+        learning_rates: Tune first: every rule at each of these rates, such as 1e-4..1e-2 (five,
+            evenly spaced by their logarithms; 1e-4..1e-2/9: nine) or 0.01,0.03, on seeds and
+            data that are not reported; then each rule at the rate that served it best.
+        tune_seeds: Networks a rate; 3 by default.
         out: Folder for the results; by default runs/TASK-PRESET-TIME.
         resume: Folder of an interrupted run to continue; takes no other option.
         iterations: Optimizer steps.
@@ -131,6 +140,9 @@ def compare(
             rules,
             seeds,
             network,
+            first_seed=first_seed,
+            learning_rates=learning_rates,
+            tune_seeds=tune_seeds,
             iterations=iterations,
             eval_every=eval_every,
             batch=batch,

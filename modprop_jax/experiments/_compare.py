@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from . import _own as own
 from ._config import Config
 from ._plots import learning_curves
 from ._progress import Reporter
+from ._rates import Tuning
 from ._rules import network_of, rule_entry, segment_of
 from ._runs import advising, check_precision, drive, introduce, Run, saved
 from ._setup import seed_keys, setup
@@ -24,6 +26,7 @@ from ._storage import RunFolder
 from ._stream import iterate_stream, stream_state, Streaming
 from ._summary import markdown, Row, SECONDS, summarise
 from ._train import cosines, initial_state, iterate, Record, State
+from ._tune import as_json, chosen, report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +48,10 @@ def compare(
     preset: str = "small",
     out: str | os.PathLike | None = None,
     quiet: bool = False,
-    **settings: object,
+    first_seed: int = 0,
+    learning_rates: str | Sequence[float] | None = None,
+    tune_seeds: int | None = None,
+    **settings: Any,
 ) -> Comparison:
     """Train a task's network under each rule, from the same weights on the same data.
 
@@ -72,6 +78,11 @@ def compare(
         preset says.
     - `out`: folder for the results; by default a new one under `runs/`.
     - `quiet`: print nothing.
+    - `first_seed`: the first of the seeds.
+    - `learning_rates`: tune first: train every rule at each of these, on `tune_seeds` networks (3)
+        of other seeds and, where data are limited, on a part of the training data, judged by
+        another part; then compare the rules, each at the rate with the least final loss. Numbers,
+        or `"1e-4..1e-2"` for five rates evenly spaced by their logarithms (`"1e-4..1e-2/9"`: nine).
     - `settings`: fields of `modprop_jax.tasks.Preset` to replace, such as
       `iterations=200`.
 
@@ -80,7 +91,17 @@ def compare(
 
     **Raises:** `ValueError` for an unknown name or an impossible setting.
     """
-    config = Config.make(task, preset, rules, seeds, network, **settings)
+    config = Config.make(
+        task,
+        preset,
+        rules,
+        seeds,
+        network,
+        first_seed=first_seed,
+        learning_rates=learning_rates,
+        tune_seeds=tune_seeds,
+        **settings,
+    )
     return execute(config, RunFolder.create(config, out), Console(quiet=quiet))
 
 
@@ -127,12 +148,17 @@ def reopen(folder: RunFolder, task: Any = None, network: Any = None) -> Config:
     for name, thing in ((config.task, task), (config.network, network)):
         if name is not None and own.is_own(name):
             own.again(name, thing, folder.path)
+    found = folder.read("tuning.json")
+    if config.tune is not None and found is not None:
+        config = config.tuned(json.loads(found)["chosen"])
     check_precision(config, folder)
     return config
 
 
 def execute(config: Config, folder: RunFolder, console: Console) -> Comparison:
     """Do what is left to do of a run; all of it, if the folder is new."""
+    if config.tune is not None and folder.read("tuning.json") is None:
+        config = _tune(config, config.tune, folder, console)
     with Reporter(config, console) as reporter, advising("compare", folder, reporter):
         introduce(config, folder, reporter)
         fresh = {rule: _start(config, rule) for rule in config.rules}
@@ -145,6 +171,21 @@ def execute(config: Config, folder: RunFolder, console: Console) -> Comparison:
     reporter.table(rows)
     reporter.say(f"written to {folder.path}")
     return Comparison(folder.path, config, rows, metrics)
+
+
+def _tune(config: Config, tune: Tuning, folder: RunFolder, console: Console) -> Config:
+    """The configuration with a learning rate for each rule; in a run folder of its own, inside."""
+    inside = RunFolder(folder.path / "tuning")
+    trials = config.of_tuning(tune)
+    if inside.read("config.json") is None:
+        inside = RunFolder.create(trials, inside.path)
+    console.print(f"tuning: {len(trials.rules)} trials of {tune.seeds} seeds", highlight=False)
+    rows = execute(trials, inside, console).rows
+    text = report(tune, config.rules, rows)
+    console.print(text, markup=False, highlight=False)
+    folder.write("tuning.md", text)
+    folder.write("tuning.json", as_json(tune, config.rules, rows))
+    return config.tuned(chosen(tune, config.rules, rows))
 
 
 def _start(config: Config, label: str) -> State:

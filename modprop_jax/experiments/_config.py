@@ -17,6 +17,7 @@ from . import _own as own
 from ._cells import CELLS, with_cell
 from ._names import each_name, known
 from ._network import build_network, build_optimizer, cell_types
+from ._rates import Tuning
 from ._rules import build_rule, network_of, rule_alone, rule_entry, segment_of, settings_of
 
 
@@ -35,6 +36,11 @@ class Config:
     """Somebody's own, by name; None: the preset's."""
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Digests of the files that names of one's own are of, as they were when it began."""
+    first_seed: int = 0
+    tune: Tuning | None = None
+    """How each rule gets its learning rate; None: from the settings."""
+    tuning: bool = False
+    """Whether this is the tuning of another run: judged on data which that does not report."""
 
     @classmethod
     def make(
@@ -44,6 +50,10 @@ class Config:
         rules: Sequence[str] | None,
         seeds: int | None,
         network: Any = None,
+        *,
+        first_seed: int = 0,
+        learning_rates: str | Sequence[float] | None = None,
+        tune_seeds: int | None = None,
         **overrides: Any,
     ) -> "Config":
         """A checked configuration; overrides that are None keep the preset's value.
@@ -71,10 +81,14 @@ class Config:
             rules = settings.rules or (offline if settings.segment is None else online)
         rules, seeds = each_name(rules), settings.seeds if seeds is None else seeds
         _check(settings, rules, seeds)
+        tune = _tuning(range(first_seed, first_seed + seeds), learning_rates, tune_seeds)
         created = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         files = {name: own.digest(name) for name in (task, network) if name is not None}
         sources = {name: digest for name, digest in files.items() if digest is not None}
-        config = cls(task, preset, rules, seeds, settings, environment(), created, network, sources)
+        config = cls(
+            *(task, preset, rules, seeds, settings, environment(), created, network, sources),
+            *(first_seed, tune),
+        )
         _check_rules(config)
         return config
 
@@ -84,6 +98,9 @@ class Config:
             "rules": tuple(data["rules"]),
             "settings": Preset(**data["settings"]),
         }
+        if data.get("tune"):
+            tune = data["tune"] | {"rates": tuple(data["tune"]["rates"])}
+            data["tune"] = Tuning(**tune)
         return cls(**data)
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,9 +120,26 @@ class Config:
         defaults = {"mu": self.settings.mu, "labels": self.entry.out_size}
         return build_rule(rule_alone(label), types, **defaults)
 
+    def of_tuning(self, tune: Tuning) -> "Config":
+        """The run that tunes this one: every rule at every rate."""
+        labels = tuple(label for rule in self.rules for label in tune.labels(rule))
+        return dataclasses.replace(
+            self,
+            rules=labels,
+            seeds=tune.seeds,
+            first_seed=tune.first_seed,
+            tune=None,
+            tuning=True,
+        )
+
+    def tuned(self, labels: Mapping[str, str]) -> "Config":
+        """With the rules as tuning has chosen them."""
+        return dataclasses.replace(self, rules=tuple(labels[rule] for rule in self.rules))
+
     @property
     def entry(self) -> Task:
-        return own.find_task(self.task)
+        task = own.find_task(self.task)
+        return task.of_tuning() if self.tuning else task
 
 
 def environment() -> dict[str, Any]:
@@ -148,6 +182,19 @@ def _check(settings: Preset, rules: Sequence[str], seeds: int) -> None:
     twice = [rule for rule in rules if rules.count(rule) > 1]
     if twice:
         raise ValueError(f"rule {twice[0]!r} is given twice.")
+
+
+def _tuning(
+    reported: range, rates: str | Sequence[float] | None, seeds: int | None
+) -> Tuning | None:
+    if not 0 <= reported.start < reported.stop <= 2**31 - 1:
+        raise ValueError(f"seeds are numbers from 0 to 2³¹ − 2, but got {reported}.")
+    if rates is None:
+        if seeds is not None:
+            raise ValueError(f"tune_seeds={seeds} is for tuning: give learning_rates too.")
+        return None
+    # far from those that anybody reports
+    return Tuning.make(rates, 3 if seeds is None else seeds, 1_000_000, reported)
 
 
 _TRAINING = (

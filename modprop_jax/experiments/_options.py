@@ -23,6 +23,9 @@ NetworkName = Annotated[
     str | None,
     tyro.conf.arg(metavar="FILE.py:NAME", help_behavior_hint="(default: the preset's)"),
 ]
+Rates = Annotated[
+    str | None, tyro.conf.arg(metavar="LOW..HIGH", help_behavior_hint="(default: no tuning)")
+]
 CitedCell = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
 RuleNames = Annotated[
     tuple[str, ...] | None,

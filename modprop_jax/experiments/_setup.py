@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Key, PRNGKeyArray, PyTree
 
 from .._rate_cost import rate_cost
-from ..tasks import Preset
+from ..tasks import Preset, Task
 from . import _own as own
 from ._config import Config
 from ._network import build_network, build_optimizer, Network
@@ -35,19 +35,20 @@ def setup(config: Config) -> Setup:
     """The same objects for the same settings: compiled functions are kept by their identity."""
     settings = json.dumps(config.to_dict()["settings"], sort_keys=True)
     if config.network is None:
-        return _setup(config.task, settings)
-    return _own_setup(config.task, settings, config.network)
+        return _setup(config.task, config.tuning, settings)
+    return _own_setup(config.task, config.tuning, settings, config.network)
 
 
 def seed_keys(config: Config) -> tuple[Key[Array, " seeds"], Key[Array, " seeds"]]:
     """Keys of the initial weights and of the training; seed s has the same in any run."""
-    pairs = jax.vmap(lambda seed: jr.split(jr.key(seed)))(jnp.arange(config.seeds))
+    seeds = config.first_seed + jnp.arange(config.seeds)
+    pairs = jax.vmap(lambda seed: jr.split(jr.key(seed)))(seeds)
     return pairs[:, 0], pairs[:, 1]
 
 
 @functools.lru_cache(maxsize=16)
-def _setup(task_name: str, settings: str) -> Setup:
-    task, preset = own.find_task(task_name), Preset(**json.loads(settings))
+def _setup(task_name: str, tuning: bool, settings: str) -> Setup:
+    task, preset = _task(task_name, tuning), Preset(**json.loads(settings))
     optimizer = build_optimizer(preset)
 
     @eqx.filter_jit
@@ -79,10 +80,15 @@ def _setup(task_name: str, settings: str) -> Setup:
     )
 
 
+def _task(name: str, tuning: bool) -> Task:
+    task = own.find_task(name)
+    return task.of_tuning() if tuning else task
+
+
 @functools.lru_cache(maxsize=16)
-def _own_setup(task_name: str, settings: str, network: str) -> Setup:
+def _own_setup(task_name: str, tuning: bool, settings: str, network: str) -> Setup:
     """Of a network of one's own."""
-    task, preset = own.find_task(task_name), Preset(**json.loads(settings))
+    task, preset = _task(task_name, tuning), Preset(**json.loads(settings))
     optimizer = build_optimizer(preset)
 
     def make(key: PRNGKeyArray) -> eqx.Module:

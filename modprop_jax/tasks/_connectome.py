@@ -134,8 +134,8 @@ _COLUMN: dict[str, Any] = {
     "eval_every": 50,
 }
 # As many neurons and connections as a fly's brain: 127,978 and 2,613,129 (Lin et al., Nature 634,
-# 2024), of which the largest in-degree is 2,077; about 1,300 of its neurons descend to the body. Who
-# hears whom is drawn.
+# 2024), of which the largest in-degree is 2,077; about 1,300 of its neurons descend to the body.
+# Who hears whom is drawn.
 _FLY: dict[str, Any] = _COLUMN | {
     "wiring": {"fan_in": 20.0, "most": 2_077, "sensory": 0.2, "motor": 1_300},
     "hidden_size": 127_978,

@@ -15,8 +15,9 @@ import pytest
 import modprop_jax as mpj
 from modprop_jax.experiments import _own as own, compare, main, resume, trained
 from modprop_jax.experiments._config import Config
+from modprop_jax.experiments._rates import rates_of
 from modprop_jax.experiments._setup import setup
-from modprop_jax.tasks import Preset, Task, TASKS
+from modprop_jax.tasks import Preset, sequential_digits_split, Task, TASKS
 
 
 LAB = Path(__file__).with_name("own_lab.py")
@@ -61,7 +62,11 @@ def test_a_task_and_a_network_from_the_shell_killed_and_resumed(lab, capsys):
     # of a kill after the second rule began: what is left is done, with the same numbers
     shutil.copytree("whole", "killed")
     Path("killed/checkpoints/bptt.eqx").unlink()
-    kept = [line for line in Path("whole/metrics.jsonl").open() if '"bptt"' not in line]
+    kept = [
+        line
+        for line in Path("whole/metrics.jsonl").read_text().splitlines(True)
+        if '"bptt"' not in line
+    ]
     Path("killed/metrics.jsonl").write_text("".join(kept))
     own._GIVEN.clear()
     assert main(["compare", "--resume", "killed"]) == 0
@@ -100,6 +105,82 @@ def test_the_networks_learn_by_what_their_own_code_says():
         model, (xs, drawn), (labels, mask)
     )
     assert not np.allclose(local.first.cell.weight_rec, ours.first.cell.weight_rec, rtol=1e-2)
+
+
+def test_rates_are_chosen_on_other_seeds_and_a_killed_tuning_goes_on(lab, capsys):
+    """Also of a network of one's own, and where the kill came among the trials."""
+    network = "lab/tasks.py:average", "--network", "lab/tasks.py:Plain"
+    options = "--rules eprop modprop:mu=0.5 bptt:learning_rate=0.05 --tune-seeds 1 --first-seed 7"
+    tuned = "--learning-rates", "0.001..0.1/3", *options.split(), *SHORT, "--out", "whole"
+    assert main(["compare", *network, *tuned]) == 0
+    assert "tuning: 7 trials of 1 seeds" in capsys.readouterr().out
+    found = json.loads(Path("whole/tuning.json").read_text())
+    trials = Config.from_dict(json.loads(Path("whole/tuning/config.json").read_text()))
+    assert (trials.seeds, trials.first_seed, trials.tuning) == (1, 1_000_000, True)
+    for rule in ("eprop", "modprop:mu=0.5"):
+        mine = {name: loss for name, loss in found["loss"].items() if name.startswith(rule)}
+        assert [name.rpartition("=")[2] for name in mine] == ["0.001", "0.01", "0.1"]
+        assert found["chosen"][rule] == min(mine, key=mine.__getitem__)
+        assert len({*mine.values()}) == 3
+    assert found["chosen"]["bptt:learning_rate=0.05"] == "bptt:learning_rate=0.05"
+    whole = _lines("whole")
+    assert [*dict.fromkeys(line["rule"] for line in whole)] == [*found["chosen"].values()]
+    np.testing.assert_array_equal(
+        trained("whole", found["chosen"]["eprop"]).readout.weight.shape, (2, 1, 5)
+    )
+    # other seeds, other losses
+    assert found["loss"]["bptt:learning_rate=0.05"] not in whole[-1]["loss"]
+    text = Path("whole/tuning.md").read_text()
+    assert "1000000 to 1000000, which are reported nowhere" in text and text.count("**") == 4
+
+    shutil.copytree("whole/tuning", "killed/tuning")
+    shutil.copy("whole/config.json", "killed")
+    Path("killed/checkpoints").mkdir()
+    lost = [*trials.rules][4:]
+    for rule in lost:
+        Path(
+            "killed/tuning/checkpoints", rule.replace(":", "-").replace(",", "-") + ".eqx"
+        ).unlink()
+    assert main(["compare", "--resume", "killed"]) == 0
+    assert _lines("killed") == whole and _lines("killed/tuning") == _lines("whole/tuning")
+    assert json.loads(Path("killed/tuning.json").read_text()) == found
+
+
+def test_what_tuning_sees_of_limited_data():
+    """A part of the training data, judged by the rest of them; nothing of the test data."""
+    config = Config.make(
+        "sequential_digits", "small", ["eprop"], 1, learning_rates=[0.1], tune_seeds=1
+    )
+    assert config.tune is not None
+    parts = setup(config.of_tuning(config.tune))
+
+    def images(xs):
+        return {image.tobytes() for image in np.asarray(jnp.moveaxis(xs, 1, 0))}
+
+    judged = images(parts.evaluate(jr.key(0))[0])
+    learnt = images(TASKS["sequential_digits"].of_tuning().batch(jr.key(0), 4000, hold=2)[0])
+    reported = images(setup(config).evaluate(jr.key(0))[0])
+    training = images(sequential_digits_split("train", hold=2)[0])
+    assert judged and learnt and judged | learnt <= training
+    assert not judged & learnt and not reported & (judged | learnt)
+
+
+@pytest.mark.parametrize(
+    "rates, found",
+    [
+        ("1e-4..1e-2/3", (1e-4, 1e-3, 1e-2)),
+        ("0.1..0.2", (0.1, 0.119, 0.141, 0.168, 0.2)),
+        ("0.1, 0.2", (0.1, 0.2)),
+        ([0.3], (0.3,)),
+        *[(bad, None) for bad in ("", "a..b", "0..1", "-1", "0.1 0.1", "1..2/0", "1..2/-1", "nan")],
+    ],
+)
+def test_learning_rates(rates, found):
+    if found is None:
+        with pytest.raises(ValueError, match="learning rates (are such as|must be)"):
+            rates_of(rates)
+    else:
+        assert rates_of(rates) == found
 
 
 def test_objects_are_resumed_by_giving_them_again(lab):
@@ -178,6 +259,10 @@ def test_what_ys_say():
             "lab/tasks.py:average --network lab/tasks.py:Plain --segment 1",
             "segment=1 is of the pack",
         ),
+        ("delayed_xor --tune-seeds 2", "tune_seeds=2 is for tuning"),
+        ("delayed_xor --first-seed -1", "seeds are numbers from 0"),
+        ("delayed_xor --first-seed 4294967296", "seeds are numbers from 0"),
+        ("delayed_xor --learning-rates 1 --first-seed 1000000", "meets the reported ones"),
         ("delayed_xor --network lab/tasks.py:Plain --rules gle", "GLE"),
     ],
 )
