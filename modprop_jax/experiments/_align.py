@@ -35,7 +35,6 @@ from ._rules import build_rule
 from ._runs import advising, check_precision, drive, introduce, Run, saved
 from ._setup import seed_keys, Setup
 from ._storage import RunFolder
-from ._stream_align import holds_stream
 from ._summary import SECONDS
 from ._train import iterate, State
 
@@ -117,23 +116,15 @@ def resume_align(folder: str | os.PathLike, *, quiet: bool = False) -> Alignment
 
 def new_folder(config: AlignConfig, out: str | os.PathLike | None) -> RunFolder:
     """An empty folder for a run."""
-    return RunFolder.create(config.run, out, align=config.options())
+    return RunFolder.create(config.run, out, kind="align", align=config.options())
 
 
 def reopen_align(folder: RunFolder) -> AlignConfig:
     """A run's configuration, if it can go on here."""
-    data = folder.read_config()
-    if "align" not in data:
-        raise ValueError(
-            f"{folder.path} holds a run of compare: continue it with "
-            f"`modprop-jax compare --resume {folder.path}`."
-        )
-    if holds_stream(data):
-        raise ValueError(
-            f"{folder.path} holds a run of align_stream: continue it with resume_align_stream, or "
-            f"`modprop-jax align --resume {folder.path}`."
-        )
-    config = AlignConfig.from_dict(data)
+    _, data = folder.read_config("align")
+    with folder.reading_config():
+        config = AlignConfig.from_dict(data)
+        config.run.checked()
     check_precision(config.run, folder)
     return config
 
@@ -159,11 +150,11 @@ def execute_align(config: AlignConfig, folder: RunFolder, console: Console) -> A
                 yield Run(exact, at_rate(fresh, matched), functools.partial(lines, "bptt", exact))
 
     reporter = Reporter(dataclasses.replace(config.run, rules=labels), console)
-    with reporter, advising("align", folder, reporter):
+    with folder.locked(), reporter, advising("align", folder, reporter):
         introduce(config.run, folder, reporter)
         parts, (weight_keys, keys) = align_setup(config), seed_keys(config.run)
         fresh, measures = parts.start(weight_keys), measurements(config)
-        states, metrics = saved(folder, dict.fromkeys(labels, fresh))
+        states, metrics = saved(folder, dict.fromkeys(labels, fresh), config.settings.iterations)
         lines = functools.partial(_lines, config, keys, parts, measures)
         diverged = drive(trainings(), folder, states, metrics, reporter)
         diverged |= drive(sweep(), folder, states, metrics, reporter)

@@ -15,7 +15,6 @@ from ._runs import continued
 from ._storage import RunFolder
 from ._stream_align import (
     execute_align_stream,
-    holds_stream,
     new_stream_folder,
     reopen_align_stream,
 )
@@ -153,7 +152,8 @@ def align(
     }
     if resume is not None:
         folder = RunFolder(resume)
-        if holds_stream(folder.read_config()):
+        kind, _ = folder.read_config("align", "align_stream")
+        if kind == "align_stream":
             return _on_stream(reopen_align_stream(folder), folder)
         return _in_batches(reopen_align(folder), folder)
     if not learns_online(str(task), preset):

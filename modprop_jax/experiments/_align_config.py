@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..tasks import Preset, TASKS
+from . import _schema as schema
 from ._cells import CELLS
 from ._config import Config
 from ._names import each_name, known
@@ -90,7 +91,9 @@ class AlignConfig:
     def from_dict(cls, data: dict[str, Any]) -> "AlignConfig":
         """From `config.json`."""
         rest = {name: value for name, value in data.items() if name != "align"}
-        return cls(Config.from_dict(rest), **data["align"])
+        config = cls(Config.from_dict(rest), **data["align"])
+        schema.check(cls, dataclasses.asdict(config))
+        return config
 
     def options(self) -> dict[str, Any]:
         """Everything but `run`."""
@@ -170,7 +173,9 @@ class StreamAlignConfig:
     def from_dict(cls, data: dict[str, Any]) -> "StreamAlignConfig":
         """From `config.json`."""
         rest = {name: value for name, value in data.items() if name != "align"}
-        return cls(Config.from_dict(rest), **data["align"])
+        config = cls(Config.from_dict(rest), **data["align"])
+        schema.check(cls, dataclasses.asdict(config))
+        return config
 
     def options(self) -> dict[str, Any]:
         """Everything but `run`."""

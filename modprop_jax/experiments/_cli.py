@@ -37,7 +37,7 @@ from ._options import (
 from ._processes import join, leads
 from ._rules import RULES
 from ._runs import continued
-from ._storage import RunFolder
+from ._storage import FolderFault, RunFolder
 from ._work import Work
 
 
@@ -225,6 +225,9 @@ def main(
         return work.run()
     except KeyboardInterrupt:
         return 130
+    except FolderFault as error:
+        print(f"modprop-jax: {error}", file=sys.stderr)
+        return 2
 
 
 def _check_names(arguments: list[str]) -> None:

@@ -2,20 +2,21 @@
 
 import dataclasses
 import functools
-import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 from rich.console import Console
 
+from .. import _arguments as arguments
 from .._rule import AbstractRule
 from ..tasks import Task
 from . import _own as own
 from ._config import Config
+from ._names import known
 from ._plots import learning_curves
 from ._progress import Reporter
 from ._rates import Tuning
@@ -26,7 +27,7 @@ from ._storage import RunFolder
 from ._stream import iterate_stream, stream_state, Streaming
 from ._summary import markdown, Row, SECONDS, summarise
 from ._train import cosines, initial_state, iterate, Record, State
-from ._tune import as_json, chosen, report
+from ._tune import as_json, chosen, read_choice, report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,31 +127,40 @@ def resume(
     return execute(reopen(run, task, network), run, Console(quiet=quiet))
 
 
-def trained(folder: str | os.PathLike, rule: str) -> Any:
+def trained(folder: str | os.PathLike, rule: str, *, at: Literal["end", "start"] = "end") -> Any:
     """The networks of a run's last checkpoint of one rule, seeds on a leading axis.
 
-    `Network`s, but under "force" what that rule makes of them.
+    `Network`s, but under "force" what that rule makes of them; or a network of one's own. `at`:
+    "start" for those before the first iteration.
     """
+    at = arguments.choice("at", at, ("end", "start"))
     run = RunFolder(Path(folder))
     config = reopen(run)
+    known("rule", rule, config.rules)
+    if at == "start":
+        return _start(config, rule).model
     like = eqx.filter_eval_shape(lambda: _start(config, rule))
-    state = run.load_state(rule, like)
+    state = run.load_state(rule, like, config.settings.iterations)
     if state is None:
         raise ValueError(
             f"{folder} has no checkpoint of rule {rule!r}; its rules: {', '.join(config.rules)}."
         )
-    return state.model
+    return state[0].model
 
 
 def reopen(folder: RunFolder, task: Any = None, network: Any = None) -> Config:
     """A run's configuration, if it can go on here; with what was given as objects."""
-    config = folder.load_config()
+    _, data = folder.read_config("compare")
+    with folder.reading_config():
+        config = Config.from_dict(data)
     for name, thing in ((config.task, task), (config.network, network)):
         if name is not None and own.is_own(name):
             own.again(name, thing, folder.path)
+    with folder.reading_config():
+        config.checked()
     found = folder.read("tuning.json")
     if config.tune is not None and found is not None:
-        config = config.tuned(json.loads(found)["chosen"])
+        config = config.tuned(read_choice(found, config.tune, config.rules, folder.path))
     check_precision(config, folder)
     return config
 
@@ -159,10 +169,11 @@ def execute(config: Config, folder: RunFolder, console: Console) -> Comparison:
     """Do what is left to do of a run; all of it, if the folder is new."""
     if config.tune is not None and folder.read("tuning.json") is None:
         config = _tune(config, config.tune, folder, console)
-    with Reporter(config, console) as reporter, advising("compare", folder, reporter):
+    reporter = Reporter(config, console)
+    with folder.locked(), reporter, advising("compare", folder, reporter):
         introduce(config, folder, reporter)
         fresh = {rule: _start(config, rule) for rule in config.rules}
-        states, metrics = saved(folder, fresh)
+        states, metrics = saved(folder, fresh, config.settings.iterations)
         runs = [Run(rule, fresh[rule], functools.partial(_lines, config, rule)) for rule in fresh]
         diverged = drive(runs, folder, states, metrics, reporter)
     rows = summarise(config, metrics, diverged)

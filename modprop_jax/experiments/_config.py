@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import functools
 import importlib.metadata
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 
 from .._rule import AbstractRule
 from ..tasks import Preset, Task, TASKS
-from . import _own as own
+from . import _own as own, _schema as schema
 from ._cells import CELLS, with_cell
 from ._names import each_name, known
 from ._network import build_network, build_optimizer, cell_types
@@ -94,6 +95,8 @@ class Config:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Config":
+        """From `config.json`; a ValueError that names the field for what is none."""
+        schema.check(cls, data)
         data = data | {
             "rules": tuple(data["rules"]),
             "settings": Preset(**data["settings"]),
@@ -102,6 +105,14 @@ class Config:
             tune = data["tune"] | {"rates": tuple(data["tune"]["rates"])}
             data["tune"] = Tuning(**tune)
         return cls(**data)
+
+    def checked(self) -> "Config":
+        """Itself; a ValueError where it is one that `make` would not have made."""
+        known("preset", self.preset, self.entry.presets)
+        known("cell", self.settings.cell, CELLS)
+        _check(self.settings, self.rules, self.seeds)
+        _check_rules(self)
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -175,8 +186,15 @@ def _check(settings: Preset, rules: Sequence[str], seeds: int) -> None:
         "segment": 1 if settings.segment is None else settings.segment,
     }
     for name, value in counts.items():
-        if not value > 0:
+        if not 0 < value < math.inf:
             raise ValueError(f"{name} must be greater than 0, but got {value}.")
+        if name != "learning_rate" and value >= 2**31:
+            raise ValueError(f"{name} must be less than 2³¹, but got {value}.")
+    if settings.iterations * (settings.segment or 1) >= 2**31:
+        raise ValueError(
+            f"a stream has less than 2³¹ steps, but got iterations={settings.iterations} of "
+            f"{settings.segment}."
+        )
     if not rules:
         raise ValueError("no rules given: name at least one, such as --rules bptt.")
     twice = [rule for rule in rules if rules.count(rule) > 1]

@@ -96,22 +96,15 @@ def resume_align_stream(folder: str | os.PathLike, *, quiet: bool = False) -> St
 def new_stream_folder(config: StreamAlignConfig, out: str | os.PathLike | None) -> RunFolder:
     """An empty folder for a run."""
     _study(config).bounds(config.settings.iterations, config.blocks)  # a ValueError if too short
-    return RunFolder.create(config.run, out, align=config.options())
-
-
-def holds_stream(data: dict[str, Any]) -> bool:
-    """Whether this `config.json` is of a run of `align_stream`."""
-    return "learner" in data.get("align", {})
+    return RunFolder.create(config.run, out, kind="align_stream", align=config.options())
 
 
 def reopen_align_stream(folder: RunFolder) -> StreamAlignConfig:
     """A run's configuration, if it can go on here."""
-    data = folder.read_config()
-    if not holds_stream(data):
-        raise ValueError(
-            f"{folder.path} holds no run of align_stream: continue it with resume or resume_align."
-        )
-    config = StreamAlignConfig.from_dict(data)
+    _, data = folder.read_config("align_stream")
+    with folder.reading_config():
+        config = StreamAlignConfig.from_dict(data)
+        config.run.checked()
     check_precision(config.run, folder)
     return config
 
@@ -121,10 +114,11 @@ def execute_align_stream(
 ) -> StreamAlignments:
     """Do what is left to do of a run; all of it, if the folder is new."""
     study, diverged = _study(config), None
-    with Reporter(config.run, console) as reporter, advising("align", folder, reporter):
+    reporter = Reporter(config.run, console)
+    with folder.locked(), reporter, advising("align", folder, reporter):
         introduce(config.run, folder, reporter)
         fresh = _start(config, study)
-        states, metrics = saved(folder, {config.learner: fresh})
+        states, metrics = saved(folder, {config.learner: fresh}, config.run.settings.iterations)
         state = states.get(config.learner, fresh)
         reporter.say(f"{config.learner}: compiling, then steps from {int(state.iteration)} on")
         try:

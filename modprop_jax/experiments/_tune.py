@@ -3,8 +3,10 @@
 import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 from ._rates import Tuning
+from ._storage import FolderFault
 from ._summary import Row
 
 
@@ -44,6 +46,23 @@ def report(tuning: Tuning, rules: Sequence[str], rows: Sequence[Row]) -> str:
         f"{tuning.first_seed + tuning.seeds - 1}, which are reported nowhere; bold: chosen.\n\n"
         f"{table}\n\n" + "\n".join(notes) + "\n"
     )
+
+
+def read_choice(
+    content: bytes, tuning: Tuning, rules: Sequence[str], folder: Path
+) -> dict[str, str]:
+    """What `as_json` wrote, if it is of these rules."""
+    try:
+        found = json.loads(content)["chosen"]
+        valid = all(found[rule] in tuning.labels(rule) for rule in rules)
+    except (ValueError, TypeError, KeyError):
+        valid = False
+    if not valid:
+        raise FolderFault(
+            f"{folder / 'tuning.json'} is damaged: delete it, and what was tuned is read anew from "
+            f"{folder / 'tuning'}."
+        )
+    return found
 
 
 def as_json(tuning: Tuning, rules: Sequence[str], rows: Sequence[Row]) -> str:

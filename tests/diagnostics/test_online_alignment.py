@@ -13,6 +13,7 @@ import numpy as np
 import online
 import optax
 import pytest
+from folders import resigned, unsigned
 from helpers import jit
 from online import assert_golden, CASES, figures
 
@@ -319,10 +320,10 @@ def _without_times(path):
 
 def _copy_of(whole, folder, **changes):
     """A folder with the module's run still to be done."""
-    config = json.loads((whole.folder / "config.json").read_text())
-    config["settings"] |= changes
+    file = whole.folder / "config.json"
+    settings = unsigned(file)["settings"] | changes
     (folder / "checkpoints").mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(resigned(file, "align_stream", settings=settings))
     return folder
 
 
@@ -397,7 +398,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(whole, tmp_path, monkeypat
 
 @pytest.mark.slow
 def test_divergence_stops_the_run(whole, tmp_path, capsys):
-    folder = _copy_of(whole, tmp_path / "diverging", recurrent_scale=float("nan"))
+    folder = _copy_of(whole, tmp_path / "diverging", recurrent_scale=1e200)
     assert main(["align", "--resume", str(folder)]) == 1
     assert "stopped: rule rtrl, seed 0: NaN or infinity" in capsys.readouterr().out
     table = (folder / "table.md").read_text()

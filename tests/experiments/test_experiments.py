@@ -17,6 +17,7 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
+from folders import resigned, unsigned
 from helpers import jit
 
 from modprop_jax import (
@@ -212,9 +213,9 @@ def test_trained_networks_obey_dale(comparison):
 
 def _copy_of(comparison, folder, **changes):
     """A folder with the module's run still to be done."""
-    config = json.loads((comparison.folder / "config.json").read_text()) | changes
     (folder / "checkpoints").mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(config))
+    text = resigned(comparison.folder / "config.json", **changes)
+    (folder / "config.json").write_text(text)
     return folder
 
 
@@ -528,7 +529,7 @@ def test_cell_and_feedback_from_the_command_line(tmp_path, capsys):
     network = trained(out, "eprop")
     cell = network.rnn.cell
     assert isinstance(cell, Filtered) and isinstance(cell.cell, ALIFCell)
-    config = Config.from_dict(json.loads((out / "config.json").read_text()))
+    config = Config.from_dict(unsigned(out / "config.json"))
     assert (config.settings.cell, config.settings.feedback) == ("alif", "random")
     start = setup(config).start(seed_keys(config)[0]).model
     np.testing.assert_array_equal(network.readout.feedback_weight, start.readout.feedback_weight)
@@ -586,7 +587,7 @@ def test_a_rule_may_have_a_learning_rate_and_feedback_of_its_own(tmp_path):
     rules = "bptt", "bptt:learning_rate=0.02", "modprop:mu=0.5,feedback=random"
     options = TINY | {"iterations": 2, "eval_every": 2, "learning_rate": 0.01}
     result = compare("delayed_xor", rules, seeds=1, out=tmp_path / "run", quiet=True, **options)
-    config = Config.from_dict(json.loads((tmp_path / "run" / "config.json").read_text()))
+    config = Config.from_dict(unsigned(tmp_path / "run" / "config.json"))
     assert config.rules == tuple(rules)
     own = [config.for_rule(label).settings for label in rules]
     assert [each.learning_rate for each in own] == [0.01, 0.02, 0.01]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from folders import resigned, unsigned
 
 import modprop_jax as mpj
 from modprop_jax.experiments import _own as own, compare, main, resume, trained
@@ -46,7 +47,7 @@ def test_a_task_and_a_network_from_the_shell_killed_and_resumed(lab, capsys):
     assert main(command) == 0
     assert "context_decision" in capsys.readouterr().out
     whole = _lines("whole")
-    config = Config.from_dict(json.loads(Path("whole/config.json").read_text()))
+    config = Config.from_dict(unsigned(Path("whole/config.json")))
     assert (config.task, config.network) == (DECISION[0], DECISION[2])
     assert set(config.sources) == {DECISION[0], DECISION[2]}
     # every layer under the rule, of its own types: by signs, and halves
@@ -115,7 +116,7 @@ def test_rates_are_chosen_on_other_seeds_and_a_killed_tuning_goes_on(lab, capsys
     assert main(["compare", *network, *tuned]) == 0
     assert "tuning: 7 trials of 1 seeds" in capsys.readouterr().out
     found = json.loads(Path("whole/tuning.json").read_text())
-    trials = Config.from_dict(json.loads(Path("whole/tuning/config.json").read_text()))
+    trials = Config.from_dict(unsigned(Path("whole/tuning/config.json")))
     assert (trials.seeds, trials.first_seed, trials.tuning) == (1, 1_000_000, True)
     for rule in ("eprop", "modprop:mu=0.5"):
         mine = {name: loss for name, loss in found["loss"].items() if name.startswith(rule)}
@@ -283,8 +284,7 @@ def test_a_folder_from_elsewhere_runs_no_code(lab, capsys):
     config = Path("run/config.json")
     for place in ("run/code.py", str(lab.parent / "code.py"), "../code.py"):
         Path(place).write_text(evil)
-        changed = json.loads(config.read_text()) | {"task": f"{place}:average"}
-        config.write_text(json.dumps(changed))
+        config.write_text(resigned(config, task=f"{place}:average"))
         own._GIVEN.clear()
         assert main(["compare", "--resume", "run"]) == 2
         assert "not under the current folder, or is in the run's own" in capsys.readouterr().err

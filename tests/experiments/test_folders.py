@@ -1,0 +1,314 @@
+"""Folders of runs that were damaged, by accident or on purpose: one line, and never a wrong number."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from folders import resigned, unsigned
+
+from modprop_jax.experiments import compare, main, resume, trained
+from modprop_jax.experiments._storage import FolderFault, RunFolder
+
+
+TINY = {"batch": 2, "hidden_size": 4, "data": {"cue": 2, "delay": 1}, "excitatory": 3}
+CHECKPOINT = Path("checkpoints/eprop.eqx")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that was stopped: of its second rule nothing is left."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    options = TINY | {"iterations": 4, "eval_every": 2}
+    compare("delayed_xor", ["eprop", "bptt"], seeds=2, out=out, quiet=True, **options)
+    return out
+
+
+@pytest.fixture
+def folder(whole, tmp_path):
+    path = tmp_path / "run"
+    shutil.copytree(whole, path)
+    (path / "checkpoints" / "bptt.eqx").unlink()
+    return path
+
+
+def _bytes(change):
+    def damage(file):
+        file.write_bytes(change(file.read_bytes()))
+
+    return damage
+
+
+def _flipped(at):
+    def flip(content):
+        index = at % len(content)
+        return content[:index] + bytes([content[index] ^ 4]) + content[index + 1 :]
+
+    return _bytes(flip)
+
+
+def _head(**changes):
+    def change(content):
+        head, _, arrays = content.partition(b"\n")
+        return json.dumps(json.loads(head) | changes).encode() + b"\n" + arrays
+
+    return _bytes(change)
+
+
+def _as_folder(file):
+    file.unlink()
+    file.mkdir()
+
+
+def _as_link(file):
+    shutil.move(file, file.parent.parent.parent / "elsewhere")
+    file.symlink_to(file.parent.parent.parent / "elsewhere")
+
+
+def _json(text):
+    return lambda file: file.write_text(text)
+
+
+def _fields(**changes):
+    return lambda file: file.write_text(resigned(file, **changes))
+
+
+def _settings(**changes):
+    def damage(file):
+        file.write_text(resigned(file, settings=unsigned(file)["settings"] | changes))
+
+    return damage
+
+
+def _without(name):
+    def damage(file):
+        changed = json.loads(file.read_text())
+        del changed[name]
+        file.write_text(json.dumps(changed))
+
+    return damage
+
+
+CONFIG = {
+    "empty": (_bytes(lambda c: b""), "is no JSON"),
+    "cut": (_bytes(lambda c: c[:200]), "is no JSON"),
+    "noise": (_bytes(lambda c: bytes(range(256))), "is no JSON"),
+    "a list": (_json("[]"), "is no object"),
+    "a number": (_json("3"), "is no object"),
+    "without a format": (_without("format"), "of format 1.*continue it with the version"),
+    "of a later format": (
+        lambda f: f.write_text(f.read_text().replace(": 2,", ": 99,")),
+        "chang|99",
+    ),
+    "an edited rate": (
+        lambda f: f.write_text(f.read_text().replace('"batch": 2', '"batch": 3')),
+        "was changed after the run began",
+    ),
+    "a flipped bit": (_flipped(900), "was changed|is no JSON"),
+    "a field more": (_fields(colour="red"), "colour is no field"),
+    "a field less": (lambda f: f.write_text(_less(f, "rules")), "rules is missing"),
+    "seeds of text": (_fields(seeds="two"), "seeds can't be 'two'"),
+    "no seeds": (_fields(seeds=0), "seeds must be greater than 0"),
+    "other seeds": (_fields(seeds=3), "holds other networks"),
+    "a rule of none": (_fields(rules=["magic"]), "unknown rule 'magic'"),
+    "rules of text": (_fields(rules="eprop"), "rules can't be 'eprop'"),
+    "a task of none": (_fields(task="nothing"), "unknown task 'nothing'"),
+    "a preset of none": (_fields(preset="huge"), "unknown preset 'huge'"),
+    "another kind": (lambda f: f.write_text(resigned(f, "align")), "holds a run of align"),
+    "a cell of none": (_settings(cell="magic"), "unknown cell 'magic'"),
+    "settings of none": (_settings(colour=1), "settings.colour is no field"),
+    "a rate of text": (_settings(learning_rate="fast"), "settings.learning_rate can't be 'fast'"),
+    "fewer iterations": (_settings(iterations=3), "is of iteration 4, where 4 of 3"),
+    "too many iterations": (_settings(iterations=2**31), "less than 2³¹"),
+    "other neurons": (_settings(hidden_size=6), "holds other networks"),
+    "a folder": (_as_folder, "can't be read: Is a directory"),
+    "a link": (lambda f: _link_beside(f), "is a link"),
+    "missing": (lambda f: f.unlink(), "holds no run"),
+}
+CHECKPOINTS = {
+    "empty": (_bytes(lambda c: b""), "is no checkpoint"),
+    "cut in the head": (_bytes(lambda c: c[:20]), "is no checkpoint"),
+    "cut in the arrays": (_bytes(lambda c: c[:-30]), "its checksum is another"),
+    "zeros": (_bytes(lambda c: bytes(len(c))), "is no checkpoint"),
+    "text": (_json("hello"), "is no checkpoint"),
+    "JSON": (_json("{}\n"), "is no checkpoint"),
+    "a list": (_json("[1]\n"), "is no checkpoint"),
+    "a byte more": (_bytes(lambda c: c + b"\0"), "its checksum is another"),
+    "twice": (_bytes(lambda c: c + c), "its checksum is another"),
+    "without a head": (_bytes(lambda c: c.partition(b"\n")[2]), "is no checkpoint"),
+    "a bit of the head": (_flipped(3), "checkpoint|another version"),
+    **{f"bit {at}": (_flipped(at), "its checksum is another") for at in (400, 1200, -5)},
+    "another rule's": (_head(rule="bptt"), "is a checkpoint of bptt, not of eprop"),
+    "another version's": (_head(format=1), "of another version"),
+    "another iteration": (_head(iteration=2), "is of iteration 4, where 2 of 4"),
+    "an iteration of none": (_head(iteration=2**31 - 3), "is of iteration 4, where 2147483645"),
+    "an iteration of text": (_head(iteration="4"), "is of iteration 4|is no checkpoint"),
+    "lines of another run": (_head(metrics="0" * 64), "the lines of eprop are not those"),
+    "a folder": (_as_folder, "can't be read: Is a directory"),
+    "a link": (_as_link, "is a link"),
+}
+METRICS = {
+    "empty": (_bytes(lambda c: b""), "are not those that were written"),
+    "missing": (lambda f: f.unlink(), "are not those that were written"),
+    "a line less": (_bytes(lambda c: c.partition(b"\n")[2]), "are not those that were written"),
+    "a line twice": (_bytes(lambda c: c.partition(b"\n")[0] + b"\n" + c), "are not those"),
+    "noise in between": (_bytes(lambda c: b"\xff\xfe\n" + c), "line 1, is no record"),
+    "a list in between": (_bytes(lambda c: b"[]\n" + c), "line 1, is no record"),
+    "a rule less": (_bytes(lambda c: c.replace(b'"rule"', b'"role"', 1)), "line 1, is no record"),
+    "an iteration of text": (
+        _bytes(lambda c: c.replace(b'"iteration": 0', b'"iteration": "0"', 1)),
+        "line 1, is no record",
+    ),
+    "another number": (_bytes(lambda c: c.replace(b"0.", b"1.", 1)), "are not those"),
+    "a folder": (_as_folder, "can't be read: Is a directory"),
+    "a link": (lambda f: _link_beside(f), "is a link"),
+}
+
+
+def _less(file, name):
+    from modprop_jax.experiments._storage import signed
+
+    return signed({k: v for k, v in unsigned(file).items() if k != name})
+
+
+def _link_beside(file):
+    target = file.parent.parent / "elsewhere"
+    shutil.move(file, target)
+    file.symlink_to(target)
+
+
+DAMAGES = [
+    pytest.param(name, *each, id=f"{name}: {what}")
+    for name, damages in (
+        ("config.json", CONFIG),
+        (str(CHECKPOINT), CHECKPOINTS),
+        ("metrics.jsonl", METRICS),
+    )
+    for what, each in damages.items()
+]
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize("name, damage, message", DAMAGES)
+def test_a_damaged_file_is_one_line(name, damage, message, folder, capsys):
+    damage(folder / name)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert main(["compare", "--resume", str(folder)]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and said[0].startswith("modprop-jax: "), said
+    import re
+
+    assert re.search(message, said[0]), said[0]
+    # nothing was trained on, or written over
+    after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    after.pop(folder / ".lock", None), before.pop(folder / ".lock", None)
+    assert after == before
+
+
+def _nan(folder):
+    """Weights that are NaN, in a checkpoint that is whole."""
+    from modprop_jax.experiments import _compare
+    from modprop_jax.experiments._config import Config
+
+    run = RunFolder(folder)
+    config = Config.from_dict(unsigned(folder / "config.json"))
+    import equinox as eqx
+
+    like = eqx.filter_eval_shape(lambda: _compare._start(config, "eprop"))
+    found = run.load_state("eprop", like, 4)
+    assert found is not None
+    weight = found[0].model.readout.weight
+    broken = eqx.tree_at(lambda s: s.model.readout.weight, found[0], weight.at[1, 0, 0].set(np.nan))
+    for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()):
+        if line["rule"] == "eprop":
+            run._hashed("eprop").update(json.dumps(line).encode())
+    run.save_state("eprop", broken)
+
+
+def test_weights_that_are_nan(folder):
+    _nan(folder)
+    with pytest.raises(FolderFault, match="eprop.eqx holds NaN or infinity.*delete it"):
+        resume(folder, quiet=True)
+
+
+def test_a_checkpoint_of_another_rule_in_its_place(whole, folder):
+    shutil.copy(whole / CHECKPOINT, folder / "checkpoints" / "bptt.eqx")
+    with pytest.raises(FolderFault, match="is a checkpoint of eprop, not of bptt"):
+        resume(folder, quiet=True)
+
+
+def test_the_way_out_is_one(whole, folder):
+    """As the message says: without the damaged file the rule is trained anew, to the same end."""
+    (folder / CHECKPOINT).write_bytes(b"")
+    with pytest.raises(FolderFault, match="delete it to train eprop from the start"):
+        resume(folder, quiet=True)
+    (folder / CHECKPOINT).unlink()
+    resume(folder, quiet=True)
+    for rule in ("eprop", "bptt"):
+        np.testing.assert_array_equal(
+            trained(folder, rule).readout.weight, trained(whole, rule).readout.weight
+        )
+
+
+def test_a_folder_of_links_and_a_file(folder, tmp_path, capsys):
+    outside = tmp_path / "outside"
+    shutil.move(folder / "checkpoints", outside)
+    (folder / "checkpoints").symlink_to(outside)
+    kept = sorted(path.name for path in outside.iterdir())
+    assert main(["compare", "--resume", str(folder)]) == 2
+    assert "checkpoints is a link" in capsys.readouterr().err
+    assert sorted(path.name for path in outside.iterdir()) == kept
+    (folder / "checkpoints").unlink()
+    assert main(["compare", "--resume", str(folder)]) == 2
+    assert "with a folder checkpoints in it?" in capsys.readouterr().err
+    file = tmp_path / "file"
+    file.write_text("")
+    assert main(["compare", "--resume", str(file)]) == 2
+    assert main(["compare", "delayed_xor", "--out", str(file), "--rules", "eprop"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("modprop-jax: ") == 2 == said.count("\n")
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from modprop_jax.experiments._storage import RunFolder
+
+with RunFolder(Path(sys.argv[1])).locked():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no locks")
+def test_two_processes_are_told_apart(folder, capsys):
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == "held\n"
+            assert main(["compare", "--resume", str(folder)]) == 2
+            assert "another process is at work" in capsys.readouterr().err
+        finally:
+            process.kill()
+    assert main(["compare", "--resume", str(folder)]) == 0
+
+
+@pytest.mark.parametrize("iterations", [4294967297, 2**31])
+def test_iterations_that_would_overflow(iterations, capsys):
+    assert main(["compare", "delayed_xor", "--iterations", str(iterations)]) == 2
+    assert "iterations must be less than 2³¹" in capsys.readouterr().err
+
+
+def test_networks_of_the_start(whole):
+    start, end = (trained(whole, "eprop", at=at) for at in ("start", "end"))
+    assert start.readout.weight.shape == end.readout.weight.shape
+    assert (start.readout.weight != end.readout.weight).any()
+    np.testing.assert_array_equal(
+        start.readout.weight, trained(whole, "bptt", at="start").readout.weight
+    )
+    with pytest.raises(ValueError, match='at must be "end" or "start"'):
+        trained(whole, "eprop", at="middle")  # pyright: ignore[reportArgumentType]
