@@ -1,18 +1,21 @@
-"""Folders of runs that were damaged, by accident or on purpose: one line, and never a wrong number."""
+"""Folders of runs that were damaged, by accident or on purpose: one line, no wrong number."""
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import equinox as eqx
 import numpy as np
 import pytest
 from folders import resigned, unsigned
 
-from modprop_jax.experiments import compare, main, resume, trained
-from modprop_jax.experiments._storage import FolderFault, RunFolder
+from modprop_jax.experiments import _compare, compare, main, resume, trained
+from modprop_jax.experiments._config import Config
+from modprop_jax.experiments._storage import FolderFault, RunFolder, signed
 
 
 TINY = {"batch": 2, "hidden_size": 4, "data": {"cue": 2, "delay": 1}, "excitatory": 3}
@@ -101,8 +104,8 @@ CONFIG = {
     "a number": (_json("3"), "is no object"),
     "without a format": (_without("format"), "of format 1.*continue it with the version"),
     "of a later format": (
-        lambda f: f.write_text(f.read_text().replace(": 2,", ": 99,")),
-        "chang|99",
+        lambda f: f.write_text(f.read_text().replace('"format": 2', '"format": 99')),
+        "of format 99, and this version of modprop_jax reads 2",
     ),
     "an edited rate": (
         lambda f: f.write_text(f.read_text().replace('"batch": 2', '"batch": 3')),
@@ -170,8 +173,6 @@ METRICS = {
 
 
 def _less(file, name):
-    from modprop_jax.experiments._storage import signed
-
     return signed({k: v for k, v in unsigned(file).items() if k != name})
 
 
@@ -200,8 +201,6 @@ def test_a_damaged_file_is_one_line(name, damage, message, folder, capsys):
     assert main(["compare", "--resume", str(folder)]) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and said[0].startswith("modprop-jax: "), said
-    import re
-
     assert re.search(message, said[0]), said[0]
     # nothing was trained on, or written over
     after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -211,13 +210,8 @@ def test_a_damaged_file_is_one_line(name, damage, message, folder, capsys):
 
 def _nan(folder):
     """Weights that are NaN, in a checkpoint that is whole."""
-    from modprop_jax.experiments import _compare
-    from modprop_jax.experiments._config import Config
-
     run = RunFolder(folder)
     config = Config.from_dict(unsigned(folder / "config.json"))
-    import equinox as eqx
-
     like = eqx.filter_eval_shape(lambda: _compare._start(config, "eprop"))
     found = run.load_state("eprop", like, 4)
     assert found is not None
