@@ -425,6 +425,7 @@ ROWS: dict[str, Row] = {
     "GLE": Row(),
     "KeRNL": Row(wrong={"alpha": or_none([*FRACTION, 0])}),
     **{name: Row() for name in ("UORO", "KFRTRL", "RKFRTRL")},
+    **{name: Row() for name in ("ForwardGradient", "NodePerturbation")},
     "MDGL": Row(),
     "ModProp": Row(lambda: dict(mu=0.5)),
     "QuasiStatic": Row(),

@@ -184,6 +184,8 @@ PANELS: dict[str, Callable[[], Panels]] = {
     "UORO": lambda: _noisy(mpj.UORO()),
     "KFRTRL": lambda: _noisy(mpj.KFRTRL()),
     "RKFRTRL": lambda: _noisy(mpj.RKFRTRL()),
+    "ForwardGradient": lambda: _noisy(mpj.ForwardGradient()),
+    "NodePerturbation": lambda: _noisy(mpj.NodePerturbation()),
     "KeRNL": lambda: _learnt(mpj.KeRNL()),
     "FutureBPTT": lambda: _beside({"FutureBPTT(3)": mpj.FutureBPTT(3)}, 1),
     "DNI": lambda: _learnt(mpj.DNI(learn=_SGD)),

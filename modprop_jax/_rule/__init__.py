@@ -18,5 +18,11 @@ from .kernl import KeRNL as KeRNL
 from .mdgl import MDGL as MDGL
 from .modprop import ModProp as ModProp
 from .snap import SnAp as SnAp
-from .stochastic import KFRTRL as KFRTRL, RKFRTRL as RKFRTRL, UORO as UORO
+from .stochastic import (
+    ForwardGradient as ForwardGradient,
+    KFRTRL as KFRTRL,
+    NodePerturbation as NodePerturbation,
+    RKFRTRL as RKFRTRL,
+    UORO as UORO,
+)
 from .synthetic import DNI as DNI, LocalDNI as LocalDNI

@@ -68,13 +68,14 @@ class Linearised(NamedTuple):
             return self.cell.step(before, self.inputs)
 
         state = pushforward(step, self.before, tangent.state)
-        return Tangent(state, self._filtered(state, None, tangent.memory))
+        return Tangent(state, self.filtered(state, None, tangent.memory))
 
     def fresh(self, state: PyTree, emitted: Array | None = None) -> Tangent:
         """A tangent that begins with this step, in the state and in the emission alone."""
-        return Tangent(state, self._filtered(state, emitted, None))
+        return Tangent(state, self.filtered(state, emitted, None))
 
-    def _filtered(self, state: PyTree, emitted: Array | None, memory: PyTree) -> PyTree:
+    def filtered(self, state: PyTree, emitted: Array | None, memory: PyTree) -> PyTree:
+        """The memory's tangent, with what comes of the state and of the emission alone."""
         emission = self.on.emission
         if not emission.remembers:
             return ()
