@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from ... import _arguments as arguments
 from ..._cell import AbstractCell, NeuronCell
@@ -76,8 +76,17 @@ class AbstractStochasticRule(AbstractInfluenceRule):
     ) -> tuple[Tangent, PyTree]:
         """Both factors of one example after one more step."""
 
-    def of_start(self, on: AbstractProgram, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
-        """Both factors of one example in a start that learns; a ValueError if it can't be."""
+    @property
+    def draws_once(self) -> bool:
+        """Whether it draws a factor for each sequence (`of_start`), and nothing at its steps."""
+        return False
+
+    def start_draws(self, on: AbstractProgram) -> int:
+        """How many random numbers a start that learns takes; a ValueError if it can't be."""
+        raise refusal(on)
+
+    def of_start(self, on: AbstractProgram, noise: Float[Array, " k"]) -> tuple[PyTree, PyTree]:
+        """Both factors of one example where a sequence begins."""
         raise refusal(on)
 
     @abc.abstractmethod

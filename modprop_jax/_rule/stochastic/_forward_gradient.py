@@ -3,13 +3,13 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from ..._cell import AbstractCell
 from ..._cell._emission import AbstractEmission
 from ..._precision import start_of, widened
 from ..._program._base import AbstractProgram
-from ..._trace._base import refusal
+from ..._start import read_by_start
 from ..._tree import inexact
 from .._card import Card, Named
 from .._noise import Noise
@@ -24,9 +24,10 @@ class ForwardGradient(AbstractStochasticRule):
 
     with \(J_t = \partial s_t/\partial s_{t-1}\), \(F_t = \partial s_t/\partial\theta\) at a fixed
     state, \(c_t\) the direct credit on the state, and v (`noise`) P independent numbers of mean 0
-    and variance 1, one for each parameter that exists and that a step reads. v is drawn at the
-    first step of a sequence and kept until it ends. T is shaped as the state, v as the parameters:
-    what one `jax.jvp` over the sequence gives, advanced step by step.
+    and variance 1, one for each parameter that exists and that a step reads. v is drawn where a
+    sequence begins and kept until it ends: in a stream without `done` it stays, and learning goes
+    along v alone. T is shaped as the state, v as the parameters: what one `jax.jvp` over the
+    sequence gives, advanced step by step.
 
     Exact: the expectation, that of RTRL from the carry of `init`, for any cell. One draw has
     \(E |g - \nabla|^2 = (P - 1)\,|\nabla|^2\) for noise ±1 and \((P + 1)\,|\nabla|^2\) for normal
@@ -39,9 +40,9 @@ class ForwardGradient(AbstractStochasticRule):
     credit from their own step alone.
 
     Memory O(n + P) an example and probe for n numbers of state and P parameters; time that of a
-    forward pass and its tangent, and of P random numbers, a step. A segment of more than one step
-    advances the trace twice, for the carry and for the gradient. Locality: the scalar
-    \(c \cdot T\) is global; a synapse knows its own part of v.
+    forward pass and its tangent a step, and, where `done` is given, of P random numbers. A segment
+    of more than one step advances the trace twice, for the carry and for the gradient. Locality:
+    the scalar \(c \cdot T\) is global; a synapse knows its own part of v.
 
     Errors: ValueError without a key in `init`, and for a bare state.
 
@@ -102,11 +103,27 @@ class ForwardGradient(AbstractStochasticRule):
         ones = jax.tree.map(jnp.ones_like, inexact(cell))
         return pushforward(lambda cell: cell.effective(), cell, ones)
 
+    @property
+    def draws_once(self) -> bool:
+        """v, for each sequence."""
+        return True
+
+    def start_draws(self, on: AbstractProgram) -> int:
+        """One for each parameter."""
+        return self.draws(on.cell, on.emission)
+
+    def of_start(self, on: AbstractProgram, noise: Float[Array, " k"]) -> tuple[PyTree, PyTree]:
+        """`T = ∂init/∂θ v`, and v."""
+        _, shaped = ravel_pytree(on.weights)
+        direction = jax.tree.map(jnp.multiply, shaped(noise), on.weights)
+        return inexact(pushforward(start_of, widened(on.cell), direction)), direction
+
     def move(
         self, step: Linearised, tangent: Tangent, factor: PyTree, noise: Float[Array, " k"]
     ) -> tuple[Tangent, PyTree]:
         """T (`tangent`) after one more step, along v (`factor`)."""
-        direction = _kept(factor, self._drawn(step, noise))
+        del noise
+        direction = _that_count(step, factor)
 
         def run(at):
             cell, before = at
@@ -118,34 +135,21 @@ class ForwardGradient(AbstractStochasticRule):
             emitted = pushforward(lambda cell: cell.emit(step.after), step.cell, direction)
         return Tangent(state, step.filtered(state, emitted, tangent.memory)), direction
 
-    def _drawn(self, step: Linearised, noise: Float[Array, " k"]) -> PyTree:
-        """A direction of this noise, among what can change the state."""
-        drawn = _along(step.on, noise)
-        if step.on.emission.remembers:
-            return drawn
-        # else the noise of the estimate would be all that it adds to an exact gradient
-        read = parameters_read(step.cell, lambda cell: cell.step(step.before, step.inputs))
-        return jax.tree.map(lambda d, read: d if read else jnp.zeros_like(d), drawn, read)
-
-    def of_start(self, on: AbstractProgram, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
-        """`T = ∂init/∂θ v`, and v."""
-        if not self.noise.needs_key:
-            raise refusal(on)
-        count, dtype = self.draws(on.cell, on.emission), jax.tree.leaves(on.weights)[0].dtype
-        direction = _along(on, self.noise.draw(key, jnp.zeros((), jnp.int32), count, dtype))
-        return pushforward(start_of, widened(on.cell), direction), direction
-
     def gradient(self, cell: Any, credit: Array, factor: PyTree) -> PyTree:
         """`Σ (c · T) v`."""
         return scaled(credit, factor)
 
 
-def _along(on: AbstractProgram, noise: Float[Array, " k"]) -> PyTree:
-    _, shaped = ravel_pytree(on.weights)
-    return jax.tree.map(jnp.multiply, shaped(noise), on.weights)
+def _that_count(step: Linearised, direction: PyTree) -> PyTree:
+    """The direction, among what a state, or the memory of an emission, depends on.
 
+    What the emission alone reads has its exact gradient, and would get noise on top.
+    """
+    if step.on.emission.remembers:
+        return direction
+    read = parameters_read(step.cell, lambda cell: cell.step(step.before, step.inputs))
 
-def _kept(held: PyTree, drawn: PyTree) -> PyTree:
-    """What is held; where that is nothing yet, what was drawn."""
-    nothing = jnp.stack([(leaf == 0).all() for leaf in jax.tree.leaves(held)]).all()
-    return jax.tree.map(lambda h, d: jnp.where(nothing, d, h), held, drawn)
+    def one(along, read, read_by_start):
+        return along if read or read_by_start else jnp.zeros_like(along)
+
+    return jax.tree.map(one, direction, read, read_by_start(step.cell))

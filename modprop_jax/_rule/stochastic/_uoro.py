@@ -3,7 +3,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from ..._cell import AbstractCell
 from ..._cell._emission import AbstractEmission
@@ -129,13 +129,16 @@ class UORO(AbstractBalancedRule):
         tangent = mix(p0, moved, p1, step.fresh(state, emitted))
         return tangent, mix(1 / p0, factor, 1 / p1, drawn)
 
-    def of_start(self, on: AbstractProgram, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
-        """`A = ν`, `B = ν ∂init/∂θ`."""
+    def start_draws(self, on: AbstractProgram) -> int:
+        """One for each number of the state; given noise is that of steps."""
         if not self.noise.needs_key:
             raise refusal(on)
-        flat, shaped = ravel_pytree(inexact(start_of(on.cell)))
-        noise = shaped(self.noise.draw(key, jnp.zeros((), jnp.int32), flat.size, flat.dtype))
-        return noise, pull_start(on.cell, noise)
+        return size_of(inexact(start_of(on.cell)))
+
+    def of_start(self, on: AbstractProgram, noise: Float[Array, " k"]) -> tuple[PyTree, PyTree]:
+        """`A = ν`, `B = ν ∂init/∂θ`."""
+        _, shaped = ravel_pytree(inexact(start_of(on.cell)))
+        return shaped(noise), pull_start(on.cell, shaped(noise))
 
     def gradient(self, cell: AbstractCell, credit: Array, factor: PyTree) -> PyTree:
         """`Σ (c · A) B`."""
