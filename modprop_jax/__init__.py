@@ -33,6 +33,7 @@ from ._grad import (
     value_and_grad as value_and_grad,
     with_rule as with_rule,
 )
+from ._perturbed import perturbed_value_and_grad as perturbed_value_and_grad
 from ._rate_cost import rate_cost as rate_cost
 from ._readout import Readout as Readout
 from ._rnn import RNN as RNN

@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import pathlib
 from typing import Any
 
 import equinox as eqx
@@ -12,35 +11,13 @@ import jax.random as jr
 import numpy as np
 import pytest
 from helpers import AdaptiveCell, assert_close, distance, jit, plain_scan
+from perturbing import CASES, golden, rate_cell, side_by_side
 from scipy.linalg import hadamard
 
 import modprop_jax as mpj
 
 
-GOLDEN = np.load(pathlib.Path(__file__).parents[1] / "golden" / "perturbation.npz")
 KEY = jr.key(3)
-CASES = ("tiny", "small", "elman")
-
-
-def golden(case: str, name: str) -> np.ndarray:
-    return GOLDEN[f"{case}/{name}"]
-
-
-def rate_cell(case: str) -> Any:
-    """The golden network; the figures have `[W_rec | W_in | b]` side by side."""
-    weight = golden(case, "W")
-    n, m = len(weight), golden(case, "xs").shape[1]
-    alpha = float(golden(case, "alpha"))
-    cell = mpj.RateCell(m, n, alpha=alpha, autapses=True, use_bias=True, key=KEY)
-    parts = weight[:, :n], weight[:, n : n + m], weight[:, -1]
-    return eqx.tree_at(
-        lambda c: (c.weight_rec, c.weight_in, c.bias), cell, tuple(map(jnp.asarray, parts))
-    )
-
-
-def side_by_side(cell: Any) -> np.ndarray:
-    parts = cell.weight_rec, cell.weight_in, cell.bias[..., None]
-    return np.concatenate(list(map(np.asarray, parts)), axis=-1)
 
 
 @functools.cache
