@@ -86,7 +86,7 @@ class Pass:
                 along = jnp.where(flags.keep[..., None], along, 0)
             return jnp.sum(along * drive)
 
-        self.terms.append(sum(jax.tree.leaves(jax.tree.map(met, along, drive))))
+        self.terms.append(jax.tree.reduce(jnp.add, jax.tree.map(met, along, drive)))
 
 
 _current: contextvars.ContextVar[Pass | None] = contextvars.ContextVar("pass", default=None)

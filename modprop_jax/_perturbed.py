@@ -9,14 +9,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from . import _arguments as arguments
-from ._cell import AbstractCell, SeparableCell
+from ._direction import check_reached, drawn, plus, watched
 from ._grad import checked
 from ._noisy import Pass, running
 from ._precision import widened
-from ._readout import Readout
-from ._rule import AbstractRule
 from ._rule._noise import LAWS
-from ._tree import as_dtypes, inexact, nothing, pullback
+from ._tree import as_dtypes, inexact
 
 
 Kind = Literal["node", "weight", "activity"]
@@ -105,7 +103,7 @@ def perturbed_value_and_grad(
     def wrapped(model, *args, **kwargs):
         _require_real(model)
         wide = widened(model)
-        direction = _draw(law, of_weights, wide, kind == "weight")
+        direction = drawn(law, of_weights, wide, kind == "weight")
 
         def run(model, scale, along=None):
             """The pass, and what the loss returns."""
@@ -116,12 +114,12 @@ def perturbed_value_and_grad(
             return one, out
 
         def noisy(scale):
-            one, out = run(_plus(wide, direction, scale), scale)
+            one, out = run(plus(wide, direction, scale), scale)
             value = out[0] if has_aux else out
             return _scalar(value), () if one is None else one.drives
 
         high, drives = noisy(sigma)
-        low, lower = noisy(-sigma) if antithetic else (None, None)
+        low, lower = noisy(-sigma) if antithetic else (high, drives)
 
         def along(call, noise, drive):
             if kind == "node":
@@ -134,93 +132,32 @@ def perturbed_value_and_grad(
             square = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(away))
             return jax.tree.map(lambda d: d * size / square, away)
 
+        reached: set[int] = set()
+
         def met(model):
             """Σ along · drive of all layers, and what the loss returns without noise."""
-            one, out = run(model, 0.0, along)
-            if one is None:
-                return jnp.zeros(()), out
-            if not one.terms:
+            one, out = run(watched(model, reached), 0.0, along)
+            if one is None or not one.terms:
                 raise ValueError(
                     f'perturbed_value_and_grad(loss, "{kind}") adds noise to the drives of '
                     'recurrent layers, but the loss runs none (RNN or scan): take "weight".'
                 )
-            return sum(one.terms), out
+            return sum(one.terms, jnp.zeros((), one.terms[0].dtype)), out
 
         if kind == "weight":
-            out, gradients = loss(wide, *args, **kwargs), _zeros(wide)
+            out = loss(wide, *args, **kwargs)
+            gradients = jax.tree.map(jnp.zeros_like, inexact(wide))
         else:
             (_, out), gradients = eqx.filter_value_and_grad(met, has_aux=True)(wide)
+            check_reached(wide, reached)
         value = out[0] if has_aux else out
         change = (high - low) / 2 if antithetic else high - _scalar(value)
         gradients = jax.tree.map(lambda g: change.astype(g.dtype) * g, gradients)
-        gradients = _plus(gradients, direction, change / sigma)
+        gradients = plus(gradients, direction, change / sigma)
         gradients = as_dtypes(gradients, model)
         return checked(model, out, gradients) if check else (out, gradients)
 
     return wrapped
-
-
-def _draw(law: str, key: PRNGKeyArray, model: PyTree, whole: bool) -> PyTree:
-    """A direction over the parameters that noise on drives does not reach; `whole`: over all.
-
-    None where the loss can't depend on a number.
-    """
-
-    def chosen(node):
-        if isinstance(node, SeparableCell) and not whole:
-            return node.split()[0]
-        if isinstance(node, AbstractRule):
-            return nothing(node)
-        if isinstance(node, Readout):
-            return eqx.tree_at(
-                lambda r: r.feedback_weight, inexact(node), None, is_leaf=lambda n: n is None
-            )
-        return inexact(node)
-
-    def apart(node):
-        return isinstance(node, SeparableCell | AbstractRule | Readout)
-
-    moved = jax.tree.map(chosen, model, is_leaf=apart)
-    leaves, structure = jax.tree.flatten(moved)
-    keys = jax.random.split(key, max(len(leaves), 1))
-    drawn = [LAWS[law](k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves)]
-    direction = jax.tree.unflatten(structure, drawn)
-    return _of_existing(model, direction) if whole else direction
-
-
-def _of_existing(model: PyTree, direction: PyTree) -> PyTree:
-    """The direction without what is stored at missing synapses."""
-
-    def is_cell(node):
-        return isinstance(node, AbstractCell)
-
-    cells, structure = jax.tree.flatten(model, is_leaf=is_cell)
-    parts = structure.flatten_up_to(direction)
-
-    def one(cell, part):
-        if not is_cell(cell):
-            return part
-        ones = jax.tree.map(jnp.ones_like, inexact(cell.effective()))
-        # a mask, and 1 where there is none
-        (exists,) = pullback(lambda cell: cell.effective(), cell)(ones)
-        return jax.tree.map(lambda v, e: v * e, part, exists)
-
-    return structure.unflatten([one(c, p) for c, p in zip(cells, parts)])
-
-
-def _plus(tree: PyTree, direction: PyTree, scale: Array | float) -> PyTree:
-    """The tree, and `scale` times the direction where there is one."""
-
-    def one(along, leaf):
-        if along is None:
-            return leaf
-        return leaf + jnp.asarray(scale, along.dtype) * along
-
-    return jax.tree.map(one, direction, tree, is_leaf=lambda v: v is None)
-
-
-def _zeros(model: PyTree) -> PyTree:
-    return jax.tree.map(jnp.zeros_like, inexact(model))
 
 
 def _scalar(value: Any) -> Array:

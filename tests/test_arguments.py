@@ -395,6 +395,9 @@ ROWS: dict[str, Row] = {
     ),
     "with_rule": Row(lambda: dict(model=model(), rule=mpj.EProp())),
     "value_and_grad": Row(lambda: dict(loss=loss), {"rule": or_none(RULE)}),
+    "perturbed_value_and_grad": Row(
+        lambda: dict(loss=loss, key=KEY), {"kind": CHOICE, "noise": CHOICE, "antithetic": FLAG}
+    ),
     "online_value_and_grad": Row(
         lambda: dict(segment_loss=segment_loss),
         {"segment": [*SIZE, "all"], "memory": [0, -1, "1", 1.5]},
