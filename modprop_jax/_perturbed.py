@@ -25,7 +25,7 @@ def perturbed_value_and_grad(
     kind: Kind = "node",
     *,
     key: PRNGKeyArray,
-    sigma: float | int = 0.01,
+    sigma: float | int = 0.001,
     noise: Literal["rademacher", "normal"] = "rademacher",
     antithetic: bool = False,
     has_aux: bool = False,
@@ -63,7 +63,8 @@ def perturbed_value_and_grad(
         that are returned are those without noise.
     - `kind`: "node", "weight" or "activity".
     - `key`: of the noise. The same key gives the same noise: split one for each call.
-    - `sigma`: σ, the size of the noise.
+    - `sigma`: σ, the size of the noise. Where the loss is curved, one-sided differences have a
+        larger variance at a large σ, and at a small one rounding shows.
     - `noise`: "rademacher" (±1), whose variance is smaller, or "normal".
     - `antithetic`: the mean of σ and -σ, \((L(+\sigma) - L(-\sigma)) / 2\sigma\), which takes the
         curvature's part of the variance away; \(\delta h\) is then half of the difference.

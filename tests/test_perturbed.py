@@ -327,7 +327,7 @@ def test_dtypes(dtype):
         lambda a: a.astype(jnp.float32) if eqx.is_inexact_array(a) else a, cast(model)
     )
     xs = xs.astype(jnp.float32)
-    run = mpj.perturbed_value_and_grad(squared, key=KEY)
+    run = mpj.perturbed_value_and_grad(squared, key=KEY, sigma=0.1)
     (value, found), (_, want) = run(cast(model), xs, {}), run(wide, xs, {})
     assert value.dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype(dtype)}
