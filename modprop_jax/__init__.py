@@ -50,6 +50,7 @@ from ._rule import (
     DNI as DNI,
     EICredit as EICredit,
     EProp as EProp,
+    EqProp as EqProp,
     ForwardGradient as ForwardGradient,
     FutureBPTT as FutureBPTT,
     GLE as GLE,

@@ -49,6 +49,53 @@ def dale(signs: Sequence[int] | np.ndarray) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
+def symmetric(inputs: Sequence[bool] | np.ndarray) -> optax.GradientTransformation:
+    """Keep the weights among units that are not clamped symmetric, as `EqProp` needs it.
+
+    For each weight `w[post, pre]` with update `u[post, pre]`,
+
+        u ← ((w + u) + (w + u)ᵀ) / 2 − w   where neither unit is clamped, else u
+
+    so that the stepped weight is symmetric, whatever it was. Put it last in `optax.chain`, and use
+    `optax.masked` to keep it off biases. Both directions of a pair have to exist in a mask, or
+    neither.
+
+    **Arguments:** `inputs`: boolean (n,), the units that are clamped: those of the
+    `EquilibriumCell`.
+
+    **Raises:** `ValueError` if a weight is not (n, n), or if the optimizer is updated without its
+    parameters.
+    """
+    flags = arguments.array("inputs", inputs, "boolean (n,), one flag a unit")
+    if flags.ndim != 1 or flags.dtype != np.bool_ or arguments.is_traced(inputs):
+        raise ValueError(
+            f"inputs must be boolean (n,), one flag a unit, but is {arguments.shown(inputs)}."
+        )
+    free = ~np.asarray(flags)
+
+    def init(params):
+        del params
+        return optax.EmptyState()
+
+    def update(updates, state, params=None):
+        params = _needed(params, "symmetric")
+
+        def tie(u, w):
+            if w.shape[-2:] != (free.size, free.size):
+                raise ValueError(
+                    f"symmetric ties weights of {free.size} units, but got a weight of shape "
+                    f"{w.shape}: leave out biases with optax.masked."
+                )
+            stepped = w + u
+            tied = (stepped + jnp.swapaxes(stepped, -1, -2)) / 2
+            both = np.broadcast_to(free[:, None] & free[None, :], w.shape)
+            return jnp.where(both, tied - w, u)
+
+        return jax.tree.map(tie, updates, params), state
+
+    return optax.GradientTransformation(init, update)
+
+
 class RewireState(NamedTuple):
     """Steps taken, and the data of the key that draws synapses to revive."""
 

@@ -52,7 +52,8 @@ The size of the noise, n = 16 and T = 10, in one run more and in two (`antitheti
 READING = """
 The variance of a random direction in weight space is the number of parameters, whatever T. That of
 noise on neurons does not know the number of synapses, and grows with neurons and with steps. What
-one run more has beyond the formula is the curvature of the loss, and goes with σ².
+one run more has beyond the formula is the curvature of the loss, and goes with σ². Where a readout
+trains too, it is perturbed in the same runs, and its own noise comes on top for both.
 
 "activity" divides by the size of what happened, not by that of the noise, and its mean is not the
 gradient: over all noise of a network of two neurons it has cosine 0.96 with it, as
@@ -63,20 +64,21 @@ instantaneous part of the gradient, without credit through time.
 
 
 class Network(eqx.Module):
-    """Neurons that are read out by fixed weights."""
+    """Neurons that are read out by fixed weights, those of a seed."""
 
     rnn: mpj.RNN
-    readout: np.ndarray
+    seed: int = eqx.field(static=True)
 
     def loss(self, zs: Any, ys: Any) -> Any:
-        return 0.5 * jnp.sum((zs @ jnp.asarray(self.readout).T - ys) ** 2)
+        """Squared error."""
+        shape = OUTPUTS, zs.shape[-1]
+        readout = np.random.default_rng(self.seed).normal(size=shape) / np.sqrt(shape[1])
+        return 0.5 * jnp.sum((zs @ jnp.asarray(readout).T - ys) ** 2)
 
 
 def network(n: int, seed: int) -> Network:
     """As the cell makes it, with a bias."""
-    cell = mpj.RateCell(INPUTS, n, alpha=0.5, key=jr.key(seed))
-    readout = np.random.default_rng(seed).normal(size=(OUTPUTS, n)) / np.sqrt(n)
-    return Network(mpj.RNN(cell), readout)
+    return Network(mpj.RNN(mpj.RateCell(INPUTS, n, alpha=0.5, key=jr.key(seed))), seed)
 
 
 def data(steps: int, seed: int) -> tuple[Any, Any]:
@@ -146,9 +148,9 @@ def flat(gradients: Any) -> Any:
 
 def formula(model: Network, xs: Any, ys: Any, exact: Any) -> float:
     """Of node perturbation without causality."""
-    drive = jnp.zeros((len(xs), model.rnn.cell.hidden_size))
-    credit = jax.grad(lambda d: model.loss(model.rnn(xs, drive=d), ys))(drive)
     zs = model.rnn(xs)
+    drive = jnp.zeros_like(zs)
+    credit = jax.grad(lambda d: model.loss(model.rnn(xs, drive=d), ys))(drive)
     before = jnp.concatenate([jnp.zeros_like(zs[:1]), zs[:-1]])
     seen = jnp.sum(before**2, 1) + jnp.sum(xs**2, 1) + 1
     square, received = jnp.sum(exact**2), jnp.sum(credit**2, 1)

@@ -263,6 +263,12 @@ RULES = {
         EXACT | ANOTHER_CELL,
         kind=settling,
     ),
+    "eqprop": RuleRow(
+        lambda n: mpj.EqProp(),
+        ("equilibrium",),
+        APPROXIMATE | ANOTHER_CELL,
+        kind=settling,
+    ),
     "gle": RuleRow(
         lambda n: mpj.GLE(),
         ("gle",),

@@ -424,6 +424,7 @@ ROWS: dict[str, Row] = {
     "DNI": Row(lambda: dict(learn=SGD), {"learn_jacobian": or_none(OPTAX)}),
     "LocalDNI": Row(lambda: dict(learn=SGD, learn_jacobian=SGD)),
     "EICredit": Row(),
+    "EqProp": Row(wrong={"beta": POSITIVE, "symmetric": FLAG}),
     "FutureBPTT": Row(lambda: dict(horizon=2)),
     "GLE": Row(),
     "KeRNL": Row(wrong={"alpha": or_none([*FRACTION, 0])}),
