@@ -67,14 +67,15 @@ def tied() -> mpj.EquilibriumCell:
     """The same, with a synapse back for each one between neurons, of the same weight."""
     cell = settling()
     free = np.arange(STEPS + N) >= STEPS
-    weight = jnp.where(jnp.asarray(cell.mask), cell.weight, 0)
+    mask = np.asarray(cell.mask)
+    weight = jnp.where(mask, cell.weight, 0)
     weight = jnp.where(free[:, None] & free[None], weight + weight.T, weight)
     made = mpj.EquilibriumCell(
         STEPS + N,
         inputs=~free,
         outputs=cell.outputs.numpy(),
         activation=jnp.tanh,
-        mask=(cell.mask | cell.mask.T) & free[:, None],
+        mask=(mask | mask.T) & free[:, None],
         key=jr.key(0),
     )
     return eqx.tree_at(lambda c: c.weight, made, weight)

@@ -70,7 +70,7 @@ class EqProp(AbstractSurrogateRule):
         bias="biased",
         when="exact as beta goes to 0 where weights among free units are symmetric, to tolerance",
         memory="0",
-        time="n*(n+m+1)",
+        time="3*n*(n+m+1)",
         synapse="its presynaptic rate, and its neuron's change of rate under a nudge",
         source="Scellier & Bengio 2017; Scellier et al. 2018; Laborieux et al. 2021",
         called="EqProp, equilibrium propagation",
