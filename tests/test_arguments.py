@@ -485,6 +485,10 @@ ROWS: dict[str, Row] = {
     "three_timescales": Row(
         lambda: dict(cell=settling(), x=jnp.ones(2), loss=jnp.sum, duration=1.0), EI
     ),
+    "optim.symmetric": Row(
+        lambda: dict(inputs=np.ones(N, bool)), {"inputs": [*WORDS, 3, np.ones(N), [[True]]]}
+    ),
+    "optim.fptt": Row(wrong={"alpha": POSITIVE, "beta": FRACTION, "rho": FRACTION}),
     "optim.dale": Row(lambda: dict(signs=SIGNS), {"signs": GIVEN}),
     "optim.rewire": Row(lambda: dict(signs=SIGNS), {"signs": GIVEN}),
     **{
@@ -534,7 +538,7 @@ ROWS: dict[str, Row] = {
 
 # what calls return, records of plain values, and bases without a constructor of their own
 RETURNED = """Alignment AlignmentMatrix Carry Compartments CreditProfile EIBalance GeneralisationGap
-GradientSpread HessianTop OnlineAlignment ThreeTimescales optim.RewireState""".split()
+GradientSpread HessianTop OnlineAlignment ThreeTimescales optim.RewireState optim.FPTTState""".split()
 RECORDS = ["Card", "tasks.Preset", "tasks.Task"]
 BASES = """AbstractCell SeparableCell AbstractSynapses AbstractLocalSynapses AbstractRule
 AbstractTransportRule AbstractSurrogateRule
