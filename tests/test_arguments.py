@@ -538,7 +538,8 @@ ROWS: dict[str, Row] = {
 
 # what calls return, records of plain values, and bases without a constructor of their own
 RETURNED = """Alignment AlignmentMatrix Carry Compartments CreditProfile EIBalance GeneralisationGap
-GradientSpread HessianTop OnlineAlignment ThreeTimescales optim.RewireState optim.FPTTState""".split()
+GradientSpread HessianTop OnlineAlignment ThreeTimescales optim.RewireState
+optim.FPTTState""".split()
 RECORDS = ["Card", "tasks.Preset", "tasks.Task"]
 BASES = """AbstractCell SeparableCell AbstractSynapses AbstractLocalSynapses AbstractRule
 AbstractTransportRule AbstractSurrogateRule

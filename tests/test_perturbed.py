@@ -21,6 +21,8 @@ from modprop_jax._rule._noise import LAWS
 
 
 KEY = jr.key(2)
+TINY, *OTHERS = perturbing.CASES
+FAST = [TINY, *(pytest.param(case, marks=pytest.mark.slow) for case in OTHERS)]
 
 
 def loss_of(case):
@@ -63,7 +65,7 @@ def estimate(case, kind, noise, **options):
 
 
 @pytest.mark.parametrize("antithetic, key", [(False, "one"), (True, "anti")])
-@pytest.mark.parametrize("case", perturbing.CASES)
+@pytest.mark.parametrize("case", FAST)
 def test_nodes_meet_the_figures(case, antithetic, key):
     options = {"sigma": float(golden(case, "sigma")), "antithetic": antithetic}
     value, gradient = estimate(case, "node", golden(case, "xi"), **options)
@@ -71,7 +73,7 @@ def test_nodes_meet_the_figures(case, antithetic, key):
 
 
 @pytest.mark.parametrize("antithetic, key", [(False, "one"), (True, "anti")])
-@pytest.mark.parametrize("case", perturbing.CASES)
+@pytest.mark.parametrize("case", FAST)
 def test_weights_meet_the_figures(case, antithetic, key):
     options = {"sigma": float(golden(case, "sigma")), "antithetic": antithetic}
     value, gradient = estimate(case, "weight", golden(case, "v"), **options)
@@ -217,6 +219,7 @@ def mean_over_noise(model, kind, xs, flags, sigma=1e-5):
     return mean(jnp.asarray(np.concatenate([table, -table])))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["node", "weight"])
 @pytest.mark.parametrize("name", STACKS)
 def test_the_mean_is_the_gradient(name, kind):
@@ -226,6 +229,7 @@ def test_the_mean_is_the_gradient(name, kind):
     assert_close(mean_over_noise(model, kind, xs, {}), want, 1e-6)
 
 
+@pytest.mark.slow
 def test_the_mean_with_sequences_that_end_and_pause():
     model = Stack(STACKS["taus"]())
     xs = jnp.asarray(np.random.default_rng(0).normal(size=(5, 2, 2)))
@@ -260,6 +264,7 @@ def test_what_the_loss_does_not_depend_on_gets_nothing(kind):
         assert (leaf != 0).all()
 
 
+@pytest.mark.slow
 def test_keys_and_other_options():
     model, xs = small()
 
@@ -299,6 +304,7 @@ def test_a_reward_without_a_derivative():
     assert (found.layers[0].cell.cell.weight_in != 0).all()
 
 
+@pytest.mark.slow
 def test_examples_pair_with_their_own_noise_under_vmap():
     model, xs = small()
 
@@ -316,6 +322,7 @@ def test_examples_pair_with_their_own_noise_under_vmap():
     assert_close(jax.tree.map(lambda g: g[1], grads), alone, 1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_dtypes(dtype):
     model, xs = small()
@@ -337,7 +344,10 @@ def test_dtypes(dtype):
 # --- refusals ---
 
 
-@pytest.mark.parametrize("around", [jax.jit, jax.checkpoint, eqx.filter_jit, "vmap", "scan"])
+@pytest.mark.parametrize(
+    "around",
+    [jax.jit, "vmap", *(pytest.param(a, marks=pytest.mark.slow) for a in (jax.checkpoint, "scan"))],
+)
 def test_a_layer_inside_of_a_transformation_is_refused(around):
     model, xs = small()
     layer = model.layers[0]

@@ -77,7 +77,7 @@ def test_otpe_is_exact_for_two_layers_without_reset():
     def plain(model, carry, xs, ws):
         low, zs = model[0](xs, carry[0])
         high, zs = model[1](zs, carry[1])
-        return jnp.sum(ws * zs), (low, high)
+        return jnp.sum(ws * zs), [low, high]
 
     layers = [mpj.RNN(cell, rule=rule) for cell in (below, above)]
     carry = [rnn.init((2,)) for rnn in layers]

@@ -52,8 +52,11 @@ def direction(case: str) -> np.ndarray:
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(shaped)])
 
 
+FAST = [CASES[0], *(pytest.param(case, marks=pytest.mark.slow) for case in CASES[1:])]
+
+
 @pytest.mark.parametrize("segment", [None, 1])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", FAST)
 def test_forward_gradient_meets_the_figures(case, segment):
     found = estimate(case, mpj.ForwardGradient(noise=direction(case)[None]), segment)
     assert_close(found, golden(case, "forward_gradient"), 1e-10)
@@ -61,7 +64,7 @@ def test_forward_gradient_meets_the_figures(case, segment):
 
 
 @pytest.mark.parametrize("name, key", [("xi", "node_causal"), ("xi_normal", "node_causal_normal")])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", FAST)
 def test_node_perturbation_meets_the_figures(case, name, key):
     found = estimate(case, mpj.NodePerturbation(noise=golden(case, name)))
     assert_close(found, golden(case, key), 1e-10)
