@@ -33,6 +33,7 @@ from ._grad import (
     value_and_grad as value_and_grad,
     with_rule as with_rule,
 )
+from ._perturbed import perturbed_value_and_grad as perturbed_value_and_grad
 from ._rate_cost import rate_cost as rate_cost
 from ._readout import Readout as Readout
 from ._rnn import RNN as RNN
@@ -49,6 +50,8 @@ from ._rule import (
     DNI as DNI,
     EICredit as EICredit,
     EProp as EProp,
+    EqProp as EqProp,
+    ForwardGradient as ForwardGradient,
     FutureBPTT as FutureBPTT,
     GLE as GLE,
     KeRNL as KeRNL,
@@ -56,6 +59,7 @@ from ._rule import (
     LocalDNI as LocalDNI,
     MDGL as MDGL,
     ModProp as ModProp,
+    NodePerturbation as NodePerturbation,
     QuasiStatic as QuasiStatic,
     ReadoutOnly as ReadoutOnly,
     RFLO as RFLO,

@@ -395,6 +395,9 @@ ROWS: dict[str, Row] = {
     ),
     "with_rule": Row(lambda: dict(model=model(), rule=mpj.EProp())),
     "value_and_grad": Row(lambda: dict(loss=loss), {"rule": or_none(RULE)}),
+    "perturbed_value_and_grad": Row(
+        lambda: dict(loss=loss, key=KEY), {"kind": CHOICE, "noise": CHOICE, "antithetic": FLAG}
+    ),
     "online_value_and_grad": Row(
         lambda: dict(segment_loss=segment_loss),
         {"segment": [*SIZE, "all"], "memory": [0, -1, "1", 1.5]},
@@ -421,10 +424,12 @@ ROWS: dict[str, Row] = {
     "DNI": Row(lambda: dict(learn=SGD), {"learn_jacobian": or_none(OPTAX)}),
     "LocalDNI": Row(lambda: dict(learn=SGD, learn_jacobian=SGD)),
     "EICredit": Row(),
+    "EqProp": Row(wrong={"beta": POSITIVE, "symmetric": FLAG}),
     "FutureBPTT": Row(lambda: dict(horizon=2)),
     "GLE": Row(),
     "KeRNL": Row(wrong={"alpha": or_none([*FRACTION, 0])}),
     **{name: Row() for name in ("UORO", "KFRTRL", "RKFRTRL")},
+    **{name: Row() for name in ("ForwardGradient", "NodePerturbation")},
     "MDGL": Row(),
     "ModProp": Row(lambda: dict(mu=0.5)),
     "QuasiStatic": Row(),
@@ -480,6 +485,10 @@ ROWS: dict[str, Row] = {
     "three_timescales": Row(
         lambda: dict(cell=settling(), x=jnp.ones(2), loss=jnp.sum, duration=1.0), EI
     ),
+    "optim.symmetric": Row(
+        lambda: dict(inputs=np.ones(N, bool)), {"inputs": [*WORDS, 3, np.ones(N), [[True]]]}
+    ),
+    "optim.fptt": Row(wrong={"alpha": POSITIVE, "beta": FRACTION, "rho": FRACTION}),
     "optim.dale": Row(lambda: dict(signs=SIGNS), {"signs": GIVEN}),
     "optim.rewire": Row(lambda: dict(signs=SIGNS), {"signs": GIVEN}),
     **{
@@ -529,7 +538,8 @@ ROWS: dict[str, Row] = {
 
 # what calls return, records of plain values, and bases without a constructor of their own
 RETURNED = """Alignment AlignmentMatrix Carry Compartments CreditProfile EIBalance GeneralisationGap
-GradientSpread HessianTop OnlineAlignment ThreeTimescales optim.RewireState""".split()
+GradientSpread HessianTop OnlineAlignment ThreeTimescales optim.RewireState
+optim.FPTTState""".split()
 RECORDS = ["Card", "tasks.Preset", "tasks.Task"]
 BASES = """AbstractCell SeparableCell AbstractSynapses AbstractLocalSynapses AbstractRule
 AbstractTransportRule AbstractSurrogateRule
