@@ -115,7 +115,7 @@ def test_fptt_is_the_published_program():
     rng = np.random.default_rng(0)
     w, gradients = rng.normal(size=3), rng.normal(size=(5, 3))
     optimizer = optax.chain(optim.fptt(alpha, beta, rho), optax.sgd(rate))
-    found = jnp.asarray(w)
+    found: Any = jnp.asarray(w)
     state = optimizer.init(found)
     mean, multiplier = w.copy(), np.zeros(3)
     for g in gradients:

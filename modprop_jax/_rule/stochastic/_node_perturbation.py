@@ -107,7 +107,7 @@ class NodePerturbation(AbstractStochasticRule):
     def draws(self, cell: SeparableCell, emission: AbstractEmission) -> int:
         """One for each number of the drive."""
         state = start_of(cell)
-        x = jnp.zeros(cell.in_size)
+        x = jnp.zeros(cell.in_size, jax.tree.leaves(inexact(state))[0].dtype)
         return size_of(jax.eval_shape(lambda: cell.drive(cell.message(state), x)))
 
     def columns(self, cell: AbstractCell) -> tuple[int, ...]:
