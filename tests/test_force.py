@@ -180,7 +180,8 @@ def test_errors(without_type_checks):
 
 def config(*rules, **settings):
     tiny = {"hidden_size": 4, "batch": 2, "iterations": 30, "eval_every": 15, "orthogonal": False}
-    return Config.make("add", "brief", rules, 2, **(tiny | {"data": {"lags": (1, 2)}} | settings))
+    options: dict[str, Any] = tiny | {"data": {"lags": (1, 2)}} | settings
+    return Config.make("add", "brief", rules, 2, **options)
 
 
 def of_seed(tree, seed):

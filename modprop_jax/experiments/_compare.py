@@ -246,7 +246,7 @@ def _records(config: Config, label: str, state: State) -> Iterator[tuple[State, 
         loss=config.entry.loss,
         data=parts.data,
         optimizer=parts.optimizer,
-        rule=rule,
+        rule=config.rule(label),
         streaming=Streaming(
             settings.segment,
             segment_of(label, settings.segment),

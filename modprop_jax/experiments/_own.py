@@ -38,10 +38,9 @@ def name_of(thing: Any) -> str:
     """
     if isinstance(thing, str):
         return thing
-    name = thing.name if isinstance(thing, Task) else getattr(thing, "__qualname__", None)
-    if name is None:
-        name = type(thing).__qualname__
-    module = getattr(thing, "__module__", None)
+    own = thing.name if isinstance(thing, Task) else getattr(thing, "__qualname__", None)
+    name = type(thing).__qualname__ if own is None else str(own)
+    module = str(getattr(thing, "__module__", None))
     found = not isinstance(thing, Task) and _attribute(sys.modules.get(module), name) is thing
     if found and module != "__main__":
         spec = f"{module}:{name}"
@@ -272,7 +271,7 @@ def outputs_of(model: Any, xs: PyTree, readout: str | int) -> tuple[Array, Array
     found = model(xs[0], key=xs[1]) if takes_key(model) else model(xs)
     outputs, cost = found if isinstance(found, tuple) else (found, None)
     if outputs.ndim == 3 and readout != "every":
-        outputs = outputs[-1] if readout == "last" else outputs[-readout:]
+        outputs = outputs[-readout:] if isinstance(readout, int) else outputs[-1]
     return outputs, cost
 
 

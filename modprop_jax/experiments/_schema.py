@@ -60,7 +60,7 @@ def fits(value: object, hint: Any) -> bool:
         )
     if origin in (tuple, collections.abc.Sequence):
         return isinstance(value, list | tuple) and all(fits(each, of[0]) for each in value)
-    return isinstance(value, hint)
+    return isinstance(hint, type) and isinstance(value, hint)
 
 
 def _shown(value: object) -> str:

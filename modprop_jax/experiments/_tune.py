@@ -54,15 +54,14 @@ def read_choice(
     """What `as_json` wrote, if it is of these rules."""
     try:
         found = json.loads(content)["chosen"]
-        valid = all(found[rule] in tuning.labels(rule) for rule in rules)
+        if all(found[rule] in tuning.labels(rule) for rule in rules):
+            return found
     except (ValueError, TypeError, KeyError):
-        valid = False
-    if not valid:
-        raise FolderFault(
-            f"{folder / 'tuning.json'} is damaged: delete it, and what was tuned is read anew from "
-            f"{folder / 'tuning'}."
-        )
-    return found
+        pass
+    raise FolderFault(
+        f"{folder / 'tuning.json'} is damaged: delete it, and the choice is made anew from the "
+        f"trials in {folder / 'tuning'}."
+    )
 
 
 def as_json(tuning: Tuning, rules: Sequence[str], rows: Sequence[Row]) -> str:

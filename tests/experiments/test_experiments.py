@@ -592,7 +592,8 @@ def test_a_rule_may_have_a_learning_rate_and_feedback_of_its_own(tmp_path):
     own = [config.for_rule(label).settings for label in rules]
     assert [each.learning_rate for each in own] == [0.01, 0.02, 0.01]
     assert [each.feedback for each in own] == ["symmetric", "symmetric", "random"]
-    assert float(config.rule(rules[2]).mu) == 0.5
+    rule: Any = config.rule(rules[2])
+    assert float(rule.mu) == 0.5
     slow, fast, random = (trained(tmp_path / "run", label) for label in rules)
     start = setup(config).start(seed_keys(config)[0]).model
     weight_in = [net.rnn.cell.weight_in - start.rnn.cell.weight_in for net in (slow, fast)]

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -192,7 +193,7 @@ def test_objects_are_resumed_by_giving_them_again(lab):
     def network(in_size, out_size, *, key):
         return own.find("lab/tasks.py:Plain")(in_size, out_size, key=key)
 
-    options = {"iterations": 2, "eval_every": 1, "batch": 4}
+    options: dict[str, Any] = {"iterations": 2, "eval_every": 1, "batch": 4}
     result = compare(task, ["eprop"], network=network, seeds=1, out="run", quiet=True, **options)
     assert result.rows[0].accuracy is not None
     own._GIVEN.clear()
@@ -278,7 +279,7 @@ def test_what_does_not_fit_is_one_line(arguments, message, lab, capsys, without_
 
 def test_a_folder_from_elsewhere_runs_no_code(lab, capsys):
     """What a run's folder names is not run if it lies in that folder, or where nobody stands."""
-    options = {"iterations": 1, "eval_every": 1, "batch": 2, "hidden_size": 4}
+    options: dict[str, Any] = {"iterations": 1, "eval_every": 1, "batch": 2, "hidden_size": 4}
     compare("lab/tasks.py:average", ["eprop"], seeds=1, out="run", quiet=True, **options)
     evil = 'open("harm", "w").close()\n'
     config = Path("run/config.json")

@@ -152,7 +152,7 @@ def test_a_stream_that_was_killed_goes_on_bit_for_bit(tmp_path, label):
 
 @pytest.mark.slow
 def test_the_table_averages_the_last_tenth(tmp_path):
-    settings = TINY | {"iterations": 40, "eval_every": 2}
+    settings: dict[str, Any] = TINY | {"iterations": 40, "eval_every": 2}
     found = compare(
         "add", ["eprop"], seeds=2, preset="brief", quiet=True, out=tmp_path / "run", **settings
     )
@@ -165,7 +165,7 @@ def test_the_table_averages_the_last_tenth(tmp_path):
 
 @pytest.mark.slow
 def test_a_stream_stops_at_nan():
-    sizes = {"hidden_size": 4, "iterations": 8, "eval_every": 8}
+    sizes: dict[str, Any] = {"hidden_size": 4, "iterations": 8, "eval_every": 8}
     made = Config.make("mimic", "brief", ["eprop"], 1, learning_rate=1e30, **sizes)
     with pytest.raises(TrainingDiverged, match="eprop, seed .* iteration"):
         list(_records(made, "eprop", _start(made, "eprop")))
