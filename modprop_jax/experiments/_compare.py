@@ -22,9 +22,10 @@ from ._rates import Tuning
 from ._rules import network_of, rule_entry, segment_of
 from ._runs import advising, check_precision, drive, introduce, Run, saved
 from ._setup import seed_keys, setup
+from ._statistics import Pair
 from ._storage import RunFolder
 from ._stream import iterate_stream, stream_state, Streaming
-from ._summary import markdown, Row, SECONDS, summarise
+from ._summary import differences, markdown, Row, SECONDS, summarise
 from ._train import cosines, initial_state, iterate, Record, State
 from ._tune import as_json, chosen, report
 
@@ -37,6 +38,8 @@ class Comparison:
     config: Config
     rows: list[Row]
     metrics: list[dict[str, Any]]
+    pairs: list[Pair]
+    """Differences in score between rules, seed by seed, and which of them are supported."""
 
 
 def compare(
@@ -166,11 +169,22 @@ def execute(config: Config, folder: RunFolder, console: Console) -> Comparison:
         runs = [Run(rule, fresh[rule], functools.partial(_lines, config, rule)) for rule in fresh]
         diverged = drive(runs, folder, states, metrics, reporter)
     rows = summarise(config, metrics, diverged)
-    folder.write("table.md", markdown(config, rows))
+    pairs, by_loss = (
+        differences(config, metrics, diverged, quantity) for quantity in ("accuracy", "loss")
+    )
+    found = {
+        "score": config.entry.score,
+        "rows": [dataclasses.asdict(row) for row in rows],
+        "pairs": [dataclasses.asdict(pair) for pair in pairs],
+        "pairs_by_loss": [dataclasses.asdict(pair) for pair in by_loss],
+    }
+    folder.write("summary.json", json.dumps(found, indent=1) + "\n")
+    folder.write("table.md", markdown(config, rows, pairs))
     folder.write("curves.png", learning_curves(config, metrics))
     reporter.table(rows)
+    reporter.differences(pairs, diverged)
     reporter.say(f"written to {folder.path}")
-    return Comparison(folder.path, config, rows, metrics)
+    return Comparison(folder.path, config, rows, metrics, pairs)
 
 
 def _tune(config: Config, tune: Tuning, folder: RunFolder, console: Console) -> Config:
