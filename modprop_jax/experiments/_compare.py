@@ -158,8 +158,11 @@ def reopen(folder: RunFolder, task: Any = None, network: Any = None) -> Config:
     return config
 
 
-def execute(config: Config, folder: RunFolder, console: Console) -> Comparison:
-    """Do what is left to do of a run; all of it, if the folder is new."""
+def execute(
+    config: Config, folder: RunFolder, console: Console, *, tuning: bool = False
+) -> Comparison:
+    """Do what is left to do of a run; all of it, if the folder is new. Trials of a `tuning` are
+    there to choose from, and no differences between them are tested."""
     if config.tune is not None and folder.read("tuning.json") is None:
         config = _tune(config, config.tune, folder, console)
     with Reporter(config, console) as reporter, advising("compare", folder, reporter):
@@ -170,7 +173,8 @@ def execute(config: Config, folder: RunFolder, console: Console) -> Comparison:
         diverged = drive(runs, folder, states, metrics, reporter)
     rows = summarise(config, metrics, diverged)
     pairs, by_loss = (
-        differences(config, metrics, diverged, quantity) for quantity in ("accuracy", "loss")
+        [] if tuning else differences(config, metrics, diverged, quantity)
+        for quantity in ("accuracy", "loss")
     )
     found = {
         "score": config.entry.score,
@@ -182,7 +186,8 @@ def execute(config: Config, folder: RunFolder, console: Console) -> Comparison:
     folder.write("table.md", markdown(config, rows, pairs))
     folder.write("curves.png", learning_curves(config, metrics))
     reporter.table(rows)
-    reporter.differences(pairs, diverged)
+    if not tuning:
+        reporter.differences(pairs, diverged)
     reporter.say(f"written to {folder.path}")
     return Comparison(folder.path, config, rows, metrics, pairs)
 
@@ -194,7 +199,7 @@ def _tune(config: Config, tune: Tuning, folder: RunFolder, console: Console) -> 
     if inside.read("config.json") is None:
         inside = RunFolder.create(trials, inside.path)
     console.print(f"tuning: {len(trials.rules)} trials of {tune.seeds} seeds", highlight=False)
-    rows = execute(trials, inside, console).rows
+    rows = execute(trials, inside, console, tuning=True).rows
     text = report(tune, config.rules, rows)
     console.print(text, markup=False, highlight=False)
     folder.write("tuning.md", text)

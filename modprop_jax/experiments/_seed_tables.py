@@ -50,6 +50,7 @@ def centre_cells(
 
 
 def iterations(time: Reached) -> str:
+    """The median time, which may be longer than the run."""
     return f"> {time.until}" if time.median is None else f"{time.median:.0f}"
 
 
@@ -68,7 +69,9 @@ def pair_headers(config: Config) -> list[str]:
 def pair_cells(pair: Pair) -> list[str]:
     """A difference as text."""
     around = "–" if pair.low is None else f"{pair.low:+.3f} to {pair.high:+.3f}"
-    corrected = "–" if pair.holm is None else f"{pair.holm:.{1 if pair.holm < 0.01 else 2}g}"
+    corrected = "–"
+    if pair.holm is not None:
+        corrected = f"{pair.holm:.1g}" if pair.holm < 0.01 else f"{pair.holm:.2f}"
     if pair.supported:
         needed = "–"
     elif pair.needed is None:
@@ -81,11 +84,7 @@ def pair_cells(pair: Pair) -> list[str]:
         f"{pair.first} − {pair.second}",
         f"{pair.mean:+.3f}",
         around,
-        "–"
-        if pair.holm is None
-        else f"{pair.holm:.1g}"
-        if pair.holm < 0.01
-        else f"{pair.holm:.2f}",
+        corrected,
         "yes" if pair.supported else "no",
         needed,
     ]
@@ -101,10 +100,6 @@ def verdict(config: Config, pairs: Sequence[Pair], diverged: Mapping[str, str]) 
             "One seed: nothing can be said about differences between rules, as how much they "
             f"change from seed to seed is not known. Take --seeds 5 or more.{left_out}"
         )
-    supported = [f"{pair.first} from {pair.second}" for pair in pairs if pair.supported]
-    if len(supported) > 6:
-        supported = [*supported[:6], f"{len(supported) - 6} more"]
-    told = f" ({', '.join(supported)})" if supported else ""
     few = (
         f" Of {config.seeds} seeds no bootstrap interval covers more than "
         f"{100 * (1 - 2.0 ** (1 - config.seeds)):.0f} %."
@@ -113,8 +108,8 @@ def verdict(config: Config, pairs: Sequence[Pair], diverged: Mapping[str, str]) 
     )
     return (
         f"{config.seeds} seeds support {sum(pair.supported for pair in pairs)} of {len(pairs)} "
-        f"differences in {config.entry.score}{told}: paired t test at 5 %, corrected for all "
-        "pairs. A difference that is not supported is not shown to be none. Seeds needed: about so many "
-        "would have a chance of 80 % to support it, if it is as large as it seems here."
+        f"differences in {config.entry.score}: paired t test at 5 %, corrected for all "
+        "pairs. A difference that is not supported is not shown to be none. Seeds needed: about so "
+        "many would have a chance of 80 % to support it, if it is as large as it seems here."
         f"{few}{left_out}"
     )

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -91,7 +92,7 @@ def interval(values: npt.ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     values = np.asarray(values, float)
     n = values.shape[-1]
     out = np.sqrt(n / (n - 1)) * stats.t.ppf((1 + SHARE) / 2, n - 1)
-    level = 1 - 2 * stats.norm.sf(out)
+    level = float(1 - 2 * stats.norm.sf(out))
     found = stats.bootstrap(
         (values,),
         np.mean,
@@ -207,7 +208,8 @@ def p_value(differences: np.ndarray) -> float | None:
     if np.ptp(differences) == 0:
         # no scatter that the t test could go by; that all signs agree has this chance
         return 2.0 ** (1 - n) if differences[0] else 1.0
-    return float(stats.ttest_1samp(differences, 0).pvalue)
+    found: Any = stats.ttest_1samp(differences, 0)
+    return float(found.pvalue)
 
 
 def holm(p: Sequence[float | None]) -> list[float]:
@@ -244,4 +246,6 @@ def power(effect: float, seeds: int, level: float) -> float:
 
     beyond = stats.t.isf(level / 2, seeds - 1)
     away = effect * np.sqrt(seeds)
-    return float(stats.nct.sf(beyond, seeds - 1, away) + stats.nct.cdf(-beyond, seeds - 1, away))
+    ends = stats.nct.sf(beyond, seeds - 1, away), stats.nct.cdf(-beyond, seeds - 1, away)
+    # NaN where SciPy's series end: far from there, where it is 1 and 0
+    return float(np.where(np.isnan(ends), (1, 0), ends).sum())
