@@ -23,9 +23,10 @@ from ._rates import Tuning
 from ._rules import network_of, rule_entry, segment_of
 from ._runs import advising, check_precision, drive, introduce, Run, saved
 from ._setup import seed_keys, setup
+from ._statistics import Pair
 from ._storage import RunFolder
 from ._stream import iterate_stream, stream_state, Streaming
-from ._summary import markdown, Row, SECONDS, summarise
+from ._summary import differences, markdown, Row, SECONDS, summarise
 from ._train import cosines, initial_state, iterate, Record, State
 from ._tune import as_json, chosen, read_choice, report
 
@@ -38,6 +39,8 @@ class Comparison:
     config: Config
     rows: list[Row]
     metrics: list[dict[str, Any]]
+    pairs: list[Pair]
+    """Differences in score between rules, seed by seed, and which of them are supported."""
 
 
 def compare(
@@ -165,8 +168,11 @@ def reopen(folder: RunFolder, task: Any = None, network: Any = None) -> Config:
     return config
 
 
-def execute(config: Config, folder: RunFolder, console: Console) -> Comparison:
-    """Do what is left to do of a run; all of it, if the folder is new."""
+def execute(
+    config: Config, folder: RunFolder, console: Console, *, tuning: bool = False
+) -> Comparison:
+    """Do what is left to do of a run; all of it, if the folder is new. Trials of a `tuning` are
+    there to choose from, and no differences between them are tested."""
     if config.tune is not None and folder.read("tuning.json") is None:
         config = _tune(config, config.tune, folder, console)
     reporter = Reporter(config, console)
@@ -177,11 +183,24 @@ def execute(config: Config, folder: RunFolder, console: Console) -> Comparison:
         runs = [Run(rule, fresh[rule], functools.partial(_lines, config, rule)) for rule in fresh]
         diverged = drive(runs, folder, states, metrics, reporter)
     rows = summarise(config, metrics, diverged)
-    folder.write("table.md", markdown(config, rows))
+    pairs, by_loss = (
+        [] if tuning else differences(config, metrics, diverged, quantity)
+        for quantity in ("accuracy", "loss")
+    )
+    found = {
+        "score": config.entry.score,
+        "rows": [dataclasses.asdict(row) for row in rows],
+        "pairs": [dataclasses.asdict(pair) for pair in pairs],
+        "pairs_by_loss": [dataclasses.asdict(pair) for pair in by_loss],
+    }
+    folder.write("summary.json", json.dumps(found, indent=1) + "\n")
+    folder.write("table.md", markdown(config, rows, pairs))
     folder.write("curves.png", learning_curves(config, metrics))
     reporter.table(rows)
+    if not tuning:
+        reporter.differences(pairs, diverged)
     reporter.say(f"written to {folder.path}")
-    return Comparison(folder.path, config, rows, metrics)
+    return Comparison(folder.path, config, rows, metrics, pairs)
 
 
 def _tune(config: Config, tune: Tuning, folder: RunFolder, console: Console) -> Config:
@@ -191,7 +210,7 @@ def _tune(config: Config, tune: Tuning, folder: RunFolder, console: Console) -> 
     if inside.read("config.json") is None:
         inside = RunFolder.create(trials, inside.path)
     console.print(f"tuning: {len(trials.rules)} trials of {tune.seeds} seeds", highlight=False)
-    rows = execute(trials, inside, console).rows
+    rows = execute(trials, inside, console, tuning=True).rows
     text = report(tune, config.rules, rows)
     console.print(text, markup=False, highlight=False)
     folder.write("tuning.md", text)

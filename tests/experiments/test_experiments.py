@@ -190,11 +190,20 @@ def test_compare_writes_its_results(comparison):
     assert {"jax", "modprop_jax"} <= set(config["environment"]["versions"])
     row = comparison.rows[0]
     lines = [m for m in comparison.metrics if m["rule"] == row.rule]
-    assert row.loss is not None and row.seconds is not None
+    assert row.loss is not None and row.seconds is not None and row.accuracy is not None
     np.testing.assert_allclose(row.loss.mean, np.mean(lines[-1]["loss"]))
     np.testing.assert_allclose(row.loss.sd, np.std(lines[-1]["loss"], ddof=1))
     table = (folder / "table.md").read_text()
     assert "| modprop:mu=0.5 |" in table and f"{row.loss.mean:.3f}" in table
+    (pair,) = comparison.pairs
+    last = {m["rule"]: m for m in comparison.metrics if m["iteration"] == 40}
+    scores = (last[rule]["accuracy"] for rule in (pair.first, pair.second))
+    np.testing.assert_allclose(pair.mean, np.subtract(*scores).mean())
+    assert "| modprop:mu=0.5 − bptt |" in table and "2 seeds support" in table
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["pairs"] == [dataclasses.asdict(pair)]
+    assert [each["rule"] for each in summary["rows"]] == ["modprop:mu=0.5", "bptt"]
+    assert summary["rows"][0]["centre"]["mean"] == row.accuracy.mean
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
