@@ -32,8 +32,9 @@ from helpers import (
 )
 
 import modprop_jax as mpj
+from modprop_jax._credit import Credit
 from modprop_jax._trace import ByMembrane, Dense, PerSynapse
-from modprop_jax._tree import with_fields
+from modprop_jax._tree import inexact
 
 
 ALIF = {"tau": 5.0, "tau_adaptation": 30.0, "beta": 0.7, "threshold": 0.3}
@@ -123,7 +124,7 @@ class Fading(mpj.EProp):
 
 
 EPROP = mpj.EProp()
-SYNAPSES = mpj.Sparse.from_dense(STRONG * CONNECTED)
+SYNAPSES = mpj.Sparse.from_dense(STRONG, CONNECTED)
 CELLS: dict[str, Any] = {
     "alif": alif,
     "alif that learns": lambda: alif(
@@ -185,35 +186,35 @@ def test_sequences_that_end_and_pause(name, segment):
     assert_close(found, expected, 1e-10)
 
 
+class Forced(mpj.EProp):
+    """e-prop with a trace of one's choice."""
+
+    by: Any = eqx.field(static=True)
+
+    def trace(self, on):
+        return self.by
+
+
 @pytest.mark.parametrize("name", ["alif that learns", "filtered alif", "adapting"])
 def test_it_is_the_influence_matrix(name):
     """Seen through any credit, as are the rows of all variables."""
     c, xs = cell(name), data()[0]
     inner, emission = c.parts()
+    state, rng = inner.init((2,)), np.random.default_rng(2)
+    zero = Credit(inexact(state), (), emission.silent(inner.emit(state)))
+    credit = jax.tree.map(lambda z: jnp.asarray(rng.normal(size=z.shape)), zero)
 
-    def responses(trace):
-        on = with_fields(EPROP.on(c), trace=trace)
-        start, credits = on.init(c.init((2,)), None), []
-        rng = np.random.default_rng(2)
-        zero = [jax.tree.map(jnp.zeros_like, eqx.filter(inner.init((2,)), eqx.is_inexact_array))]
-        zero += [(), emission.silent(inner.emit(inner.init((2,))))]
-        for _ in range(3):
-            drawn = jax.tree.map(lambda z: jnp.asarray(rng.normal(size=z.shape)), zero)
-            credits.append(mpj._credit.Credit(*drawn))
-        rule = type("Forced", (mpj.EProp,), {"trace": lambda self, on: trace})()
+    def response(trace):
+        rule = Forced(trace)
         carry = rule.init(c, c.init((2,)))
         for part in (xs[:4], xs[4:5], xs[5:8]):
             carry, _ = mpj.scan(c, carry, part, rule=rule)
-        del start
-        return [on.trace.contract(on, carry.trace, credit) for credit in credits]
+        return trace.contract(rule.on(c), carry.trace, credit)
 
-    found, rows, dense = (
-        jit(lambda trace=trace: responses(trace))()
-        for trace in (ByMembrane(), PerSynapse(filter_is_local=True), Dense())
-    )
-    for have, want, exact in zip(found, rows, dense, strict=True):
-        assert_close(have, want, 1e-11)
-        assert_close(have, exact, 1e-11)
+    traces = ByMembrane(), PerSynapse(filter_is_local=True), Dense()
+    found, rows, dense = jit(lambda: [response(trace) for trace in traces])()
+    assert_close(found, rows, 1e-11)
+    assert_close(found, dense, 1e-11)
 
 
 @pytest.mark.parametrize(
