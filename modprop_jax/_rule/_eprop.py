@@ -30,7 +30,7 @@ class EProp(AbstractSurrogateRule):
     Exact: everything inside a neuron, and the emission's filter. Approximate: credit through other
     neurons is dropped. Exact where `W_rec` = 0. Time: forward and one weight matmul, no transposed
     recurrence; memory O(T·n) offline; streamed, an example takes O(n+m) where one leak serves all
-    neurons, else O(n(n+m)) a state variable.
+    neurons, else O(n(n+m)) a state variable, other than a membrane of one leak.
     Locality: a synapse knows its presynaptic activity, its neuron's state and the learning signal.
 
     Sources: Bellec et al., Nature Communications 11 (2020); Murray, eLife 8 (2019).
