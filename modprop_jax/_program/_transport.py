@@ -16,7 +16,10 @@ from .._vjp import with_derivative
 from ._base import AbstractProgram, Boundary, Loop, Steps
 from ._chunk import auto_chunk
 from ._reverse import direct_credit, emitted, instantaneous, reverse
-from ._run import by_drive, run, whole
+from ._run import by_drive, run, run_emitting, whole
+
+
+EMIT_INSIDE = True
 
 
 class Transport(AbstractProgram):
@@ -125,10 +128,15 @@ def through(segment: Segment, loop: Loop) -> tuple[PyTree, Array, Record, PyTree
     def forward(segment):
         on, before, _, steps, start, seen = segment
         step = by_drive(on.cell)
-        last, record = run(step, on.cell, before, steps.inputs, steps.flags, loop.unroll, start)
+        how = step, on.cell, before, steps.inputs, steps.flags, loop.unroll, start
+        if EMIT_INSIDE:
+            last, record, zs = run_emitting(on.cell.emit, *how)
+        else:
+            last, record = run(*how)
+            zs = on.cell.emit(record.states)
         known, seen = on.rule.observer.steps(on, record, seen)
         record = record._replace(observed=known)
-        return (last, on.cell.emit(record.states), record, seen), record
+        return (last, zs, record, seen), record
 
     def backward(segment, record, cotangents):
         on, before, modulator, steps, start, _ = segment

@@ -681,9 +681,14 @@ class WrongGain(Uniform):
     gain = property(lambda self: 0.4)
 
 
+class Doubled(Uniform):
+    def membrane(self, state):
+        return 2 * state
+
+
 def test_a_uniform_leak_is_one():
     assert set(verify(Uniform(), ("eprop", "modprop"))) == set()
-    for cell in (Cubic(), WrongGain()):
+    for cell in (Cubic(), WrongGain(), Doubled()):
         for rule in (mpj.EProp(), mpj.MDGL(), mpj.ModProp(0.1, TYPES)):
             with pytest.raises(ValueError, match="uniform_leak is True.*leave uniform_leak"):
                 rule.init(cell, cell.init((B,)))

@@ -37,7 +37,7 @@ from modprop_jax._trace import ByMembrane, Dense, PerSynapse
 from modprop_jax._tree import inexact
 
 
-ALIF = {"tau": 5.0, "tau_adaptation": 30.0, "beta": 0.7, "threshold": 0.3}
+ALIF: dict[str, Any] = {"tau": 5.0, "tau_adaptation": 30.0, "beta": 0.7, "threshold": 0.3}
 STRONG = 1.5 * jr.normal(jr.key(3), (N, N)) / N**0.5
 
 
@@ -277,6 +277,7 @@ def test_a_map_without_a_parameter_a_synapse_is_refused_as_before():
 
 
 def test_a_wrong_claim_is_refused():
+    make: Any = Coupled
     for rule in (EPROP, mpj.MDGL()):
         with pytest.raises(ValueError, match="Coupled.uniform_leak is True.*leave uniform_leak"):
-            rule.init(Coupled(), Coupled().init((2,)))
+            rule.init(make(), make().init((2,)))
