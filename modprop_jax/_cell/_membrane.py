@@ -1,10 +1,8 @@
 """Which of a neuron's variables the drive enters."""
 
 import jax
-from jaxtyping import PyTree
 
 from .._precision import start_of, Starting
-from .._tree import inexact
 from ._neuron import NeuronCell
 from ._reach import floating
 
@@ -16,17 +14,16 @@ def variables(cell: Starting) -> int:
 
 
 def membrane_place(cell: NeuronCell) -> int | None:
-    """The place of the membrane among these; None where `membrane` is not said, or makes something
-    of the state in place of selecting one of its variables."""
-    if variables(cell) > 1 and type(cell).membrane is NeuronCell.membrane:
-        return None
-    places = []
+    """The place of the membrane among these; None where `membrane` makes something of the state in
+    place of selecting one of its variables."""
+    state = jax.eval_shape(lambda: start_of(cell))
+    made = jax.make_jaxpr(cell.membrane)(state).jaxpr
+    floats = [v for v in made.invars if floating(v.aval)]
+    selects = len(made.outvars) == 1 and made.outvars[0] in floats
+    return floats.index(made.outvars[0]) if selects else None
 
-    def find(state: PyTree) -> None:
-        membrane = cell.membrane(state)
-        found = jax.tree.leaves(inexact(state))
-        places.extend(place for place, leaf in enumerate(found) if leaf is membrane)
 
-    # each variable is an array of its own here, whatever `init` returns twice
-    jax.eval_shape(find, jax.eval_shape(lambda: start_of(cell)))
-    return places[0] if len(places) == 1 else None
+def has_membrane(cell: NeuronCell) -> bool:
+    """Whether `membrane` selects one of its variables, and is said where there are several."""
+    said = type(cell).membrane is not NeuronCell.membrane or variables(cell) == 1
+    return said and membrane_place(cell) is not None

@@ -5,7 +5,7 @@ from jaxtyping import Array, PyTree
 
 from .._cell._base import batch_shape
 from .._cell._claims import check_leaky
-from .._cell._membrane import membrane_place, variables
+from .._cell._membrane import has_membrane, membrane_place, variables
 from .._credit import Credit, Record
 from .._precision import start_of, wide, widened
 from .._program._base import AbstractProgram
@@ -41,7 +41,7 @@ class ByMembrane(AbstractTrace):
         filtered emission remembers stay with its neuron.
         """
         cell = on.cell
-        if not on.neurons or not cell.uniform_leak or membrane_place(cell) is None:
+        if not on.neurons or not cell.uniform_leak or not has_membrane(cell):
             return False
         if variables(cell) == 1 and not on.emission.remembers:  # there are no others
             return False
