@@ -25,35 +25,16 @@ def run(
 
     `start`: the state that sequences inside begin with, if it learns; None: the cell's own.
     """
-    last, record, _ = run_emitting(_nothing, step, cell, before, inputs, flags, unroll, start)
-    return last, record
-
-
-def run_emitting(
-    emit: Callable[[PyTree], Any],
-    step: Callable[[PyTree, Any], tuple[PyTree, Any]],
-    cell: AbstractCell,
-    before: PyTree,
-    inputs: Array | Inputs,
-    flags: Flags | None = None,
-    unroll: int = 1,
-    start: PyTree = None,
-) -> tuple[PyTree, Record, Any]:
-    """As `run`, and what `emit` makes of the state after each step, while it is in cache."""
 
     def body(state, at):
         x, flags = at
         state = entering(cell, flags, state, start)
         after, drive = step(state, x)
         state = where_valid(flags, after, state)
-        return state, (state, drive, emit(state))
+        return state, (state, drive)
 
-    last, (states, drives, zs) = over_steps(body, before, (inputs, flags), unroll=unroll)
-    return last, Record(before, states, drives, inputs, flags=flags, start=start), zs
-
-
-def _nothing(state: PyTree) -> None:
-    del state
+    last, (states, drives) = over_steps(body, before, (inputs, flags), unroll=unroll)
+    return last, Record(before, states, drives, inputs, flags=flags, start=start)
 
 
 def by_drive(cell: SeparableCell) -> Callable[[PyTree, Any], tuple[PyTree, Any]]:

@@ -16,10 +16,7 @@ from .._vjp import with_derivative
 from ._base import AbstractProgram, Boundary, Loop, Steps
 from ._chunk import auto_chunk
 from ._reverse import direct_credit, emitted, instantaneous, reverse
-from ._run import by_drive, run, run_emitting, whole
-
-
-EMIT_INSIDE = True
+from ._run import by_drive, run, whole
 
 
 class Transport(AbstractProgram):
@@ -128,15 +125,10 @@ def through(segment: Segment, loop: Loop) -> tuple[PyTree, Array, Record, PyTree
     def forward(segment):
         on, before, _, steps, start, seen = segment
         step = by_drive(on.cell)
-        how = step, on.cell, before, steps.inputs, steps.flags, loop.unroll, start
-        if EMIT_INSIDE:
-            last, record, zs = run_emitting(on.cell.emit, *how)
-        else:
-            last, record = run(*how)
-            zs = on.cell.emit(record.states)
+        last, record = run(step, on.cell, before, steps.inputs, steps.flags, loop.unroll, start)
         known, seen = on.rule.observer.steps(on, record, seen)
         record = record._replace(observed=known)
-        return (last, zs, record, seen), record
+        return (last, on.cell.emit(record.states), record, seen), record
 
     def backward(segment, record, cotangents):
         on, before, modulator, steps, start, _ = segment
