@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
