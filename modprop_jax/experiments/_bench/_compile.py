@@ -2,17 +2,18 @@
 
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from jaxtyping import PyTree
 
-from . import _peers
-from ._problem import Problem, Program
+from ._peers import PEERS
+from ._problem import Compiled, Problem, Program
 
 
 # Flops of the chain of matmuls that measures the machine: milliseconds.
@@ -23,15 +24,6 @@ class Skipped(Exception):
     """A program that is not run, and why."""
 
 
-class Compiled(NamedTuple):
-    """A program with its arrays, what its compilation took, and its memory in bytes."""
-
-    run: Callable[[], Any]
-    seconds: float
-    temporary: int
-    total: int
-
-
 def compile_program(program: Program, problem: Problem) -> Compiled:
     """A program on its problem; building it counts as compilation.
 
@@ -39,14 +31,32 @@ def compile_program(program: Program, problem: Problem) -> Compiled:
     """
     began = time.perf_counter()
     try:
-        gradient = program.build(problem)
-        compiled = compile_gradient(gradient, problem.model, problem.xs, problem.ys)
+        built = program.build(problem)
+        if isinstance(built, Compiled):
+            return built
+        compiled = _compiled(built, problem, program.devices)
     except Exception as error:
-        if program.name not in _peers.ALGORITHMS:
+        if program.name not in PEERS:
             raise
         # another package's limits are its own: they are shown, and the others go on
         raise Skipped(f"failed: {str(error).partition('. ')[0]}") from error
     return compiled._replace(seconds=time.perf_counter() - began)
+
+
+def _compiled(gradient: Callable[..., Any], problem: Problem, devices: int) -> Compiled:
+    """On so many devices, each with its part of the batch: as one writes it, by sharded arrays."""
+    if devices == 1:
+        return compile_gradient(gradient, problem.model, problem.xs, problem.ys)
+    if devices > jax.device_count():
+        raise Skipped(f"needs {devices} devices, but there are {jax.device_count()}")
+    mesh = jax.make_mesh((devices,), ("batch",), (AxisType.Auto,), devices=jax.devices()[:devices])
+    model = eqx.filter_shard(problem.model, NamedSharding(mesh, P()))
+    xs, ys = jax.device_put((problem.xs, problem.ys), NamedSharding(mesh, P(None, "batch")))
+    with jax.set_mesh(mesh):
+        compiled = compile_gradient(gradient, model, xs, ys)
+    # its memory is that of a device
+    memory = ((value or 0) * devices for value in (compiled.temporary, compiled.total))
+    return Compiled(compiled.run, compiled.seconds, *memory)
 
 
 def compile_gradient(gradient: Callable[..., Any], *args: PyTree) -> Compiled:
