@@ -143,8 +143,8 @@ NETWORKS: dict[str, Network] = {
         drives=None,
     ),
     "gle": Network(
-        "two layers of n prospective neurons, no recurrent weights; the inputs change at every step, "
-        "too fast for the errors of the rule GLE, whose cosine is low here",
+        "two layers of n prospective neurons, no recurrent weights; the inputs are new at every "
+        "step, too fast for the errors of the rule GLE, whose cosine is low here",
         _gle,
         ("bptt", "gle"),
         drives=None,
