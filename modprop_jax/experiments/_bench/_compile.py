@@ -18,6 +18,8 @@ from ._problem import Compiled, Problem, Program
 
 # Flops of the chain of matmuls that measures the machine: milliseconds.
 _CHAIN = 2e8
+# Of sequences: their batch over devices.
+_PART = P(None, "batch")
 
 
 class Skipped(Exception):
@@ -34,7 +36,7 @@ def compile_program(program: Program, problem: Problem) -> Compiled:
         built = program.build(problem)
         if isinstance(built, Compiled):
             return built
-        compiled = _compiled(built, problem, program.devices)
+        compiled = _compiled(built, problem, program)
     except Exception as error:
         if program.name not in PEERS:
             raise
@@ -43,20 +45,40 @@ def compile_program(program: Program, problem: Problem) -> Compiled:
     return compiled._replace(seconds=time.perf_counter() - began)
 
 
-def _compiled(gradient: Callable[..., Any], problem: Problem, devices: int) -> Compiled:
-    """On so many devices, each with its part of the batch: as one writes it, by sharded arrays."""
+def _compiled(gradient: Callable[..., Any], problem: Problem, program: Program) -> Compiled:
+    """On one device, or on several, each with its part of the batch."""
+    devices = program.devices
     if devices == 1:
         return compile_gradient(gradient, problem.model, problem.xs, problem.ys)
     if devices > jax.device_count():
         raise Skipped(f"needs {devices} devices, but there are {jax.device_count()}")
     mesh = jax.make_mesh((devices,), ("batch",), (AxisType.Auto,), devices=jax.devices()[:devices])
     model = eqx.filter_shard(problem.model, NamedSharding(mesh, P()))
-    xs, ys = jax.device_put((problem.xs, problem.ys), NamedSharding(mesh, P(None, "batch")))
+    xs, ys = jax.device_put((problem.xs, problem.ys), NamedSharding(mesh, _PART))
     with jax.set_mesh(mesh):
-        compiled = compile_gradient(gradient, model, xs, ys)
+        split = gradient if program.sharded else _mapped(gradient)
+        compiled = compile_gradient(split, model, xs, ys)
     # its memory is that of a device
     memory = ((value or 0) * devices for value in (compiled.temporary, compiled.total))
     return Compiled(compiled.run, compiled.seconds, *memory)
+
+
+def _mapped(gradient: Callable[..., Any]) -> Callable[..., Any]:
+    """Each device its part of the batch, and one mean at the end: nothing is exchanged before."""
+
+    def run(model, xs, ys):
+        arrays, static = eqx.partition(model, eqx.is_array)
+
+        def of_device(arrays, xs, ys):
+            return jax.lax.pmean(gradient(eqx.combine(arrays, static), xs, ys), "batch")
+
+        # checked, a plain scan's start has to be cast: here each device goes by itself
+        mapped = jax.shard_map(
+            of_device, in_specs=(P(), _PART, _PART), out_specs=P(), check_vma=False
+        )
+        return mapped(arrays, xs, ys)
+
+    return run
 
 
 def compile_gradient(gradient: Callable[..., Any], *args: PyTree) -> Compiled:

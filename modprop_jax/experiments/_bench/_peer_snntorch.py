@@ -5,6 +5,7 @@ to, so that it takes turns with the other programs; `_snntorch_worker` is what i
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -37,6 +38,8 @@ def build(problem: Problem, segment: int | None) -> Compiled:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            # threads that wait must not hold a core that the other programs need
+            env={"OMP_WAIT_POLICY": "passive", **os.environ},
         )
         about = json.loads(_answer(process))
         with np.load(paths[1]) as found:

@@ -65,7 +65,8 @@ PEERS: dict[str, Peer] = {
         _peer_snntorch.build,
         ("plain", "offline"),
         3,
-        "its RLeaky neurons in a loop over time, PyTorch's backward, in a process of its own",
+        "its RLeaky neurons in a loop over time, PyTorch's backward, in a process of its own, on "
+        "one core or all of them, whichever is faster",
         "pip install torch --index-url https://download.pytorch.org/whl/cpu && "
         "pip install snntorch",
     ),

@@ -105,7 +105,7 @@ class Program:
 
     `matmuls`: needed a step, see `RULES`. `same_as`: the (name, mode) of a program whose gradient
     this one should equal. `segment`: steps that it takes at a time, if not all. `devices`: over
-    which its batch is split.
+    which its batch is split, by `jax.shard_map`, or as `sharded` arrays, which the compiler splits.
     """
 
     name: str
@@ -115,6 +115,7 @@ class Program:
     same_as: tuple[str, str] | None = None
     segment: int | None = None
     devices: int = 1
+    sharded: bool = False
 
     @property
     def key(self) -> tuple[str, str]:

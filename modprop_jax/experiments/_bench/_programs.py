@@ -100,11 +100,13 @@ def _split(found: Sequence[Program], devices: int) -> list[Program]:
     return [
         dataclasses.replace(
             program,
-            mode=f"{program.mode}, {devices} devices",
+            mode=f"{program.mode}, {devices} devices{', sharded' * sharded}",
             same_as=None if program.name == "forward" else program.key,
             devices=devices,
+            sharded=sharded,
         )
         for program in found
+        for sharded in (False, True)
         if program.name not in _peers.PEERS
     ]
 

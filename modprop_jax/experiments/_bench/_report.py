@@ -16,7 +16,6 @@ HEADERS = (
     "program",
     "time /\nplain",
     "range",
-    "ms",
     "µs /\ntrial",
     "time /\nfloor",
     "temporaries,\nMB",
@@ -29,8 +28,8 @@ EXPLAINED = (
     "of 2 outputs at every step, mean squared error) from rest. `plain` "
     "is `jax.value_and_grad` of `jax.lax.scan`, `forward` its loss alone, `plain, checkpointed` "
     "the same scan with `jax.checkpoint` around segments of about √T steps; other names are those "
-    "of `modprop-jax list`. `2 devices`: the batch split over so many, of a CPU its cores, by "
-    "sharded arrays.",
+    "of `modprop-jax list`. `2 devices`: the batch split over so many, of a CPU its cores, "
+    "by `jax.shard_map` with one mean at the end; `sharded`: by the compiler, from sharded arrays.",
     "`time / plain`: median of ratios to a run of `plain` beside it, in the same process; "
     "`range`: of the medians over processes, or the quartiles over runs of a single process. "
     "Compilation is not part of it. That `plain` has one device.",
@@ -38,9 +37,10 @@ EXPLAINED = (
     "by (n, n) products, measured beside each run (GFLOP/s below). They are 2 flops for each "
     "of batch·n·(n+m+1) entries and step forward, 2 for the weight gradient and, where credit "
     "passes through the recurrent weights, 2 for their transpose. (The weight gradient's matmuls "
-    "over many steps at once can be faster than the chain's.)",
-    "`temporaries`: XLA's own account, of all devices. `peak`: by how much the process's resident "
-    "memory grew in the first run, which counts outputs too, and is one measure for all packages. "
+    "over many steps at once can be faster than the chain's.) A GRU has three such matrices; "
+    "nothing is given where another product leads the cost.",
+    "`temporaries`: XLA's own account, of all devices. `peak`: by how much what the process has "
+    "allocated grew in a run, outputs too, by the C library's account, the same for all packages. "
     "`cosine to exact`: of the gradient of all the cell's parameters. `bptt` in segments is "
     "truncated.",
     "–: not run; the reason is below the table.",
@@ -74,7 +74,6 @@ def cells(line: Line) -> list[str]:
         name,
         _digits(line.ratio),
         f"{_digits(line.low)}-{_digits(line.high)}",
-        _digits(line.milliseconds),
         _digits(line.trial),
         _digits(line.over_floor),
         _digits(line.megabytes),
