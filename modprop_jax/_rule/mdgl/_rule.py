@@ -69,8 +69,9 @@ class MDGL(AbstractTransportRule):
         names=(
             Named(
                 "mdgl",
-                "MDGL: one synaptic hop of credit, by cell type over existing synapses",
-                build=lambda rule, types: rule(types),
+                "MDGL: one synaptic hop of credit, by cell type; online=1: the causal variant",
+                {"online": int},
+                lambda rule, types, online=0: rule(types, online=online == 1),
                 place=30,
             ),
             Named("mdgl_cell", "MDGL with the weight of every pair of cells", place=40),

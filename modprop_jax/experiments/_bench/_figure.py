@@ -10,7 +10,8 @@ _RATIOS = 0.15, 60
 
 
 def figure(lines: Sequence[Line]) -> bytes:
-    """A PNG: a column a mode; a row for time at each T, and one for memory at the largest n.
+    """A PNG: a column a mode; a row for time at each T, and one for memory at the largest n. Of the
+    first network alone.
 
     Lines are rules, `plain` is black; those far slower than plain leave the panel at its top.
     """
@@ -18,7 +19,8 @@ def figure(lines: Sequence[Line]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    measured = [line for line in lines if line.ratio is not None]
+    own = [line for line in lines if line.network == lines[0].network]
+    measured = [line for line in own if line.ratio is not None]
     modes = list(dict.fromkeys(line.mode for line in measured))
     steps = sorted({line.steps for line in measured})
     names = list(dict.fromkeys(line.program for line in measured))
@@ -39,7 +41,8 @@ def figure(lines: Sequence[Line]) -> bytes:
         at.set(xlabel="time steps", title=f"{mode}, n = {largest}")
         for name in names:
             chosen = [x for x in of_mode if (x.program, x.n) == (name, largest)]
-            _draw(at, names, name, [(x.steps, x.megabytes) for x in chosen])
+            points = [(x.steps, x.megabytes) for x in chosen if x.megabytes is not None]
+            _draw(at, names, name, points)
     for row, label in enumerate(["time / plain"] * len(steps) + ["temporaries, MB"]):
         axes[row][0].set_ylabel(label)
     for row, at in ((row, at) for row, line in enumerate(axes) for at in line):
