@@ -20,3 +20,4 @@ from .modprop import ModProp as ModProp
 from .snap import SnAp as SnAp
 from .stochastic import KFRTRL as KFRTRL, RKFRTRL as RKFRTRL, UORO as UORO
 from .synthetic import DNI as DNI, LocalDNI as LocalDNI
+from .type_filter import TypeFilter as TypeFilter

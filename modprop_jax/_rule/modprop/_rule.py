@@ -185,7 +185,7 @@ class ModProp(AbstractRule):
     def _check_member(self, cell: NeuronCell) -> None:
         n = cell.hidden_size
         _ = cell.gain
-        _check_membrane(cell)
+        check_membrane(cell)
         if self.mu is None:
             check_apart('ModProp(mu="auto")', cell, "message")
             return
@@ -254,14 +254,15 @@ def transport_radius(rule: AbstractRule, cell: AbstractCell) -> Float[Array, "*m
     return rule.radius(require_neurons(rule, cell)) if isinstance(rule, ModProp) else None
 
 
-def _check_membrane(cell: NeuronCell) -> None:
+def check_membrane(cell: NeuronCell) -> None:
+    """A ValueError unless `membrane` selects a variable of the state."""
     state = jax.eval_shape(lambda: start_of(cell))
     made = jax.make_jaxpr(cell.membrane)(state).jaxpr
     floats = [v for v in made.invars if jnp.issubdtype(v.aval.dtype, jnp.inexact)]
     if len(made.outvars) != 1 or made.outvars[0] not in floats:
         raise ValueError(
             f"{type(cell).__name__}.membrane has to select one of the float variables of the state "
-            "as it is, such as state[0]: ModProp also takes that variable of credit by it."
+            "as it is, such as state[0]: the rule also takes that variable of credit by it."
         )
 
 
