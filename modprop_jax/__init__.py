@@ -67,6 +67,7 @@ from ._rule import (
     RTRL as RTRL,
     SnAp as SnAp,
     ThreeFactor as ThreeFactor,
+    TypeFilter as TypeFilter,
     UORO as UORO,
 )
 from ._scan import scan as scan

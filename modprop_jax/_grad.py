@@ -116,7 +116,7 @@ def value_and_grad(
         else:
             with_rule(model, rule)  # whether it can be set
         value, gradients = under_rule(model, args, kwargs)
-        return checked(model, value, gradients) if check else (value, gradients)
+        return checked(model, value, gradients, rule) if check else (value, gradients)
 
     return wrapped
 
@@ -325,7 +325,9 @@ def _start(
     return jnp.zeros((), wide(loss.dtype)), carry
 
 
-def checked(model: PyTree, value: PyTree, gradients: PyTree) -> tuple[PyTree, PyTree]:
+def checked(
+    model: PyTree, value: PyTree, gradients: PyTree, rule: AbstractRule | None = None
+) -> tuple[PyTree, PyTree]:
     for condition, holds in in_range(model).items():
         value, gradients = eqx.error_if(
             (value, gradients),
@@ -333,6 +335,13 @@ def checked(model: PyTree, value: PyTree, gradients: PyTree) -> tuple[PyTree, Py
             f"{condition}, but it has been trained out of that: give the cell Positive(value), or "
             "Between(value, low, high), which can't leave its range.",
         )
+    for used in nodes(model, AbstractRule) if rule is None else [rule]:
+        for condition, holds in used.in_range().items():
+            value, gradients = eqx.error_if(
+                (value, gradients),
+                ~holds,
+                f"{type(used).__name__}: {condition}; beyond that credit grows without bound.",
+            )
     finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(inexact((value, gradients)))]
     return eqx.error_if(
         (value, gradients),

@@ -107,6 +107,7 @@ FEW = ("leaky", "adaptive")
 
 MU_BY_TYPE = np.array([0.4, 0.7, 0.2])
 MU_BY_NEURON = np.linspace(0.2, 0.8, N)
+FILTER = np.array([0.9, 0.5]), np.linspace(-0.05, 0.1, 18).reshape(2, 3, 3)
 LABELS = 2
 # without a state of its own
 SGD = optax.sgd(0.02)
@@ -128,6 +129,7 @@ ANOTHER_CELL = {
 }
 ESTIMATE = {"chained": "its trace goes on with the errors, from one gradient to the next"}
 TAPS = {"flags streamed": "its window does not stream with them, which it says: test_flags"}
+FREE = {"no recurrence": "its filter does not come from the weights: test_type_filter"}
 DRAWS = {
     "flags": "noise is of a place in the batch, so that places are not alike: test_stochastic",
     "flags streamed": "as in one segment",
@@ -204,6 +206,25 @@ RULES = {
         ("leaky",),
         APPROXIMATE | VARIANT | TAPS,
         like="modprop_taps",
+    ),
+    # arrivals meet the leak alone, or a neuron's derivative
+    "type_filter": RuleRow(
+        lambda n: mpj.TypeFilter(FILTER, types(n), gated=False),
+        (*FEW, "leaky_tau"),
+        APPROXIMATE | FREE,
+        sizes=lambda n: {"C": 3, "K": 2},
+    ),
+    "type_filter_gated": RuleRow(
+        lambda n: mpj.TypeFilter(FILTER, types(n)),
+        (*FEW, "filtered_leaky"),
+        APPROXIMATE | FREE | VARIANT,
+        like="type_filter",
+    ),
+    "type_filter_taps": RuleRow(
+        lambda n: mpj.TypeFilter(FILTER[1], types(n), gated=False),
+        ("leaky",),
+        APPROXIMATE | FREE | VARIANT,
+        like="type_filter",
     ),
     # a leak goes further than the horizon: the other cells' limits do not hold
     "future_bptt": RuleRow(

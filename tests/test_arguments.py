@@ -168,7 +168,9 @@ WRONG: dict[str, list] = {
     "shrink": [*NUMBER, *NEGATIVE],
     **dict.fromkeys(["use_bias", "autapses", "scale_input", "reset_gradient", "scale"], FLAG),
     **dict.fromkeys(["scale_adaptation", "divide_by_adaptive", "check", "learn_tau"], FLAG),
-    **dict.fromkeys(["prospective_errors", "author_compat", "diffuse", "online", "driven"], FLAG),
+    **dict.fromkeys(
+        ["prospective_errors", "author_compat", "diffuse", "online", "driven", "gated"], FLAG
+    ),
     **dict.fromkeys(
         ["has_aux", "recurrent", "deterministic", "paired", "states", "emit_params"], FLAG
     ),
@@ -268,6 +270,8 @@ PREDICTING = mpj.RNN(mpj.RateCell(M, N, key=KEY), rule=mpj.LocalDNI(learn=SGD, l
 STREAM = dict(model=model(), xs=XS, ys=YS, init=lambda m, key: m.init((2,), key=key), key=KEY)
 EI = {"rule": [*RULE, mpj.EProp()], "cell": [*CELL, leaky()], "dt": [*POSITIVE, 2.0]}
 CROSS = {"labels": [*ARRAY, 3, jnp.ones(2), jnp.zeros(3, jnp.int32)]}
+
+FILTERS = [*WORDS, 3, [], [[0.5]], np.ones((2, 2)), ([0.5], [0.5]), ([1.5], np.ones((1, 2, 2)))]
 
 ROWS: dict[str, Row] = {
     "NeuronCell": Row(of_cell(), neurons(), call=Silent),
@@ -434,6 +438,10 @@ ROWS: dict[str, Row] = {
     "ModProp": Row(lambda: dict(mu=0.5)),
     "QuasiStatic": Row(),
     "SnAp": Row(lambda: dict(n=1)),
+    "TypeFilter": Row(
+        lambda: dict(filters=np.ones((1, 2, 2)), types=[0, 1, 1, 0]),
+        {"filters": FILTERS, "own": [*or_none(WORDS), 0.1, [0.1], ["a", "b"], [math.nan, 0.0]]},
+    ),
     "alignment": Row(lambda: dict(loss=loss, model=model(), rule=mpj.EProp()), args=(XS,)),
     "alignment_matrix": Row(
         lambda: dict(loss=loss, model=model(), rules=[mpj.EProp()]), args=(XS,)

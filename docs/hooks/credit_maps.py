@@ -183,6 +183,10 @@ def _beside(titles: dict[str, mpj.AbstractRule], segment=None, cell=leaky, error
     return [*_exact(cell, error), *found]
 
 
+def _of_modprop(gated: bool) -> mpj.TypeFilter:
+    return mpj.TypeFilter.of_modprop(mpj.ModProp(0.8, TYPES), leaky(), gated=gated)
+
+
 _SGD = optax.sgd(0.03)
 PANELS: dict[str, Callable[[], Panels]] = {
     "BPTT": lambda: _beside({"in segments of 3 steps": mpj.BPTT()}, 3),
@@ -197,6 +201,9 @@ PANELS: dict[str, Callable[[], Panels]] = {
     ),
     "ModProp": lambda: _beside(
         {"ModProp(0.8, types)": mpj.ModProp(0.8, TYPES), "ModProp(0.8)": mpj.ModProp(0.8)}
+    ),
+    "TypeFilter": lambda: _beside(
+        {"ModProp's, not gated": _of_modprop(gated=False), "gated": _of_modprop(gated=True)}
     ),
     "SnAp": lambda: _beside({"SnAp(1)": mpj.SnAp(1), "SnAp(2)": mpj.SnAp(2)}, 1),
     "UORO": lambda: _noisy(mpj.UORO()),

@@ -33,6 +33,8 @@ def sized(name: str, n: int) -> mpj.AbstractRule:
     match name:
         case "MDGL":
             return mpj.MDGL(types)
+        case "TypeFilter":
+            return mpj.TypeFilter(([0.9], [[[0.0, 0.0], [0.0, 0.0]]]), types)
         case "ModProp":
             return mpj.ModProp(0.25, types)
     return made(name)

@@ -69,8 +69,8 @@ change a synapse that was active then; its area is the amount. It is computed by
 | offline, streamed | {schedule(rule)} |
 | experiments call it | {", ".join(f"`{n.name}`" for n in card.names)} |
 
-Symbols: n neurons, m inputs, C cell types, h the horizon, k labels, r neurons that a weight
-reaches; [the taxonomy](../theory/taxonomy.md) has all rules side by side.
+Symbols: n neurons, m inputs, C cell types, K exponentials of a filter, h the horizon, k labels, r
+neurons that a weight reaches; [the taxonomy](../theory/taxonomy.md) has all rules side by side.
 
 ## How to write it
 

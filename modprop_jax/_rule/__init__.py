@@ -27,3 +27,4 @@ from .stochastic import (
     UORO as UORO,
 )
 from .synthetic import DNI as DNI, LocalDNI as LocalDNI
+from .type_filter import TypeFilter as TypeFilter

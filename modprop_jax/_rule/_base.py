@@ -108,6 +108,11 @@ class AbstractRule(eqx.Module):
     def check(self, cell: AbstractCell) -> None:
         """Raise a ValueError if the rule can't serve this cell."""
 
+    def in_range(self) -> dict[str, Any]:
+        """Conditions on hyper-parameters that are arrays, in words, and whether they hold: what
+        `value_and_grad(..., check=True)` raises by, where no ValueError can tell."""
+        return {}
+
     @property
     def complex_credit(self) -> bool:
         """Whether it serves complex numbers, on which credit is linear over the reals alone."""

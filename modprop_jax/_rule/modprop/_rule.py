@@ -185,7 +185,7 @@ class ModProp(AbstractRule):
     def _check_member(self, cell: NeuronCell) -> None:
         n = cell.hidden_size
         _ = cell.gain
-        _check_membrane(cell)
+        check_membrane(cell)
         if self.mu is None:
             check_apart('ModProp(mu="auto")', cell, "message")
             return
@@ -254,11 +254,12 @@ def transport_radius(rule: AbstractRule, cell: AbstractCell) -> Float[Array, "*m
     return rule.radius(require_neurons(rule, cell)) if isinstance(rule, ModProp) else None
 
 
-def _check_membrane(cell: NeuronCell) -> None:
+def check_membrane(cell: NeuronCell) -> None:
+    """A ValueError unless `membrane` selects a variable of the state."""
     if membrane_place(cell) is None:
         raise ValueError(
             f"{type(cell).__name__}.membrane has to select one of the float variables of the state "
-            "as it is, such as state[0]: ModProp also takes that variable of credit by it."
+            "as it is, such as state[0]: the rule also takes that variable of credit by it."
         )
 
 
