@@ -18,6 +18,7 @@ from ._cell import (
     LSTMCell as LSTMCell,
     NeuronCell as NeuronCell,
     RateCell as RateCell,
+    RTUCell as RTUCell,
     SeparableCell as SeparableCell,
     spike as spike,
     spiking_preset as spiking_preset,

@@ -286,6 +286,7 @@ ROWS: dict[str, Row] = {
     "GRUCell.from_equinox": Row(lambda: dict(cell=GRU), {"cell": [*CELL[:-1], leaky()]}),
     "LSTMCell.from_equinox": Row(lambda: dict(cell=LSTM)),
     "LRUCell": Row(of_cell()),
+    "RTUCell": Row(of_cell(), {"nonlinear": FLAG}),
     "Dense": Row(lambda: dict(weight=jnp.ones((N, M)))),
     "Masked": Row(lambda: dict(weight=jnp.ones((N, N)), exists=np.eye(N, dtype=bool))),
     "Sparse": Row(

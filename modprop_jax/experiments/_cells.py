@@ -21,6 +21,7 @@ from .._cell import (
     LRUCell,
     LSTMCell,
     RateCell,
+    RTUCell,
 )
 from .._cell._lif import AbstractLIF
 from ..tasks import Preset
@@ -164,6 +165,7 @@ CELLS: dict[str, CellEntry] = {
     "gru": CellEntry(GRUCell, recurrent=lambda cell: (cell.weight_hh,), synapses=None),
     "lstm": CellEntry(LSTMCell, recurrent=lambda cell: (cell.weight_hh,), synapses=None),
     "lru": CellEntry(LRUCell, recurrent=lambda cell: (cell.nu, cell.theta), synapses=None),
+    "rtu": CellEntry(RTUCell, recurrent=lambda cell: (cell.nu, cell.theta), synapses=None),
     "gle": CellEntry(
         GLECell,
         lambda preset: {"cell_options": {"tau": _tau(preset)}},

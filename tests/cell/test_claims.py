@@ -169,6 +169,7 @@ PUBLIC = (
     mpj.GRUCell,
     mpj.LSTMCell,
     mpj.LRUCell,
+    mpj.RTUCell,
     mpj.Filtered,
     mpj.GLECell,
     mpj.EquilibriumCell,
