@@ -10,7 +10,7 @@ import numpy.typing as npt
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Complex, Float, PyTree
 
-from .. import _figures as figures
+from .. import _arguments as arguments, _figures as figures
 from .._cell import AbstractCell, EquilibriumCell, Filtered, NeuronCell
 from .._cell._base import as_cell, dynamics
 from .._rule._base import over_members

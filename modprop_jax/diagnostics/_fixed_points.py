@@ -93,7 +93,7 @@ def fixed_points(
     size = max(1.0, float(np.abs(ends[kept]).max(initial=0)))
     still_at = 1e-9 if flat.dtype == jnp.float64 else 3e-5
     eigenvalues = np.linalg.eigvals(jacobians[at]).astype(complex)
-    stable = (np.abs(eigenvalues) < 1).all(-1)
+    stable = np.asarray((np.abs(eigenvalues) < 1).all(-1))
     return FixedPoints(
         ends[at],
         speed[at],
