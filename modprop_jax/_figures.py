@@ -42,8 +42,19 @@ _SETTINGS = {
 }
 
 
+Style = str | os.PathLike | None
+"""Of matplotlib: a file of settings, or the name of one of its styles."""
+
+
+def check_style(style: Style) -> None:
+    """A ValueError if there is no such style."""
+    if style is not None:
+        with styled(style):
+            pass
+
+
 @contextlib.contextmanager
-def styled(style: str | os.PathLike | None = None) -> Iterator[None]:
+def styled(style: Style = None) -> Iterator[None]:
     """Matplotlib's settings for a figure, then those of a style: a file, or a name of its own."""
     # imported here, as below: it takes a second that few calls need
     import matplotlib.style
