@@ -42,25 +42,33 @@ _SETTINGS = {
 }
 
 
+Style = str | os.PathLike | None
+"""Of matplotlib: a file of settings, or the name of one of its styles."""
+
+
+def check_style(style: Style) -> None:
+    """A ValueError if there is no such style."""
+    if style is not None:
+        with styled(style):
+            pass
+
+
 @contextlib.contextmanager
-def styled(style: str | os.PathLike | None = None) -> Iterator[None]:
+def styled(style: Style = None) -> Iterator[None]:
     """Matplotlib's settings for a figure, then those of a style: a file, or a name of its own."""
     # imported here, as below: it takes a second that few calls need
-    import matplotlib
     import matplotlib.style
 
-    try:
-        with (
-            matplotlib.rc_context(),
-            matplotlib.style.context([_SETTINGS, *([style] if style else [])]),
-        ):
-            yield
-    except OSError as error:
-        if style is None or "style" not in str(error):
-            raise
-        raise ValueError(
-            f"style {str(style)!r} is neither a file of matplotlib settings nor one of its styles."
-        ) from error
+    given: Any = [_SETTINGS] if style is None else [_SETTINGS, style]
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(matplotlib.style.context(given))
+        except OSError as error:
+            raise ValueError(
+                f"style {str(style)!r} is neither a file of matplotlib's settings nor one of its "
+                "styles."
+            ) from error
+        yield
 
 
 def blank(width: float, height: float) -> Any:

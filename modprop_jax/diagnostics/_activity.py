@@ -101,7 +101,7 @@ def plot_raster(
         above.grid(False)
         below.set(xlabel="time", ylabel="mean rate")
         if types is not None:
-            below.legend(ncols=3)
+            figure.legend(loc="outside lower center", ncols=4)
     return figure
 
 

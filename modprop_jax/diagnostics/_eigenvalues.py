@@ -10,8 +10,8 @@ import numpy.typing as npt
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Complex, Float, PyTree
 
-from .. import _figures as figures
-from .._cell import AbstractCell, EquilibriumCell, NeuronCell
+from .. import _arguments as arguments, _figures as figures
+from .._cell import AbstractCell, EquilibriumCell, Filtered, NeuronCell
 from .._cell._base import as_cell, dynamics
 from .._rule._base import over_members
 from .._tree import inexact
@@ -42,7 +42,9 @@ def recurrent_eigenvalues(
     Source: on the spectrum of networks with excitation and inhibition, Rajan & Abbott, Phys. Rev.
     Lett. 97 (2006).
     """
-    cell = dynamics(as_cell("cell", cell))
+    if isinstance(as_cell("cell", cell), Filtered) and state is not None:
+        state = state[0]
+    cell = dynamics(cell)
     if state is not None:
         return np.linalg.eigvals(step_jacobian(cell, state, x))
     return np.linalg.eigvals(recurrent_matrix(cell))
@@ -65,7 +67,13 @@ def step_jacobian(
     cell: AbstractCell, state: PyTree, x: Float[Array, " m"] | None = None
 ) -> Float[np.ndarray, "n n"]:
     """∂s_t/∂s_{t-1} of one example, its state flattened."""
-    state = jax.tree.map(jnp.asarray, state)
+    state, rest = jax.tree.map(jnp.asarray, state), jax.eval_shape(lambda: cell.init(()))
+    shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in (state, rest)]
+    if jax.tree.structure(state) != jax.tree.structure(rest) or shapes[0] != shapes[1]:
+        raise ValueError(
+            "state must be that of one example, with no batch axes, but is "
+            f"{arguments.shown(state)}."
+        )
     flat, unravel = ravel_pytree(inexact(state))
     rest = eqx.filter(state, eqx.is_inexact_array, inverse=True)
     x = still(cell) if x is None else jnp.asarray(x)
@@ -73,8 +81,6 @@ def step_jacobian(
     def after(flat):
         return ravel_pytree(inexact(cell.step(eqx.combine(unravel(flat), rest), x)))[0]
 
-    if flat.ndim != 1 or jax.eval_shape(after, flat).shape != flat.shape:
-        raise ValueError("state must be that of one example: no batch axes.")
     return np.asarray(eqx.filter_jit(jax.jacrev(after))(flat))
 
 
@@ -92,7 +98,7 @@ def plot_eigenvalues(values: npt.ArrayLike, *, radius: float | None = 1.0) -> An
     `values`: as of `recurrent_eigenvalues` (all that there are, of all members of an ensemble).
     The circle is where a step of the dynamics turns unstable; `radius=None` leaves it out.
     """
-    found = np.asarray(values).ravel()
+    found: Any = np.asarray(values).ravel()
     with figures.styled():
         figure = figures.blank(figures.COLUMN, figures.COLUMN)
         axes = figure.subplots()

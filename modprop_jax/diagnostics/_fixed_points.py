@@ -82,7 +82,8 @@ def fixed_points(
     example = cell.init(())
     flat, unravel = ravel_pytree(example)
     begin = jnp.asarray(_rows(starts, example), flat.dtype)
-    ends, change, jacobians = _search(cell, begin, x, unravel, max_steps)
+    found = _ends(cell, begin, x, unravel, max_steps)
+    ends, change, jacobians = map(np.asarray, found)
     speed = np.sqrt((change**2).mean(-1))
     kept = np.flatnonzero(np.isfinite(speed) & (speed <= slow))
     kept = kept[np.argsort(speed[kept], kind="stable")]
@@ -92,7 +93,7 @@ def fixed_points(
     size = max(1.0, float(np.abs(ends[kept]).max(initial=0)))
     still_at = 1e-9 if flat.dtype == jnp.float64 else 3e-5
     eigenvalues = np.linalg.eigvals(jacobians[at]).astype(complex)
-    stable = (np.abs(eigenvalues) < 1).all(-1)
+    stable = np.asarray((np.abs(eigenvalues) < 1).all(-1))
     return FixedPoints(
         ends[at],
         speed[at],
@@ -110,7 +111,8 @@ def _ends(cell: AbstractCell, begin: Array, x: Array, unravel: Any, max_steps: i
     # imported here: few need it
     import optimistix
 
-    solver = optimistix.LevenbergMarquardt(rtol=1e-12, atol=1e-12)
+    least = 1e-12 if begin.dtype == jnp.float64 else 1e-6
+    solver = optimistix.LevenbergMarquardt(rtol=least, atol=least)
 
     def change(flat, _=None):
         return ravel_pytree(cell.step(unravel(flat), x))[0] - flat
@@ -126,10 +128,6 @@ def _ends(cell: AbstractCell, begin: Array, x: Array, unravel: Any, max_steps: i
 
     # one after the other: batches of solves would all take as long as the slowest
     return jax.lax.map(one, begin)
-
-
-def _search(cell: AbstractCell, begin: Array, x: Array, unravel: Any, max_steps: int) -> Any:
-    return map(np.asarray, _ends(cell, begin, x, unravel, max_steps))
 
 
 def _inner(cell: AbstractCell, starts: PyTree) -> tuple[AbstractCell, PyTree]:

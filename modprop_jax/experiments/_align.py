@@ -13,6 +13,7 @@ from typing import Any
 from jaxtyping import Array, Key
 from rich.console import Console
 
+from .._figures import check_style, Style
 from ._align_config import AlignConfig, sweep_labels
 from ._align_measure import Measurements, measurements
 from ._align_plots import figures
@@ -58,6 +59,7 @@ def align(
     preset: str = "small",
     out: str | os.PathLike | None = None,
     quiet: bool = False,
+    style: Style = None,
     optimizer: str = "sgd",
     checkpoints: int = 6,
     measure: int = 256,
@@ -76,7 +78,7 @@ def align(
 
     **Arguments:**
 
-    - `task`, `rules`, `seeds`, `preset`, `out`, `quiet`, `settings`: as in `compare`.
+    - `task`, `rules`, `seeds`, `preset`, `out`, `quiet`, `style`, `settings`: as in `compare`.
     - `optimizer`: `"sgd"`, plain and at a constant rate, or `"adam"`, as `compare`'s. The bounds
         2/η and 2/(ηρ) on the curvature are those of plain SGD.
     - `checkpoints`: how often to measure, start and end included.
@@ -105,13 +107,17 @@ def align(
         sweep=sweep,
         **settings,
     )
-    return execute_align(config, new_folder(config, out), Console(quiet=quiet))
+    check_style(style)
+    return execute_align(config, new_folder(config, out), Console(quiet=quiet), style)
 
 
-def resume_align(folder: str | os.PathLike, *, quiet: bool = False) -> Alignments:
+def resume_align(
+    folder: str | os.PathLike, *, quiet: bool = False, style: Style = None
+) -> Alignments:
     """Continue an interrupted `align` from its folder, as `resume` does a `compare`."""
+    check_style(style)
     run = RunFolder(Path(folder))
-    return execute_align(reopen_align(run), run, Console(quiet=quiet))
+    return execute_align(reopen_align(run), run, Console(quiet=quiet), style)
 
 
 def new_folder(config: AlignConfig, out: str | os.PathLike | None) -> RunFolder:
@@ -129,7 +135,9 @@ def reopen_align(folder: RunFolder) -> AlignConfig:
     return config
 
 
-def execute_align(config: AlignConfig, folder: RunFolder, console: Console) -> Alignments:
+def execute_align(
+    config: AlignConfig, folder: RunFolder, console: Console, style: Style = None
+) -> Alignments:
     """Do what is left to do of a run; all of it, if the folder is new."""
     swept = [label for each in config.swept for label in sweep_labels(*each)]
     labels = (*config.run.rules, *swept)
@@ -170,7 +178,7 @@ def execute_align(config: AlignConfig, folder: RunFolder, console: Console) -> A
     }
     folder.write("align.json", json.dumps(found, indent=1) + "\n")
     folder.write("table.md", markdown(config, rows, comparisons, metrics))
-    for name, figure in figures(config, metrics).items():
+    for name, figure in figures(config, metrics, style).items():
         folder.write(name, figure)
     text = [cells(row) for row in rows]
     reporter.grid(headers(config), text, caption(config, correlations(config, metrics)))

@@ -8,6 +8,7 @@ from typing import Any
 import tyro
 from rich.console import Console
 
+from .._figures import check_style
 from .._taxonomy import taxonomy as table_of_rules
 from ..tasks import TASKS
 from ._align_cli import align
@@ -32,6 +33,7 @@ from ._options import (
     PresetSeeds,
     Rates,
     RuleNames,
+    StyleName,
     TaskName,
 )
 from ._processes import join, leads
@@ -62,6 +64,7 @@ def compare(
     feedback: FeedbackName = None,
     segment: PresetInt = None,
     mu: Mu = None,
+    style: StyleName = None,
     cores: Cores = None,
     distributed: bool = False,
     coordinator: Coordinator = None,
@@ -75,7 +78,8 @@ def compare(
         modprop-jax compare delayed_xor --rules modprop eprop bptt --seeds 3
 
     prints a table and writes a folder with config.json, metrics.jsonl (a line per
-    evaluation), table.md, curves.png and checkpoints. Stop it at any moment; it
+    evaluation), summary.json, table.md, curves.png (and .pdf,
+    .svg, .csv) and checkpoints. Stop it at any moment; it
     continues with
 
         modprop-jax compare --resume FOLDER
@@ -109,6 +113,8 @@ def compare(
         segment: Online learning from endless streams: time steps from one optimizer step to
             the next. For tasks without trials, such as add.
         mu: ModProp's stand-in for the activation's derivative; auto measures it.
+        style: Of the figures: a file of matplotlib's settings, or one of its styles. With --resume
+            a finished run draws them anew.
         cores: Cores of the CPU to spread seeds and trials over, where there is no accelerator; 1
             for one network after the other. A resumed run continues bit for bit on as many.
         distributed: Spread seeds and trials over the devices of several processes, each started
@@ -124,6 +130,7 @@ def compare(
         raise ValueError("--coordinator, --processes and --process belong to --distributed.")
     else:
         use_cores(cores)
+    check_style(style)
     if (resume is None) == (task is None):
         raise ValueError(
             "name either a task or a run to continue: "
@@ -156,7 +163,7 @@ def compare(
         folder = RunFolder.create(config, out)
 
     def run() -> int:
-        result = execute(config, folder, Console(quiet=not leads()))
+        result = execute(config, folder, Console(quiet=not leads()), style=style)
         return int(any(row.diverged for row in result.rows))
 
     return Work(run, continued("compare", folder))
@@ -245,7 +252,7 @@ def _check_names(arguments: list[str]) -> None:
         for argument in arguments[1:]
         if argument.startswith("--")
     ]
-    where = ("--cores", "--distributed", "--coordinator", "--processes", "--process")
+    where = ("--style", "--cores", "--distributed", "--coordinator", "--processes", "--process")
     others = [name for name in typed if name not in ("--resume", "--help", *where)]
     if "--resume" in typed and others:
         raise ValueError(

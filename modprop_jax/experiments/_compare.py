@@ -13,6 +13,7 @@ import equinox as eqx
 from rich.console import Console
 
 from .. import _arguments as arguments
+from .._figures import check_style, Style
 from .._rule import AbstractRule
 from ..tasks import Task
 from . import _own as own
@@ -53,6 +54,7 @@ def compare(
     preset: str = "small",
     out: str | os.PathLike | None = None,
     quiet: bool = False,
+    style: Style = None,
     first_seed: int = 0,
     learning_rates: str | Sequence[float] | None = None,
     tune_seeds: int | None = None,
@@ -83,6 +85,7 @@ def compare(
         preset says.
     - `out`: folder for the results; by default a new one under `runs/`.
     - `quiet`: print nothing.
+    - `style`: of figures: a file of matplotlib's settings, or the name of one of its styles.
     - `first_seed`: the first of the seeds.
     - `learning_rates`: tune first: train every rule at each of these, on `tune_seeds` networks (3)
         of other seeds and, where data are limited, on a part of the training data, judged by
@@ -107,7 +110,8 @@ def compare(
         tune_seeds=tune_seeds,
         **settings,
     )
-    return execute(config, RunFolder.create(config, out), Console(quiet=quiet))
+    check_style(style)
+    return execute(config, RunFolder.create(config, out), Console(quiet=quiet), style=style)
 
 
 def resume(
@@ -116,8 +120,9 @@ def resume(
     task: Task | Callable[..., Any] | None = None,
     network: Callable[..., Any] | None = None,
     quiet: bool = False,
+    style: Style = None,
 ) -> Comparison:
-    """Continue an interrupted `compare` from its folder.
+    """Continue an interrupted `compare` from its folder; draw the figures of one that is done.
 
     `task`, `network`: those of your own that it began with, if they have no file from which they
     could be imported again.
@@ -128,7 +133,8 @@ def resume(
     **Raises:** `ValueError` if the folder holds no run, or one of another precision.
     """
     run = RunFolder(Path(folder))
-    return execute(reopen(run, task, network), run, Console(quiet=quiet))
+    check_style(style)
+    return execute(reopen(run, task, network), run, Console(quiet=quiet), style=style)
 
 
 def trained(folder: str | os.PathLike, rule: str, *, at: Literal["end", "start"] = "end") -> Any:
@@ -170,7 +176,12 @@ def reopen(folder: RunFolder, task: Any = None, network: Any = None) -> Config:
 
 
 def execute(
-    config: Config, folder: RunFolder, console: Console, *, tuning: bool = False
+    config: Config,
+    folder: RunFolder,
+    console: Console,
+    *,
+    tuning: bool = False,
+    style: Style = None,
 ) -> Comparison:
     """Do what is left to do of a run; all of it, if the folder is new. Trials of a `tuning` are
     there to choose from, and no differences between them are tested."""
@@ -196,7 +207,8 @@ def execute(
     }
     folder.write("summary.json", json.dumps(found, indent=1) + "\n")
     folder.write("table.md", markdown(config, rows, pairs))
-    folder.write("curves.png", learning_curves(config, metrics))
+    for name, content in learning_curves(config, metrics, style).items():
+        folder.write(name, content)
     reporter.table(rows)
     if not tuning:
         reporter.differences(pairs, diverged)

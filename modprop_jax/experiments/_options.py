@@ -38,6 +38,7 @@ RuleNames = Annotated[
     ),
 ]
 Folder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")]
+StyleName = Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
 Coordinator = Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="")]
 Count = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 Cores = Annotated[
