@@ -112,7 +112,8 @@ def curvature_figure(config: AlignConfig, metrics: Metrics, style: Style = None)
         only = "" if config.optimizer == "sgd" else "\n(bounds: plain SGD's)"
         axes.axhline(exact, color="grey", lw=0.8, ls="-.", label="2/η")
         axes.plot([], [], color="grey", lw=0.8, ls=":", label="2/(ηρ), in the rule's colour")
-        axes.set(xlabel="iteration", ylabel=f"λ₁, recurrent weights{only}", yscale="symlog")
+        axes.set(xlabel="iteration", ylabel=f"λ₁, recurrent weights{only}")
+        axes.set_yscale(_scale(axes.dataLim.intervaly))
 
     def against(drawing: Drawing, axes: Any, rule: str, look: RuleStyle) -> None:
         for line in finished(config, of_rule(metrics, rule)):
@@ -124,11 +125,17 @@ def curvature_figure(config: AlignConfig, metrics: Metrics, style: Style = None)
                     drawing.point(rule, f"gap of {name} at λ₁", place, ["", "", ""], [each])
 
     def of_gap(axes: Any) -> None:
-        axes.set(xlabel="λ₁ at the end", xscale="symlog", ylabel="gap in loss, train − test")
+        axes.set(xlabel="λ₁ at the end", ylabel="gap in loss, train − test")
+        axes.set_xscale(_scale(axes.dataLim.intervalx))
         axes.set_title(f"filled: clean, r = {clean}; open: noise, r = {noisy}")
 
     panels: list[Panel] = [(along, of_curvature), (against, of_gap)]
     return by_rule("curvature", _title(config), config.run.rules, panels, height=1.9, style=style)
+
+
+def _scale(interval: np.ndarray) -> str:
+    """Over orders of magnitude, of both signs; what is small is all linear there."""
+    return "symlog" if np.abs(interval).max() > 10 else "linear"
 
 
 def _own_bound(config: AlignConfig) -> Callable[[dict[str, Any]], float]:
@@ -158,7 +165,7 @@ def _ends(config: AlignConfig, metrics: Metrics) -> list[tuple[str, dict[str, An
 
 
 def _trained_by(rule: str) -> str:
-    return f"end, trained by {name_of(rule)}"
+    return f"trained by {name_of(rule)}"
 
 
 def _title(config: AlignConfig, what: str = "interval") -> str:

@@ -1,6 +1,7 @@
 """Figures with a line for each rule: panels of at most eight rules, one column wide if they fit."""
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -98,7 +99,7 @@ def by_rule(
             for axes, above in zip(grid[-1], grid[0]):
                 place: Any = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.3)}
                 axes.legend(*above.get_legend_handles_labels(), **place)
-        figure.suptitle(title)
+        figure.suptitle(textwrap.fill(title, 56 if len(groups) == 1 else 115))
         head = ["rule", "quantity", at, "mean", "low", "high"]
         most = max((len(row) for row in rows), default=6) - 6
         return figures.files(name, figure, [[*head, *map("seed {}".format, range(most))], *rows])
@@ -129,27 +130,28 @@ def matrices(
     width = figures.COLUMN if len(panels) == 1 and n <= 8 else figures.PAGE
     side = width / columns
     with figures.styled(style):
-        figure = figures.blank(width, 0.5 + (0.95 if columns > 1 else 0.85) * side * down)
+        figure = figures.blank(width, 0.8 + 0.85 * (side - 0.2) * down)
         grid = figure.subplots(down, columns, squeeze=False).ravel()
         # numbers are as large as their fields are wide
         size = min(7.0, 72 * (side - 0.9) / n / 2.6)
         image = None
         for axes in grid[len(panels) :]:
             axes.set_axis_off()
-        for axes, (above, cosine) in zip(grid, panels.items()):
+        for place, (axes, (above, cosine)) in enumerate(zip(grid, panels.items())):
             image = axes.imshow(cosine, vmin=-1, vmax=1, cmap="RdBu_r")
             for (i, j), value in np.ndenumerate(cosine):
                 colour = "white" if abs(value) > 0.6 else "black"
                 text = f"{value:.2f}"
                 axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=size)
-            axes.set_xticks(range(n), names, rotation=45, ha="right")
-            axes.set_yticks(range(n), names)
+            lowest, first = place + columns >= len(panels), place % columns == 0
+            axes.set_xticks(range(n), names if lowest else [""] * n, rotation=45, ha="right")
+            axes.set_yticks(range(n), names if first else [""] * n)
             axes.tick_params(labelsize=6)
             axes.set_title(above)
             axes.grid(False)
         if image is not None:
             figure.colorbar(image, ax=list(grid), shrink=0.7, label="cosine of gradients")
-        figure.suptitle(title)
+        figure.suptitle(textwrap.fill(title, 56 if width == figures.COLUMN else 115))
         rows: list[list[Any]] = [["panel", "rule", *labels]]
         for above, cosine in panels.items():
             rows += [[above, rule, *line] for rule, line in zip(labels, cosine.tolist())]

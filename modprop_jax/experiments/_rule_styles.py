@@ -31,6 +31,10 @@ _NAMES = {
     "gle_instantaneous": "GLE (instantaneous)",
     "ei_credit": "E-I credit",
     "ei_credit_clamp": "E-I credit (clamp)",
+    "forward_gradient": "forward gradient",
+    "node_perturbation": "node perturbation",
+    "eqprop": "EqProp",
+    "type_filter": "type filter",
 }
 # the exact gradients, which others are read against
 _EXACT = {"bptt": "BPTT", "rtrl": "RTRL"}
@@ -63,15 +67,16 @@ def name_of(label: str) -> str:
 def styles(labels: Sequence[str]) -> dict[str, RuleStyle]:
     """Of rules that one figure shows.
 
-    Colour, line and marker are the rule's own; where a rule comes several times, with different
-    options, the second has its colour, another line, and a hollow marker, and so on.
+    Colour, line and marker are the rule's own; with options beside it, or several times with
+    different ones, it has its colour, another line, and a hollow marker, and so on.
     """
-    seen: dict[str, int] = {}
+    # a rule without options looks as it always does
+    seen = {label: 1 for label in labels if ":" not in label}
     found = {}
     for label in labels:
-        base = label.partition(":")[0]
-        again = seen.get(base, 0)
-        seen[base] = again + 1
+        base, _, options = label.partition(":")
+        again = seen.get(base, 0) if options else 0
+        seen[base] = max(again + 1, seen.get(base, 0))
         found[label] = RuleStyle(name_of(label), _line(base, again), len(found))
     return found
 
