@@ -131,6 +131,7 @@ def reopen_align(folder: RunFolder) -> AlignConfig:
     with folder.reading_config():
         config = AlignConfig.from_dict(data)
         config.run.checked()
+        config.checked()
     check_precision(config.run, folder)
     return config
 

@@ -55,6 +55,7 @@ def align(
     rules: _Rules = None,
     seeds: int = 5,
     preset: str = "small",
+    first_seed: int = 0,
     out: Folder = None,
     resume: Folder = None,
     learner: Annotated[str | None, _shown("NAME", "rtrl, else the first rule")] = None,
@@ -114,6 +115,7 @@ def align(
         seeds: Networks per rule, each with its own weights and data.
         preset: small (two or three minutes on two cores) or published (sizes of the
             paper); of a task without end, such as add, also brief, on a stream.
+        first_seed: The first of the seeds.
         out: Folder for the results; by default runs/TASK-PRESET-TIME.
         resume: Folder of an interrupted run to continue; takes no other option.
         learner: On streams, the rule that trains the network; rtrl where it is among the rules.
@@ -157,6 +159,7 @@ def align(
     }
     given = {name: value for name, value in of_batches.items() if value is not None}
     overrides = {
+        "first_seed": first_seed,
         "iterations": iterations,
         "batch": batch,
         "hidden_size": hidden_size,

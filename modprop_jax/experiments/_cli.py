@@ -18,6 +18,7 @@ from ._cite_cli import cite
 from ._compare import execute, reopen
 from ._config import Config
 from ._devices import use_cores
+from ._files import FolderFault
 from ._names import known, summary
 from ._options import (
     CellName,
@@ -39,7 +40,7 @@ from ._options import (
 from ._processes import join, leads
 from ._rules import RULES
 from ._runs import continued
-from ._storage import FolderFault, RunFolder
+from ._storage import RunFolder
 from ._work import Work
 
 

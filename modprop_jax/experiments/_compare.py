@@ -18,6 +18,7 @@ from .._rule import AbstractRule
 from ..tasks import Task
 from . import _own as own
 from ._config import Config
+from ._files import FolderFault
 from ._names import known
 from ._plots import learning_curves
 from ._progress import Reporter
@@ -185,10 +186,16 @@ def execute(
 ) -> Comparison:
     """Do what is left to do of a run; all of it, if the folder is new. Trials of a `tuning` are
     there to choose from, and no differences between them are tested."""
-    if config.tune is not None and folder.read("tuning.json") is None:
-        config = _tune(config, config.tune, folder, console)
-    reporter = Reporter(config, console)
-    with folder.locked(), reporter, advising("compare", folder, reporter):
+    with folder.locked():
+        if config.tune is not None and folder.read("tuning.json") is None:
+            config = _tune(config, config.tune, folder, console)
+        return _execute(config, folder, Reporter(config, console), tuning, style)
+
+
+def _execute(
+    config: Config, folder: RunFolder, reporter: Reporter, tuning: bool, style: Style
+) -> Comparison:
+    with reporter, advising("compare", folder, reporter):
         introduce(config, folder, reporter)
         fresh = {rule: _start(config, rule) for rule in config.rules}
         states, metrics = saved(folder, fresh, config.settings.iterations)
@@ -218,10 +225,14 @@ def execute(
 
 def _tune(config: Config, tune: Tuning, folder: RunFolder, console: Console) -> Config:
     """The configuration with a learning rate for each rule; in a run folder of its own, inside."""
-    inside = RunFolder(folder.path / "tuning")
-    trials = config.of_tuning(tune)
+    inside, trials = folder.within("tuning"), config.of_tuning(tune)
     if inside.read("config.json") is None:
         inside = RunFolder.create(trials, inside.path)
+    elif not inside.load_config().trains_as(trials):
+        raise FolderFault(
+            f"{inside.path} is the tuning of another run: delete it, and {folder.path} is tuned "
+            "anew."
+        )
     console.print(f"tuning: {len(trials.rules)} trials of {tune.seeds} seeds", highlight=False)
     rows = execute(trials, inside, console, tuning=True).rows
     text = report(tune, config.rules, rows)

@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import functools
 import importlib.metadata
+import json
 import math
 import platform
 from collections.abc import Mapping, Sequence
@@ -82,6 +83,7 @@ class Config:
             rules = settings.rules or (offline if settings.segment is None else online)
         rules, seeds = each_name(rules), settings.seeds if seeds is None else seeds
         _check(settings, rules, seeds)
+        _check_seeds(first_seed, seeds)
         tune = _tuning(range(first_seed, first_seed + seeds), learning_rates, tune_seeds)
         created = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         files = {name: own.digest(name) for name in (task, network) if name is not None}
@@ -110,9 +112,17 @@ class Config:
         """Itself; a ValueError where it is one that `make` would not have made."""
         known("preset", self.preset, self.entry.presets)
         known("cell", self.settings.cell, CELLS)
+        known("precision", self.environment.get("precision", ""), ("float32", "float64"))
         _check(self.settings, self.rules, self.seeds)
+        _check_seeds(self.first_seed, self.seeds)
         _check_rules(self)
         return self
+
+    def trains_as(self, other: "Config") -> bool:
+        """Whether both say the same, apart from where and when."""
+        mine, its = (json.loads(json.dumps(each.to_dict())) for each in (self, other))
+        apart = ("environment", "created", "sources")
+        return all(mine[name] == its[name] for name in mine if name not in apart)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -183,13 +193,19 @@ def _check(settings: Preset, rules: Sequence[str], seeds: int) -> None:
         "batch": settings.batch,
         "hidden_size": settings.hidden_size,
         "learning_rate": settings.learning_rate,
+        "decay_every": settings.decay_every,
+        "patience": settings.patience,
         "segment": 1 if settings.segment is None else settings.segment,
+        "readout_steps": 1 if settings.readout_steps is None else settings.readout_steps,
+        "readout_tau": 1 if settings.readout_tau is None else settings.readout_tau,
     }
     for name, value in counts.items():
         if not 0 < value < math.inf:
             raise ValueError(f"{name} must be greater than 0, but got {value}.")
-        if name != "learning_rate" and value >= 2**31:
+        if name not in ("learning_rate", "readout_tau") and value >= 2**31:
             raise ValueError(f"{name} must be less than 2³¹, but got {value}.")
+    if not 0 < settings.density <= 1:
+        raise ValueError(f"density is a share, above 0 up to 1, but got {settings.density}.")
     if settings.iterations * (settings.segment or 1) >= 2**31:
         raise ValueError(
             f"a stream has less than 2³¹ steps, but got iterations={settings.iterations} of "
@@ -202,11 +218,14 @@ def _check(settings: Preset, rules: Sequence[str], seeds: int) -> None:
         raise ValueError(f"rule {twice[0]!r} is given twice.")
 
 
+def _check_seeds(first: int, seeds: int) -> None:
+    if not 0 <= first < first + seeds <= 2**31 - 1:
+        raise ValueError(f"seeds are numbers from 0 to 2³¹ − 2, but got {seeds} from {first} on.")
+
+
 def _tuning(
     reported: range, rates: str | Sequence[float] | None, seeds: int | None
 ) -> Tuning | None:
-    if not 0 <= reported.start < reported.stop <= 2**31 - 1:
-        raise ValueError(f"seeds are numbers from 0 to 2³¹ − 2, but got {reported}.")
     if rates is None:
         if seeds is not None:
             raise ValueError(f"tune_seeds={seeds} is for tuning: give learning_rates too.")

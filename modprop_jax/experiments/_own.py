@@ -99,7 +99,18 @@ def again(name: str, thing: Any, folder: Path) -> None:
                 "the run's own: go on from where that file is yours, or from Python with "
                 "resume(folder, task=..., network=...)."
             )
+    elif name not in _GIVEN and _lies_in(name.rpartition(":")[0], folder.resolve()):
+        raise ValueError(
+            f"{folder} was begun with {name}, a module in the run's own folder, which is not run: "
+            "go on from Python with resume(folder, task=..., network=...)."
+        )
     find(name)
+
+
+def _lies_in(place: str, folder: Path) -> bool:
+    """Whether a module, wherever Python looks for it, would be found in this folder."""
+    parts = place.split(".")
+    return any(Path(root, *parts).resolve().is_relative_to(folder) for root in sys.path)
 
 
 def digest(name: str | None) -> str | None:
@@ -310,6 +321,8 @@ def _source(thing: Any) -> Path | None:
 def _module(place: str) -> Any:
     path = Path(place)
     if path.suffix != ".py":
+        if not all(part.isidentifier() for part in place.split(".")):
+            raise ValueError(f"{place!r} is no module: name a task as FILE.py:NAME or MODULE:NAME.")
         try:
             return importlib.import_module(place)
         except ImportError as error:

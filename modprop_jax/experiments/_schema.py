@@ -1,4 +1,7 @@
-"""Whether plain data, as JSON has it, are what a dataclass says."""
+"""Whether plain data, as JSON has it, are what a dataclass says.
+
+Whole numbers stay below 2³¹, as JAX counts.
+"""
 
 import collections.abc
 import dataclasses
@@ -42,12 +45,10 @@ def fits(value: object, hint: Any) -> bool:
         return value in of
     if hint is type(None):
         return value is None
+    if hint is int or hint is float and isinstance(value, int):  # a float may lack its fraction
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**31
     if hint is float:
-        # numbers without a fraction are written without one
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and math.isfinite(value)  # pyright: ignore[reportArgumentType]
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, float) and math.isfinite(value)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         try:
             check(hint, value)

@@ -3,7 +3,6 @@
 import contextlib
 import datetime
 import hashlib
-import io
 import json
 import os
 import re
@@ -11,11 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
-
+from ._checkpoint import packed, unpacked
 from ._config import Config
+from ._files import Files, FolderFault
 from ._processes import leads, said_by_first, whole
 from ._train import State
 
@@ -24,11 +21,7 @@ FORMAT = 2
 """Of folders; what another version wrote is not read."""
 
 
-class FolderFault(ValueError):
-    """A folder that a run can't go on from: which file, what is wrong, and the way out."""
-
-
-class RunFolder:
+class RunFolder(Files):
     """The files of one run: configuration, metrics, checkpoints, table and curves.
 
     Whole files are replaced atomically. `metrics.jsonl` grows by a line per evaluation,
@@ -38,11 +31,11 @@ class RunFolder:
 
     What was changed in between is found: `config.json` carries a checksum of itself, a checkpoint
     one of its arrays and one of its rule's lines in `metrics.jsonl`. Nothing here is unpickled, and
-    nothing is read or written through a link.
+    nothing is read or written through a link (`Files`).
     """
 
     def __init__(self, path: Path):
-        self.path = path
+        Files.__init__(self, path)
         self._lines: dict[str, Any] = {}
 
     @classmethod
@@ -61,12 +54,13 @@ class RunFolder:
                 path, again = base.with_name(f"{base.name}-{again}"), again + 1
         else:
             path = Path(out)
-        if said_by_first(b"" if (path / "config.json").exists() else None) is not None:
-            raise ValueError(
-                f"{path} holds a run already: continue it with --resume {path}, or "
-                "name another folder with --out."
-            )
-        folder = cls(path)
+        folder, taken = cls(path), (path / "config.json").exists
+        occupied = (
+            f"{path} holds a run already: continue it with --resume {path}, or name another folder "
+            "with --out."
+        )
+        if said_by_first(b"" if taken() else None) is not None:
+            raise ValueError(occupied)
         if leads():
             try:
                 folder.at("checkpoints").mkdir(parents=True, exist_ok=True)
@@ -75,20 +69,26 @@ class RunFolder:
                     f"{path} can't be made a run's folder ({error.strerror}): name another with "
                     "--out."
                 ) from error
-        folder.write("config.json", signed(config.to_dict() | more, kind))
+        with folder.locked():
+            if leads() and taken():  # by another process, since
+                raise ValueError(occupied)
+            folder.write("config.json", signed(config.to_dict() | more, kind))
         return folder
 
-    def at(self, name: str) -> Path:
-        """Where a file lies."""
-        path = self.path
-        for part in Path(name).parts:
-            path = path / part
-            if path.is_symlink():
-                raise FolderFault(
-                    f"{path} is a link, but a run stays in its own folder: put what it leads to in "
-                    "its place."
-                )
-        return path
+    def within(self, name: str) -> "RunFolder":
+        """A run's folder inside of this one."""
+        return RunFolder(self.at(name))
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """While it is written: a second process that comes is told so."""
+        if leads() and not self.at("checkpoints").is_dir():
+            raise FolderFault(
+                f"{self.path} lacks the folder checkpoints, without which all would begin anew: "
+                f"put it back, or {ANEW}"
+            )
+        with Files.locked(self):
+            yield
 
     def read_config(self, *kinds: str) -> tuple[str, dict[str, Any]]:
         """Of which of these kinds the run is, and what `create` wrote."""
@@ -98,7 +98,8 @@ class RunFolder:
             raise FolderFault(f"{self.path} holds no run: there is no config.json in it.")
         try:
             data = json.loads(content)
-        except ValueError as error:
+            digest = digest_of(data)
+        except (ValueError, RecursionError) as error:
             raise FolderFault(f"{file} is no JSON: {ANEW}") from error
         if not isinstance(data, dict):
             raise FolderFault(f"{file} is no object: {ANEW}")
@@ -109,7 +110,7 @@ class RunFolder:
                 f"of modprop_jax reads {FORMAT}: continue it with the version that began it "
                 f"({_version(data)}), or {ANEW}"
             )
-        if data.pop("sha256", None) != _digest(data):
+        if data.pop("sha256", None) != digest:
             raise FolderFault(f"{file} was changed after the run began: put it back, or {ANEW}")
         kind = data.pop("kind", None)
         if kind not in kinds:
@@ -133,75 +134,13 @@ class RunFolder:
             yield
         except FolderFault:
             raise
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, ArithmeticError) as error:
             raise FolderFault(f"{self.path / 'config.json'}: {error}") from error
-
-    def read(self, name: str) -> bytes | None:
-        """A file's content, None if there is no such file."""
-        content = None
-        if leads():
-            path = self.at(name)
-            try:
-                content = path.read_bytes()
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                raise FolderFault(f"{path} can't be read: {error.strerror}.") from error
-        return said_by_first(content)
-
-    def write(self, name: str, content: str | bytes) -> None:
-        """Replace a file as a whole: a kill leaves the old one or the new one."""
-        if not leads():
-            return
-        target = self.at(name)
-        temporary = self.at(str(Path(name).with_name(f".{target.name}.tmp")))
-        try:
-            with open(temporary, "wb") as file:
-                file.write(content.encode() if isinstance(content, str) else content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise FolderFault(
-                f"{target} can't be written ({error.strerror}): is {self.path} a run's folder, "
-                "with a folder checkpoints in it?"
-            ) from error
-        with contextlib.suppress(OSError):  # not every platform opens directories
-            directory = os.open(target.parent, os.O_RDONLY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """While it is written: a second process that comes is told so."""
-        if not leads():
-            yield
-            return
-        with open(self.at(".lock"), "w") as file:
-            try:
-                import fcntl
-            except ImportError:  # not on Windows
-                yield
-                return
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise FolderFault(
-                    f"another process is at work in {self.path}: wait for it, or stop it."
-                ) from error
-            yield
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         text = json.dumps(line)
         self._hashed(line["rule"]).update(text.encode())
-        if not leads():
-            return
-        with open(self.at("metrics.jsonl"), "a") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        self.append("metrics.jsonl", text + "\n")
 
     def load_metrics(self, reached: dict[str, tuple[int, str]]) -> list[dict[str, Any]]:
         """The lines up to where each rule's checkpoint `reached`, if they have the digest that it
@@ -213,12 +152,12 @@ class RunFolder:
             try:
                 line = json.loads(text)
                 rule, iteration = line["rule"], line["iteration"]
-                beyond = iteration > reached.get(rule, (-1, ""))[0]
-            except (ValueError, TypeError, KeyError) as error:
+                counts = rule in reached and iteration <= reached[rule][0]
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
                 if number >= len(lines):  # nothing, or cut short by a kill
                     continue
                 raise FolderFault(f"{file}, line {number}, is no record: {ANEW}") from error
-            if not beyond:
+            if counts:
                 kept.append(line)
                 texts.append(text)
                 self._hashed(rule).update(text)
@@ -232,16 +171,8 @@ class RunFolder:
         return kept
 
     def save_state(self, rule: str, state: State) -> None:
-        buffer = io.BytesIO()
-        eqx.tree_serialise_leaves(buffer, whole(state))
-        about = {
-            "format": FORMAT,
-            "rule": rule,
-            "iteration": int(state.iteration),
-            "metrics": self._hashed(rule).hexdigest(),
-            "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
-        }
-        self.write(_checkpoint(rule), json.dumps(about).encode() + b"\n" + buffer.getvalue())
+        lines = self._hashed(rule).hexdigest()
+        self.write(_checkpoint(rule), packed(rule, whole(state), lines, FORMAT))
 
     def load_state(self, rule: str, like: State, iterations: int) -> tuple[State, str] | None:
         """The rule's last checkpoint, of at most so many iterations, and the digest of its lines in
@@ -250,34 +181,7 @@ class RunFolder:
         if content is None:
             return None
         file = self.path / _checkpoint(rule)
-        way_out = f"delete it to train {rule} from the start."
-        try:
-            head, _, arrays = content.partition(b"\n")
-            about = json.loads(head)
-            found, came, at = about["format"], about["rule"], about["iteration"]
-            intact = about["sha256"] == hashlib.sha256(arrays).hexdigest()
-            lines = about["metrics"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise FolderFault(f"{file} is no checkpoint: {way_out}") from error
-        if found != FORMAT:
-            raise FolderFault(f"{file} is of another version of modprop_jax: {way_out}")
-        if not intact:
-            raise FolderFault(f"{file} is damaged, its checksum is another: {way_out}")
-        if came != rule:
-            raise FolderFault(f"{file} is a checkpoint of {came}, not of {rule}: {way_out}")
-        try:
-            state = eqx.tree_deserialise_leaves(io.BytesIO(arrays), like)
-        except Exception as error:  # whatever equinox and NumPy say of arrays that are others
-            raise FolderFault(f"{file} holds other networks than this run's: {way_out}") from error
-        if state.iteration != at or not 0 <= at <= iterations:
-            raise FolderFault(
-                f"{file} is of iteration {int(state.iteration)}, where {at} of {iterations} is "
-                f"written: {way_out}"
-            )
-        arrays = jax.tree.leaves(eqx.filter(state.model, eqx.is_inexact_array))
-        if not all(bool(jnp.isfinite(leaf).all()) for leaf in arrays):
-            raise FolderFault(f"{file} holds NaN or infinity in a parameter: {way_out}")
-        return state, lines
+        return unpacked(content, rule, like, iterations, FORMAT, file)
 
     def _hashed(self, rule: str) -> Any:
         """Of the rule's lines so far."""
@@ -290,10 +194,13 @@ ANEW = "begin the run anew in another folder."
 def signed(data: dict[str, Any], kind: str = "compare") -> str:
     """`config.json`, with the checksum of what it says."""
     data = json.loads(json.dumps(data)) | {"kind": kind}
-    return json.dumps(data | {"format": FORMAT, "sha256": _digest(data)}, indent=2) + "\n"
+    return json.dumps(data | {"format": FORMAT, "sha256": digest_of(data)}, indent=2) + "\n"
 
 
-def _digest(data: dict[str, Any]) -> str:
+def digest_of(data: Any) -> str:
+    """Of what a JSON object says, without what it says of itself."""
+    if isinstance(data, dict):
+        data = {name: value for name, value in data.items() if name not in ("format", "sha256")}
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 

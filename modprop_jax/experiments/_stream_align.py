@@ -111,6 +111,7 @@ def reopen_align_stream(folder: RunFolder) -> StreamAlignConfig:
     with folder.reading_config():
         config = StreamAlignConfig.from_dict(data)
         config.run.checked()
+        config.checked()
     check_precision(config.run, folder)
     return config
 

@@ -5,8 +5,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from ._files import FolderFault
 from ._rates import Tuning
-from ._storage import FolderFault
+from ._storage import digest_of
 from ._summary import Row
 
 
@@ -53,10 +54,12 @@ def read_choice(
 ) -> dict[str, str]:
     """What `as_json` wrote, if it is of these rules."""
     try:
-        found = json.loads(content)["chosen"]
-        if all(found[rule] in tuning.labels(rule) for rule in rules):
+        data = json.loads(content)
+        found = data["chosen"]
+        valid = all(found[rule] in tuning.labels(rule) for rule in rules)
+        if valid and data["sha256"] == digest_of(data):
             return found
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         pass
     raise FolderFault(
         f"{folder / 'tuning.json'} is damaged: delete it, and the choice is made anew from the "
@@ -67,4 +70,5 @@ def read_choice(
 def as_json(tuning: Tuning, rules: Sequence[str], rows: Sequence[Row]) -> str:
     """`tuning.json`."""
     loss = {label: value if math.isfinite(value) else None for label, value in losses(rows).items()}
-    return json.dumps({"chosen": chosen(tuning, rules, rows), "loss": loss}, indent=2) + "\n"
+    data = {"chosen": chosen(tuning, rules, rows), "loss": loss}
+    return json.dumps(data | {"sha256": digest_of(data)}, indent=2) + "\n"

@@ -524,11 +524,12 @@ def test_usage_errors_are_one_line(arguments, message, capsys):
 def test_folders_of_another_command(tmp_path):
     """Each says how it goes on."""
     config = _config()
-    stream = RunFolder.create(config.run, tmp_path / "stream", align=config.options())
-    with pytest.raises(ValueError, match="a run of align_stream.*resume_align_stream"):
+    kind: dict[str, Any] = {"kind": "align_stream", "align": config.options()}
+    stream = RunFolder.create(config.run, tmp_path / "stream", **kind)
+    with pytest.raises(ValueError, match="holds a run of align_stream.*modprop-jax align --resume"):
         resume_align(stream.path)
     plain = RunFolder.create(config.run, tmp_path / "plain")
-    with pytest.raises(ValueError, match="holds no run of align_stream"):
+    with pytest.raises(ValueError, match="holds a run of compare.*modprop-jax compare --resume"):
         resume_align_stream(plain.path)
 
 

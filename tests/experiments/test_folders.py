@@ -12,11 +12,15 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 import pytest
+import tyro
 from folders import resigned, unsigned
 
 from modprop_jax.experiments import _compare, compare, main, resume, trained
+from modprop_jax.experiments._checkpoint import sealed
+from modprop_jax.experiments._cli import _COMMANDS
 from modprop_jax.experiments._config import Config
-from modprop_jax.experiments._storage import FolderFault, RunFolder, signed
+from modprop_jax.experiments._files import FolderFault
+from modprop_jax.experiments._storage import RunFolder, signed
 
 
 SIZES: dict[str, Any] = {"batch": 2, "hidden_size": 4, "excitatory": 3, "iterations": 4}
@@ -56,9 +60,13 @@ def _flipped(at):
 
 
 def _head(**changes):
+    """What a checkpoint says of itself, as if it had been written so."""
+
     def change(content):
         head, _, arrays = content.partition(b"\n")
-        return json.dumps(json.loads(head) | changes).encode() + b"\n" + arrays
+        about = json.loads(head)
+        del about["sha256"]
+        return sealed(about | changes, arrays)
 
     return _bytes(change)
 
@@ -71,6 +79,11 @@ def _as_folder(file):
 def _as_link(file):
     shutil.move(file, file.parent.parent.parent / "elsewhere")
     file.symlink_to(file.parent.parent.parent / "elsewhere")
+
+
+def _as_pipe(file):
+    file.unlink()
+    os.mkfifo(file)
 
 
 def _json(text):
@@ -127,7 +140,15 @@ CONFIG = {
     "settings of none": (_settings(colour=1), "settings.colour is no field"),
     "a rate of text": (_settings(learning_rate="fast"), "settings.learning_rate can't be 'fast'"),
     "fewer iterations": (_settings(iterations=3), "is of iteration 4, where 4 of 3"),
-    "too many iterations": (_settings(iterations=2**31), "less than 2³¹"),
+    "too many iterations": (_settings(iterations=2**31), "iterations can't be 2147483648"),
+    "a seed before all": (_fields(first_seed=-1), "seeds are numbers from 0"),
+    "a seed beyond all": (_fields(first_seed=2**70), "first_seed can't be 11805"),
+    "no precision": (_fields(environment={}), "unknown precision ''"),
+    "no time constant": (_settings(readout_tau=0), "readout_tau must be greater than 0"),
+    "all synapses and more": (_settings(density=1.5), "density is a share"),
+    "a module of none": (_fields(task=".evil:task"), "'.evil' is no module"),
+    "deep": (_json("[" * 100_000), "is no JSON"),
+    "a pipe": (lambda f: _as_pipe(f), "it is no file"),
     "other neurons": (_settings(hidden_size=6), "holds other networks"),
     "a folder": (_as_folder, "can't be read: Is a directory"),
     "a link": (lambda f: _link_beside(f), "is a link"),
@@ -145,15 +166,20 @@ CHECKPOINTS = {
     "twice": (_bytes(lambda c: c + c), "its checksum is another"),
     "without a head": (_bytes(lambda c: c.partition(b"\n")[2]), "is no checkpoint"),
     "a bit of the head": (_flipped(3), "checkpoint|another version"),
-    **{f"bit {at}": (_flipped(at), "its checksum is another") for at in (400, 1200, -5)},
+    "a bit of its lines' digest": (_flipped(80), "its checksum is another"),
+    **{f"bit {at}": (_flipped(at), "its checksum is another") for at in (-400, -120, -5)},
     "another rule's": (_head(rule="bptt"), "is a checkpoint of bptt, not of eprop"),
     "another version's": (_head(format=1), "of another version"),
     "another iteration": (_head(iteration=2), "is of iteration 4, where 2 of 4"),
     "an iteration of none": (_head(iteration=2**31 - 3), "is of iteration 4, where 2147483645"),
     "an iteration of text": (_head(iteration="4"), "is of iteration 4|is no checkpoint"),
     "lines of another run": (_head(metrics="0" * 64), "the lines of eprop are not those"),
+    "arrays in another order": (_head(arrays={}), "holds other networks.*0 arrays where"),
+    "arrays of no names": (_head(arrays=3), "is no checkpoint"),
+    "deep": (_json("[" * 100_000), "is no checkpoint"),
     "a folder": (_as_folder, "can't be read: Is a directory"),
     "a link": (_as_link, "is a link"),
+    "a pipe": (lambda f: _as_pipe(f), "it is no file"),
 }
 METRICS = {
     "empty": (_bytes(lambda c: b""), "are not those that were written"),
@@ -166,6 +192,15 @@ METRICS = {
     "an iteration of text": (
         _bytes(lambda c: c.replace(b'"iteration": 0', b'"iteration": "0"', 1)),
         "line 1, is no record",
+    ),
+    "deep": (_bytes(lambda c: b"[" * 100_000 + b"\n" + c), "line 1, is no record"),
+    "a pipe": (lambda f: _as_pipe(f), "it is no file"),
+    **{f"bit {at}": (_flipped(at), "are not those|is no record") for at in (60, 200, -3)},
+    **{f"{at} bytes": (_bytes(lambda c, at=at: c[:at]), "are not those") for at in (1, 100)},
+    "zeros": (_bytes(lambda c: bytes(len(c))), "are not those"),
+    "lines in another order": (
+        _bytes(lambda c: b"\n".join(c.split(b"\n")[2::-1]) + b"\n"),
+        "are not those",
     ),
     "another number": (_bytes(lambda c: c.replace(b"0.", b"1.", 1)), "are not those"),
     "a folder": (_as_folder, "can't be read: Is a directory"),
@@ -206,8 +241,7 @@ def test_a_damaged_file_is_one_line(name, damage, message, folder, capsys):
     assert re.search(message, said[0]), said[0]
     # nothing was trained on, or written over
     after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    after.pop(folder / ".lock", None)
-    assert after == before
+    assert {**after, folder / ".lock": b""} == {**before, folder / ".lock": b""}
 
 
 def _nan(folder):
@@ -260,13 +294,169 @@ def test_a_folder_of_links_and_a_file(folder, tmp_path, capsys):
     assert sorted(path.name for path in outside.iterdir()) == kept
     (folder / "checkpoints").unlink()
     assert main(["compare", "--resume", str(folder)]) == 2
-    assert "with a folder checkpoints in it?" in capsys.readouterr().err
+    assert "lacks the folder checkpoints" in capsys.readouterr().err
     file = tmp_path / "file"
     file.write_text("")
     assert main(["compare", "--resume", str(file)]) == 2
     assert main(["compare", "delayed_xor", "--out", str(file), "--rules", "eprop"]) == 2
     said = capsys.readouterr().err
     assert said.count("modprop-jax: ") == 2 == said.count("\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no links")
+@pytest.mark.parametrize(
+    "name",
+    (".lock", ".metrics.jsonl.tmp", "checkpoints/.bptt.eqx.tmp", ".table.md.tmp", "curves.png"),
+)
+def test_a_file_of_two_names_is_not_written_through_one(name, folder, tmp_path):
+    """A hard link looks like a file; what has the other name, outside, stays as it is."""
+    outside = tmp_path / "outside"
+    outside.write_text("precious")
+    (folder / name).unlink(missing_ok=True)
+    os.link(outside, folder / name)
+    resume(folder, quiet=True)
+    assert outside.read_text() == "precious"
+
+
+def test_what_a_kill_or_somebody_left_in_the_way(folder, capsys):
+    os.mkfifo(folder / ".table.md.tmp")
+    assert main(["compare", "--resume", str(folder)]) == 0
+    for name in (".lock", "table.md"):
+        (folder / name).unlink()
+        (folder / name).mkdir()
+        capsys.readouterr()
+        assert main(["compare", "--resume", str(folder)]) == 2
+        assert f"{name} can't be written (Is a directory)" in capsys.readouterr().err
+        (folder / name).rmdir()
+
+
+@pytest.mark.parametrize("where", ("runs.run.evil:task", "runs/run/evil.py:task", "run.evil:task"))
+def test_code_in_a_folder_is_not_run(where, folder, tmp_path, monkeypatch, capsys):
+    """Nor as a module, where Python looks for modules in the current folder."""
+    (tmp_path / "runs").mkdir()
+    mine = tmp_path / "runs" / "run"
+    shutil.move(folder, mine)
+    (mine / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\ntask = print\n")
+    (mine / "config.json").write_text(resigned(mine / "config.json", task=where))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")
+    monkeypatch.syspath_prepend(str(tmp_path / "runs"))
+    assert main(["compare", "--resume", str(mine)]) == 2
+    said = capsys.readouterr().err
+    assert "the run's own" in said and said.count("\n") == 1
+    assert not (tmp_path / "ran").exists()
+
+
+def test_layers_that_changed_places(folder):
+    """Of the same shapes, so that only their names tell them apart."""
+
+    head = (folder / CHECKPOINT).read_bytes().partition(b"\n")[0]
+    arrays = json.loads(head)["arrays"]
+    names = {name.replace("weight_rec", "weight_other"): each for name, each in arrays.items()}
+    _head(arrays=names)(folder / CHECKPOINT)
+    with pytest.raises(FolderFault, match="weight_other is float.*weight_rec is float"):
+        resume(folder, quiet=True)
+
+
+def test_checkpoints_that_were_moved_away(folder, capsys):
+    """Else all would begin anew, and the metrics of before be lost."""
+    before = (folder / "metrics.jsonl").read_bytes()
+    shutil.move(folder / "checkpoints", folder.parent / "moved")
+    assert main(["compare", "--resume", str(folder)]) == 2
+    assert "lacks the folder checkpoints" in capsys.readouterr().err
+    assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "tuned"
+    options: dict[str, Any] = TINY | {"iterations": 2}
+    tuning: dict[str, Any] = {"learning_rates": [0.01, 0.02], "tune_seeds": 1}
+    compare("delayed_xor", ["eprop"], seeds=1, out=out, quiet=True, **tuning, **options)
+    return out
+
+
+TUNING = {
+    "empty": (_bytes(lambda c: b""), "is damaged: delete it, and the choice is made anew"),
+    "a list": (_json("[]"), "is damaged"),
+    "deep": (_json("[" * 100_000), "is damaged"),
+    "another choice": (_bytes(lambda c: c.replace(b"=0.01", b"=0.02")), "is damaged"),
+    "the same choice": (_bytes(lambda c: c.replace(b"=0.02", b"=0.01")), "is damaged"),
+    "a folder": (_as_folder, "can't be read: Is a directory"),
+    "a link": (_link_beside, "is a link"),
+    "a pipe": (_as_pipe, "it is no file"),
+}
+
+
+@pytest.mark.parametrize("what", TUNING)
+def test_a_choice_that_was_damaged(what, tuned, tmp_path, capsys):
+    folder, (damage, message) = tmp_path / "run", TUNING[what]
+    shutil.copytree(tuned, folder)
+    before = (folder / "tuning.json").read_bytes()
+    damage(folder / "tuning.json")
+    if what.endswith("choice") and (folder / "tuning.json").read_bytes() == before:
+        return  # one of the two is what was chosen
+    assert main(["compare", "--resume", str(folder)]) == 2
+    said = capsys.readouterr().err
+    assert re.search(message, said) and said.count("\n") == 1, said
+
+
+def test_the_tuning_of_another_run_and_one_elsewhere(tuned, tmp_path, capsys):
+    folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    shutil.copytree(tuned, folder)
+    (folder / "tuning.json").unlink()
+    config = folder / "tuning" / "config.json"
+    config.write_text(resigned(config, settings=unsigned(config)["settings"] | {"l2": 0.5}))
+    assert main(["compare", "--resume", str(folder)]) == 2
+    assert "tuning is the tuning of another run: delete it" in capsys.readouterr().err
+    elsewhere.mkdir()
+    shutil.rmtree(folder / "tuning")
+    (folder / "tuning").symlink_to(elsewhere)
+    assert main(["compare", "--resume", str(folder)]) == 2
+    assert "tuning is a link" in capsys.readouterr().err
+    assert not list(elsewhere.iterdir())
+
+
+ALIGN = {
+    "a list": ({"align": []}, "align must be an object"),
+    "missing": ({"align": {}}, "optimizer is missing"),
+    "seldom": ({"checkpoints": 1}, "checkpoints must be at least 2"),
+    "no trials": ({"measure": 0}, "measure and noise must be greater than 0"),
+    "text": ({"measure": "many"}, "measure can't be 'many'"),
+    "more": ({"colour": 1}, "colour is no field"),
+    "an optimizer of none": ({"optimizer": "magic"}, "unknown optimizer"),
+}
+STREAM = {
+    "a list": ({"align": []}, "align must be an object"),
+    "missing": ({"align": {}}, "learner is missing"),
+    "a learner of none": ({"learner": "bptt"}, "unknown learner 'bptt'"),
+    "other blocks": ({"blocks": 0}, "a stream has 24 blocks"),
+    "text": ({"blocks": "many"}, "blocks can't be 'many'"),
+}
+
+
+@pytest.mark.parametrize(
+    "kind, change, message",
+    [("align", *each) for each in ALIGN.values()]
+    + [("align_stream", *each) for each in STREAM.values()],
+)
+def test_what_align_can_not_have_begun(kind, change, message, tmp_path, capsys):
+    typed = {
+        "align": "delayed_xor --iterations 4 --checkpoints 2 --measure 2",
+        "align_stream": "add --preset brief --iterations 24",
+    }[kind]
+    out = tmp_path / "run"
+    line = f"align {typed} --rules eprop --seeds 1 --hidden-size 4 --batch 2 --out {out}".split()
+    # begun, and stopped before it does anything
+    work = tyro.extras.subcommand_cli_from_dict(_COMMANDS, args=line)
+    assert work.again is not None
+    config = out / "config.json"
+    if "align" not in change:
+        change = {"align": unsigned(config)["align"] | change}
+    config.write_text(resigned(config, kind, **change))
+    assert main(["align", "--resume", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert re.search(message, said) and said.count("\n") == 1, said
 
 
 HOLD = """
