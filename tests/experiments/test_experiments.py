@@ -216,7 +216,7 @@ def test_trained_networks_obey_dale(comparison):
         assert weight.shape[0] == 2
         assert (weight[..., :excitatory] >= 0).all() and (weight[..., :excitatory] > 0).any()
         assert (weight[..., excitatory:] <= 0).all() and (weight[..., excitatory:] < 0).any()
-    with pytest.raises(ValueError, match="no checkpoint of rule 'eprop'"):
+    with pytest.raises(ValueError, match="unknown rule 'eprop'; possible: modprop:mu=0.5, bptt"):
         trained(comparison.folder, "eprop")
 
 
