@@ -43,7 +43,7 @@ def main(size: Size) -> None:
     yardstick = compile_gradient(plain, model, xs, ys)
     loss = yardstick.run()[0]
     seconds = [timed(yardstick.run)[0] for _ in range(size.runs)]
-    megabytes = yardstick.temporary / 1e6
+    megabytes = (yardstick.temporary or 0) / 1e6
     print(f"| plain | 1.00 | {statistics.median(seconds):.2f} | {megabytes:.1f} | |")
     for name, rule, segment in PROGRAMS:
         if isinstance(rule, mpj.MDGL) and rule.online and not size.leaky_readout:
@@ -53,7 +53,8 @@ def main(size: Size) -> None:
         off = abs(float(program.run()[0] / loss - 1))
         pairs = [(timed(program.run)[0], timed(yardstick.run)[0]) for _ in range(size.runs)]
         ratio = statistics.median(own / other for own, other in pairs)
-        own, megabytes = statistics.median(own for own, _ in pairs), program.temporary / 1e6
+        own = statistics.median(own for own, _ in pairs)
+        megabytes = (program.temporary or 0) / 1e6
         print(f"| {name} | {ratio:.2f} | {own:.2f} | {megabytes:.1f} | {off:.0e} |", flush=True)
 
 

@@ -59,8 +59,8 @@ def _compiled(gradient: Callable[..., Any], problem: Problem, program: Program) 
         split = gradient if program.sharded else _mapped(gradient)
         compiled = compile_gradient(split, model, xs, ys)
     # its memory is that of a device
-    memory = ((value or 0) * devices for value in (compiled.temporary, compiled.total))
-    return Compiled(compiled.run, compiled.seconds, *memory)
+    temporary, total = ((value or 0) * devices for value in (compiled.temporary, compiled.total))
+    return compiled._replace(temporary=temporary, total=total)
 
 
 def _mapped(gradient: Callable[..., Any]) -> Callable[..., Any]:

@@ -174,10 +174,9 @@ class _Bench:
 
     def _compile(self, program: Program) -> Compiled:
         compiled = compile_program(program, self._problem)
-        if (compiled.total or 0) > 1e9 * self._settings.memory:
-            raise Skipped(
-                f"needs {compiled.total / 1e9:.3g} GB, more than --memory {self._settings.memory:g}"
-            )
+        gigabytes = (compiled.total or 0) / 1e9
+        if gigabytes > self._settings.memory:
+            raise Skipped(f"needs {gigabytes:.3g} GB, more than --memory {self._settings.memory:g}")
         return compiled
 
     def _from_segments(self, program: Program, segment: int) -> float:

@@ -5,6 +5,8 @@ spikes of the state that it starts from: so it runs one step longer, and its fir
 out. β, which it trains, is a constant here.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -42,7 +44,8 @@ def build(problem: Problem, segment: int | None):
         net.inputs.kernel[...] = cell.weight_in.T
         net.neurons.recurrent_w[...] = cell.weight_rec.T
         net.readout.kernel[...] = readout.weight.T
-        net.readout.bias[...] = readout.bias
+        bias: Any = net.readout.bias
+        bias[...] = readout.bias
         value, found = gradient(net, xs, ys)
         found = jax.tree.map(lambda a: a.T, nnx.to_pure_dict(found))
         return value, Gradient.of_neurons(

@@ -53,7 +53,7 @@ class Problem(NamedTuple):
         network, shape = NETWORKS[size.network], (size.steps, batch, INPUTS)
         cell = network.cell(n, keys[0])
         emitted = jax.eval_shape(lambda: cell.emit(cell.init(())))
-        readout = Readout(*emitted.shape, OUTPUTS, dtype=dtype, key=keys[1])
+        readout = Readout(emitted.shape[-1], OUTPUTS, dtype=dtype, key=keys[1])
         if network.spikes:
             xs = SPIKE * jr.bernoulli(keys[2], RATE, shape).astype(dtype)
         else:
