@@ -22,7 +22,9 @@ def figure(lines: Sequence[Line]) -> dict[str, bytes]:
         canvas = _drawn(lines)
         head = ["program", "mode", "n", "T", "ratio", "low", "high", "megabytes"]
         rows = [
-            [x.program, x.mode, x.n, x.steps, x.ratio, x.low, x.high, x.megabytes] for x in lines
+            [x.program, x.mode, x.n, x.steps, x.ratio, x.low, x.high, x.megabytes]
+            for x in lines
+            if x.network == lines[0].network
         ]
         found = figures.files("", canvas, [head, *rows])
     return {name.removeprefix("."): content for name, content in found.items()}
