@@ -122,7 +122,8 @@ def bench(
                         progress.record(row)
         lines = summarise(results.rows)
         results.write("md", markdown(lines, results.about))
-        results.write("png", figure(lines))
+        for suffix, content in figure(lines).items():
+            results.write(suffix, content)
         show(console, lines, results.about)
         return 0
 
