@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from modprop_jax.experiments._storage import signed
+from modprop_jax.experiments._storage import RunFolder, signed
+from modprop_jax.experiments._train import State
 
 
 def unsigned(path: Path) -> dict[str, Any]:
@@ -16,3 +17,13 @@ def unsigned(path: Path) -> dict[str, Any]:
 def resigned(path: Path, kind: str = "compare", **changes: Any) -> str:
     """The same with some fields changed, as if the run had been begun so."""
     return signed(unsigned(path) | changes, kind)
+
+
+def cut_back(path: Path, rule: str, state: State) -> None:
+    """A finished run's folder, as a kill after the evaluation of this state would have left it."""
+    folder = RunFolder(path)
+    for text in (path / "metrics.jsonl").read_text().splitlines():
+        line = json.loads(text)
+        if line["rule"] == rule and line["iteration"] <= int(state.iteration):
+            folder._hashed(rule).update(text.encode())
+    folder.save_state(rule, state)

@@ -43,7 +43,7 @@ def learning_curves(
     def of_score(axes: Any) -> None:
         # A score may start anywhere below 0; how far below, the loss says.
         lowest = min((min(line["accuracy"]) for line in metrics), default=0)
-        bounds = (max(np.floor(10 * lowest) / 10, -1) - 0.02, 1.02)
+        bounds = (max(min(lowest, 0), -1) - 0.02, 1.02)
         axes.set(ylabel=f"{of} {config.entry.score}", ylim=bounds, xlabel="iteration")
         axes.axhline(config.settings.criterion, color="grey", lw=0.8, ls=":")
 

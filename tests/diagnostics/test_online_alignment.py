@@ -393,12 +393,14 @@ def test_interrupted_and_resumed_equals_uninterrupted(whole, tmp_path, monkeypat
         assert _without_times(folder / name) == _without_times(whole.folder / name)
     assert result.rows == whole.rows
     checkpoint = "checkpoints/rtrl.eqx"
-    assert (folder / checkpoint).read_bytes() == (whole.folder / checkpoint).read_bytes()
+    arrays = [each.read_bytes().partition(b"\n")[2] for each in
+              (folder / checkpoint, whole.folder / checkpoint)]  # fmt: skip
+    assert arrays[0] == arrays[1]
 
 
 @pytest.mark.slow
 def test_divergence_stops_the_run(whole, tmp_path, capsys):
-    folder = _copy_of(whole, tmp_path / "diverging", recurrent_scale=1e200)
+    folder = _copy_of(whole, tmp_path / "diverging", l2=1e300)
     assert main(["align", "--resume", str(folder)]) == 1
     assert "stopped: rule rtrl, seed 0: NaN or infinity" in capsys.readouterr().out
     table = (folder / "table.md").read_text()

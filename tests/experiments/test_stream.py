@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import numpy as np
 import pytest
+from folders import cut_back
 from helpers import jit
 
 import modprop_jax as mpj
@@ -15,7 +16,6 @@ from modprop_jax.experiments import compare, main, resume, trained, TrainingDive
 from modprop_jax.experiments._compare import _records, _start
 from modprop_jax.experiments._config import Config
 from modprop_jax.experiments._setup import seed_keys, setup
-from modprop_jax.experiments._storage import RunFolder
 from modprop_jax.experiments._train import stream_keys
 from modprop_jax.tasks import add, TASKS
 
@@ -138,7 +138,7 @@ def test_a_stream_that_was_killed_goes_on_bit_for_bit(tmp_path, label):
     made = config("eprop", label)
     records = _records(made, label, _start(made, label))
     state, _ = [next(records) for _ in range(2)][-1]
-    RunFolder(folder).save_state(label, state)
+    cut_back(folder, label, state)
     again = resume(folder, quiet=True)
     assert lines(folder) == lines(tmp_path / "whole")
     assert again.rows[1].loss == whole.rows[1].loss

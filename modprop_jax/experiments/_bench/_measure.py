@@ -197,9 +197,11 @@ class _Bench:
             )
 
 
-def _cosine(a: dict[str, Array], b: dict[str, Array]) -> float:
+def _cosine(a: dict[str, Array], b: dict[str, Array]) -> float | None:
+    """None where there is no gradient, as of a network that is too small to spike."""
     one, other = (np.concatenate([np.ravel(of[name]) for name in b]) for of in (a, b))
-    return float(one @ other / (np.linalg.norm(one) * np.linalg.norm(other)))
+    norms = np.linalg.norm(one) * np.linalg.norm(other)
+    return float(one @ other / norms) if norms else None
 
 
 def _distance(a: Gradient, b: Gradient) -> float:
@@ -207,4 +209,4 @@ def _distance(a: Gradient, b: Gradient) -> float:
     pairs = [
         (np.ravel(of[name]), np.ravel(other[name])) for of, other in zip(a, b) for name in other
     ]
-    return float(max(np.linalg.norm(x - y) / np.linalg.norm(y) for x, y in pairs))
+    return float(max(np.linalg.norm(x - y) / (np.linalg.norm(y) or 1) for x, y in pairs))
