@@ -1,6 +1,7 @@
 """Which of a neuron's variables the drive enters."""
 
 import jax
+import jax.numpy as jnp
 
 from .._precision import start_of, Starting
 from ._neuron import NeuronCell
@@ -18,7 +19,7 @@ def membrane_place(cell: NeuronCell) -> int | None:
     place of selecting one of its variables."""
     state = jax.eval_shape(lambda: start_of(cell))
     made = jax.make_jaxpr(cell.membrane)(state).jaxpr
-    floats = [v for v in made.invars if floating(v.aval)]
+    floats = [v for v in made.invars if jnp.issubdtype(v.aval.dtype, jnp.inexact)]
     selects = len(made.outvars) == 1 and made.outvars[0] in floats
     return floats.index(made.outvars[0]) if selects else None
 
