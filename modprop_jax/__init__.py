@@ -66,6 +66,7 @@ from ._rule import (
     RFLO as RFLO,
     RKFRTRL as RKFRTRL,
     RTRL as RTRL,
+    SKRTRL as SKRTRL,
     SnAp as SnAp,
     ThreeFactor as ThreeFactor,
     TypeFilter as TypeFilter,

@@ -434,6 +434,10 @@ ROWS: dict[str, Row] = {
     "FutureBPTT": Row(lambda: dict(horizon=2)),
     "GLE": Row(),
     "KeRNL": Row(wrong={"alpha": or_none([*FRACTION, 0])}),
+    "SKRTRL": Row(
+        lambda: dict(rank=2),
+        {"rank": COUNT, "iterations": or_none(SIZE), "extra": COUNT, "certificate": FLAG},
+    ),
     **{name: Row() for name in ("UORO", "KFRTRL", "RKFRTRL")},
     **{name: Row() for name in ("ForwardGradient", "NodePerturbation")},
     "MDGL": Row(),
