@@ -19,7 +19,7 @@ from helpers import assert_close, jit
 
 import modprop_jax as mpj
 from modprop_jax.experiments import main
-from modprop_jax.experiments._compare import _records, _start
+from modprop_jax.experiments._compare._study import _records, _start
 from modprop_jax.experiments._config import Config
 from modprop_jax.experiments._force_network import force_network, ForceNetwork
 from modprop_jax.experiments._setup import seed_keys, setup

@@ -11,11 +11,11 @@ from rich.console import Console
 from .._figures import check_style
 from .._taxonomy import taxonomy as table_of_rules
 from ..tasks import TASKS
-from ._align_cli import align
+from ._align_command import align
 from ._bench import bench
 from ._cells import CELLS
 from ._cite_cli import cite
-from ._compare import execute, reopen
+from ._compare import Compare, reopen
 from ._config import Config
 from ._devices import use_cores
 from ._files import FolderFault
@@ -41,6 +41,7 @@ from ._processes import join, leads
 from ._rules import RULES
 from ._runs import continued
 from ._storage import RunFolder
+from ._study import begun, conduct
 from ._work import Work
 
 
@@ -140,7 +141,7 @@ def compare(
         )
     if resume is not None:
         folder = RunFolder(resume)
-        config = reopen(folder)
+        study = Compare(reopen(folder))
     else:
         config = Config.make(
             str(task),
@@ -161,13 +162,14 @@ def compare(
             segment=segment,
             mu=mu,
         )
-        folder = RunFolder.create(config, out)
+        study = Compare(config)
+        folder = begun(study, out)
 
     def run() -> int:
-        result = execute(config, folder, Console(quiet=not leads()), style=style)
+        result = conduct(study, folder, Console(quiet=not leads()), style)
         return int(any(row.diverged for row in result.rows))
 
-    return Work(run, continued("compare", folder))
+    return Work(run, continued(study.command, folder))
 
 
 def list_names(*, taxonomy: bool = False) -> Work:

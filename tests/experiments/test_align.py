@@ -16,10 +16,10 @@ from helpers import jit
 
 import modprop_jax as mpj
 from modprop_jax.experiments import align, main, resume_align, TrainingDiverged
-from modprop_jax.experiments._align_config import AlignConfig
-from modprop_jax.experiments._align_measure import _unit_bounds, plain
-from modprop_jax.experiments._align_setup import align_setup, plain_sgd
-from modprop_jax.experiments._align_summary import correlations, matched_rate
+from modprop_jax.experiments._align._config import AlignConfig
+from modprop_jax.experiments._align._measure import _unit_bounds, plain
+from modprop_jax.experiments._align._setup import align_setup, plain_sgd
+from modprop_jax.experiments._align._summary import correlations, matched_rate
 from modprop_jax.experiments._setup import seed_keys
 from modprop_jax.experiments._storage import RunFolder, signed
 from modprop_jax.experiments._train import iterate
@@ -282,7 +282,7 @@ def test_diverging_rule_is_stopped_and_the_others_go_on(
                 raise TrainingDiverged(label, 1, 6)
             yield state, record
 
-    monkeypatch.setattr("modprop_jax.experiments._align.iterate", iterate_or_diverge)
+    monkeypatch.setattr("modprop_jax.experiments._align._study.iterate", iterate_or_diverge)
     folder = _copy_of(whole, tmp_path / "diverging")
     assert main(["align", "--resume", str(folder)]) == 1
     assert "stopped: rule eprop, seed 1: NaN or infinity" in capsys.readouterr().out

@@ -49,8 +49,8 @@ from modprop_jax.experiments import (
     trained,
     TrainingDiverged,
 )
-from modprop_jax.experiments._align_config import AlignConfig
-from modprop_jax.experiments._align_measure import measurements
+from modprop_jax.experiments._align._config import AlignConfig
+from modprop_jax.experiments._align._measure import measurements
 from modprop_jax.experiments._config import Config
 from modprop_jax.experiments._devices import layout
 from modprop_jax.experiments._network import recurrent_weights
@@ -312,7 +312,7 @@ def test_diverging_rule_is_stopped_and_the_others_go_on(comparison, tmp_path, ca
                 raise TrainingDiverged(label, 1, 6)
             yield state, record
 
-    monkeypatch.setattr("modprop_jax.experiments._compare.iterate", iterate_or_diverge)
+    monkeypatch.setattr("modprop_jax.experiments._compare._study.iterate", iterate_or_diverge)
     folder = _copy_of(comparison, tmp_path / "diverging")
     assert main(["compare", "--resume", str(folder)]) == 1
     printed = capsys.readouterr().out

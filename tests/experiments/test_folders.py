@@ -15,9 +15,10 @@ import pytest
 import tyro
 from folders import resigned, unsigned
 
-from modprop_jax.experiments import _compare, compare, main, resume, trained
+from modprop_jax.experiments import compare, main, resume, trained
 from modprop_jax.experiments._checkpoint import sealed
 from modprop_jax.experiments._cli import _COMMANDS
+from modprop_jax.experiments._compare._study import _start
 from modprop_jax.experiments._config import Config
 from modprop_jax.experiments._files import FolderFault
 from modprop_jax.experiments._storage import RunFolder, signed
@@ -248,7 +249,7 @@ def _nan(folder):
     """Weights that are NaN, in a checkpoint that is whole."""
     run = RunFolder(folder)
     config = Config.from_dict(unsigned(folder / "config.json"))
-    like = eqx.filter_eval_shape(lambda: _compare._start(config, "eprop"))
+    like = eqx.filter_eval_shape(lambda: _start(config, "eprop"))
     found = run.load_state("eprop", like, 4)
     assert found is not None
     weight = found[0].model.readout.weight

@@ -13,7 +13,7 @@ from helpers import jit
 
 import modprop_jax as mpj
 from modprop_jax.experiments import compare, main, resume, trained, TrainingDiverged
-from modprop_jax.experiments._compare import _records, _start
+from modprop_jax.experiments._compare._study import _records, _start
 from modprop_jax.experiments._config import Config
 from modprop_jax.experiments._setup import seed_keys, setup
 from modprop_jax.experiments._train import stream_keys

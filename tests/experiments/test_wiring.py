@@ -14,7 +14,7 @@ from folders import cut_back
 
 from modprop_jax import Sparse
 from modprop_jax.experiments import compare, resume, trained
-from modprop_jax.experiments._compare import _records, _start
+from modprop_jax.experiments._compare._study import _records, _start
 from modprop_jax.experiments._config import Config
 from modprop_jax.experiments._setup import seed_keys, setup
 from modprop_jax.experiments._stream import _advance, Streaming

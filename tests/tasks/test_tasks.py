@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from sklearn.metrics import r2_score
 
 from modprop_jax.experiments import build_network
+from modprop_jax.experiments._compare._plots import learning_curves
 from modprop_jax.experiments._config import Config
-from modprop_jax.experiments._plots import learning_curves
 from modprop_jax.experiments._summary import headers
 from modprop_jax.tasks import (
     cross_entropy,

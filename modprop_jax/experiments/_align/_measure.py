@@ -12,15 +12,15 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Key, PyTree
 
-from ..diagnostics import alignment_matrix, credit_profile, generalisation_gap, hessian_top
-from ..tasks import Preset, TASKS
-from ._align_config import AlignConfig
-from ._cells import CELLS
-from ._devices import mesh_of, over_seeds
-from ._network import cell_types, recurrent_weights
-from ._rules import build_rule
-from ._setup import setup
-from ._train import Data, Loss, stream_keys
+from ...diagnostics import alignment_matrix, credit_profile, generalisation_gap, hessian_top
+from ...tasks import Preset, TASKS
+from .._cells import CELLS
+from .._devices import mesh_of, over_seeds
+from .._network import cell_types, recurrent_weights
+from .._rules import build_rule
+from .._setup import setup
+from .._train import Data, Loss, stream_keys
+from ._config import AlignConfig
 
 
 # The training loss is over so many times the trials of the gradients.

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from .._figures import Style
-from ._config import Config
-from ._rule_figures import by_rule, Drawing, Panel, shown
-from ._rule_styles import RuleStyle
+from ..._figures import Style
+from .._config import Config
+from .._rule_figures import by_rule, Drawing, Panel, shown
+from .._rule_styles import RuleStyle
 
 
 def learning_curves(

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from ..diagnostics import curvature_bound, matched_rates
-from ..tasks import Preset
-from ._align_config import AlignConfig, sweep_labels
-from ._align_measure import plain
-from ._summary import Spread
+from ...diagnostics import curvature_bound, matched_rates
+from ...tasks import Preset
+from .._summary import Spread
+from ._config import AlignConfig, sweep_labels
+from ._measure import plain
 
 
 Metrics = Sequence[dict[str, Any]]

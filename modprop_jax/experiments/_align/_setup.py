@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key
 
-from .. import optim
-from ..tasks import Preset
-from ._align_config import AlignConfig
-from ._network import dales_law, only_existing, weights
-from ._setup import Setup, setup
-from ._train import initial_state, State
+from ... import optim
+from ...tasks import Preset
+from .._network import dales_law, only_existing, weights
+from .._setup import Setup, setup
+from .._train import initial_state, State
+from ._config import AlignConfig
 
 
 def align_setup(config: AlignConfig) -> Setup:

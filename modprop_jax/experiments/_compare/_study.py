@@ -5,32 +5,33 @@ import functools
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 from rich.console import Console
 
-from .. import _arguments as arguments
-from .._figures import check_style, Style
-from .._rule import AbstractRule
-from ..tasks import Task
-from . import _own as own
-from ._config import Config
-from ._files import FolderFault
-from ._names import known
+from ... import _arguments as arguments
+from ..._figures import check_style, Style
+from ..._rule import AbstractRule
+from ...tasks import Task
+from .. import _own as own
+from .._config import Config
+from .._files import FolderFault
+from .._names import known
+from .._progress import Reporter
+from .._rates import Tuning
+from .._rules import network_of, rule_entry, segment_of
+from .._runs import check_precision, Run
+from .._setup import seed_keys, setup
+from .._statistics import Pair
+from .._storage import RunFolder
+from .._stream import iterate_stream, stream_state, Streaming
+from .._study import AbstractStudy, begun, conduct, Metrics, Report
+from .._summary import differences, markdown, Row, SECONDS, summarise
+from .._train import cosines, initial_state, iterate, Record, State
 from ._plots import learning_curves
-from ._progress import Reporter
-from ._rates import Tuning
-from ._rules import network_of, rule_entry, segment_of
-from ._runs import advising, check_precision, drive, introduce, Run, saved
-from ._setup import seed_keys, setup
-from ._statistics import Pair
-from ._storage import RunFolder
-from ._stream import iterate_stream, stream_state, Streaming
-from ._summary import differences, markdown, Row, SECONDS, summarise
-from ._train import cosines, initial_state, iterate, Record, State
 from ._tune import as_json, chosen, read_choice, report
 
 
@@ -112,7 +113,8 @@ def compare(
         **settings,
     )
     check_style(style)
-    return execute(config, RunFolder.create(config, out), Console(quiet=quiet), style=style)
+    study = Compare(config)
+    return conduct(study, begun(study, out), Console(quiet=quiet), style)
 
 
 def resume(
@@ -135,7 +137,7 @@ def resume(
     """
     run = RunFolder(Path(folder))
     check_style(style)
-    return execute(reopen(run, task, network), run, Console(quiet=quiet), style=style)
+    return conduct(Compare(reopen(run, task, network)), run, Console(quiet=quiet), style)
 
 
 def trained(folder: str | os.PathLike, rule: str, *, at: Literal["end", "start"] = "end") -> Any:
@@ -176,65 +178,78 @@ def reopen(folder: RunFolder, task: Any = None, network: Any = None) -> Config:
     return config
 
 
-def execute(
-    config: Config,
-    folder: RunFolder,
-    console: Console,
-    *,
-    tuning: bool = False,
-    style: Style = None,
-) -> Comparison:
-    """Do what is left to do of a run; all of it, if the folder is new. Trials of a `tuning` are
-    there to choose from, and no differences between them are tested."""
-    with folder.locked():
-        if config.tune is not None and folder.read("tuning.json") is None:
-            config = _tune(config, config.tune, folder, console)
-        return _execute(config, folder, Reporter(config, console), tuning, style)
+@dataclasses.dataclass(frozen=True)
+class Compare(AbstractStudy[Comparison]):
+    """A run for each rule, from the same weights on the same data."""
+
+    config: Config
+    kind: ClassVar[str] = "compare"
+    command: ClassVar[str] = "compare"
+
+    @property
+    def run(self) -> Config:
+        return self.config
+
+    def ready(self, folder: RunFolder, console: Console) -> "Compare":
+        """With each rule at the learning rate that tuning chose; now, if it has not yet."""
+        tune = self.config.tune
+        if tune is None or folder.read("tuning.json") is not None:
+            return self
+        return Compare(_tuned(self.config, tune, folder, console))
+
+    def fresh(self) -> Mapping[str, State]:
+        return {rule: _start(self.config, rule) for rule in self.config.rules}
+
+    def runs(
+        self, fresh: Mapping[str, State], metrics: Metrics, say: Callable[[str], None]
+    ) -> Iterator[Run]:
+        del metrics, say
+        for rule, state in fresh.items():
+            yield Run(rule, state, functools.partial(_lines, self.config, rule))
+
+    def report(
+        self, folder: RunFolder, metrics: Metrics, diverged: dict[str, str], style: Style
+    ) -> Report[Comparison]:
+        config = self.config
+        rows = summarise(config, metrics, diverged)
+        # trials of a tuning are there to choose from
+        pairs, by_loss = (
+            [] if config.tuning else differences(config, metrics, diverged, quantity)
+            for quantity in ("accuracy", "loss")
+        )
+        found = {
+            "score": config.entry.score,
+            "rows": [dataclasses.asdict(row) for row in rows],
+            "pairs": [dataclasses.asdict(pair) for pair in pairs],
+            "pairs_by_loss": [dataclasses.asdict(pair) for pair in by_loss],
+        }
+        files: dict[str, str | bytes] = {
+            "summary.json": json.dumps(found, indent=1) + "\n",
+            "table.md": markdown(config, rows, pairs),
+            **learning_curves(config, metrics, style),
+        }
+
+        def show(reporter: Reporter) -> None:
+            reporter.table(rows)
+            if not config.tuning:
+                reporter.differences(pairs, diverged)
+
+        return Report(Comparison(folder.path, config, rows, metrics, pairs), files, show)
 
 
-def _execute(
-    config: Config, folder: RunFolder, reporter: Reporter, tuning: bool, style: Style
-) -> Comparison:
-    with reporter, advising("compare", folder, reporter):
-        introduce(config, folder, reporter)
-        fresh = {rule: _start(config, rule) for rule in config.rules}
-        states, metrics = saved(folder, fresh, config.settings.iterations)
-        runs = [Run(rule, fresh[rule], functools.partial(_lines, config, rule)) for rule in fresh]
-        diverged = drive(runs, folder, states, metrics, reporter)
-    rows = summarise(config, metrics, diverged)
-    pairs, by_loss = (
-        [] if tuning else differences(config, metrics, diverged, quantity)
-        for quantity in ("accuracy", "loss")
-    )
-    found = {
-        "score": config.entry.score,
-        "rows": [dataclasses.asdict(row) for row in rows],
-        "pairs": [dataclasses.asdict(pair) for pair in pairs],
-        "pairs_by_loss": [dataclasses.asdict(pair) for pair in by_loss],
-    }
-    folder.write("summary.json", json.dumps(found, indent=1) + "\n")
-    folder.write("table.md", markdown(config, rows, pairs))
-    for name, content in learning_curves(config, metrics, style).items():
-        folder.write(name, content)
-    reporter.table(rows)
-    if not tuning:
-        reporter.differences(pairs, diverged)
-    reporter.say(f"written to {folder.path}")
-    return Comparison(folder.path, config, rows, metrics, pairs)
-
-
-def _tune(config: Config, tune: Tuning, folder: RunFolder, console: Console) -> Config:
+def _tuned(config: Config, tune: Tuning, folder: RunFolder, console: Console) -> Config:
     """The configuration with a learning rate for each rule; in a run folder of its own, inside."""
-    inside, trials = folder.within("tuning"), config.of_tuning(tune)
+    inside, trials = folder.within("tuning"), Compare(config.of_tuning(tune))
     if inside.read("config.json") is None:
-        inside = RunFolder.create(trials, inside.path)
-    elif not inside.load_config().trains_as(trials):
+        inside = begun(trials, inside.path)
+    elif not inside.load_config().trains_as(trials.config):
         raise FolderFault(
             f"{inside.path} is the tuning of another run: delete it, and {folder.path} is tuned "
             "anew."
         )
-    console.print(f"tuning: {len(trials.rules)} trials of {tune.seeds} seeds", highlight=False)
-    rows = execute(trials, inside, console, tuning=True).rows
+    many = len(trials.config.rules)
+    console.print(f"tuning: {many} trials of {tune.seeds} seeds", highlight=False)
+    rows = conduct(trials, inside, console).rows
     text = report(tune, config.rules, rows)
     console.print(text, markup=False, highlight=False)
     folder.write("tuning.md", text)

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._align_config import StreamAlignConfig
-from ._summary import Spread
+from .._summary import Spread
+from ._config import StreamAlignConfig
 
 
 Metrics = Sequence[dict[str, Any]]

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from .._figures import Style
-from ..diagnostics import curvature_bound
-from ._align_config import AlignConfig
-from ._align_summary import correlations, finished, gap, Metrics, of_rule, rate_at, values
-from ._rule_figures import by_rule, Drawing, matrices, Panel, shown
-from ._rule_styles import name_of, RuleStyle
+from ..._figures import Style
+from ...diagnostics import curvature_bound
+from .._rule_figures import by_rule, Drawing, matrices, Panel, shown
+from .._rule_styles import name_of, RuleStyle
+from ._config import AlignConfig
+from ._summary import correlations, finished, gap, Metrics, of_rule, rate_at, values
 
 
 Files = dict[str, bytes]
