@@ -250,7 +250,7 @@ def test_a_stream_that_was_killed_goes_on_bit_for_bit(tmp_path):
     folder = RunFolder.create(made, tmp_path)
     folder.save_state("force", state)
     like = eqx.filter_eval_shape(lambda: _start(made, "force"))
-    saved = folder.load_state("force", like, made.settings.iterations)
+    saved = folder.load_state("force", like, made.settings.schedule.iterations)
     assert saved is not None and int(saved[0].iteration) == 15
     ((again, same),) = _records(made, "force", saved[0])
     np.testing.assert_array_equal(record.loss, same.loss)
@@ -261,7 +261,7 @@ def test_settings_are_its_own():
     """A step of rate 1 of plain SGD, without decay, whatever the preset says."""
     made = config("force", "eprop", l2=1e-4, optimizer="adam", feedback="random", decay=0.5)
     own = made.for_rule("force").settings
-    assert (own.optimizer, own.learning_rate, own.decay, own.l2) == ("sgd", 1.0, 1.0, 0.0)
+    assert (own.optimizer.optimizer, own.optimizer.learning_rate, own.optimizer.decay, own.objective.l2) == ("sgd", 1.0, 1.0, 0.0)
     assert made.for_rule("eprop").settings == made.settings
     assert isinstance(made.rule("force:alpha=3"), mpj.ReadoutOnly)
     network = jax.eval_shape(lambda: _start(made, "force").model)

@@ -14,6 +14,7 @@ from ._compare import (
     resume as resume,
     trained as trained,
 )
+from ._methods import Method as Method, METHODS as METHODS
 from ._network import (
     build_network as build_network,
     build_optimizer as build_optimizer,

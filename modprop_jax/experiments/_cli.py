@@ -19,6 +19,7 @@ from ._compare import Compare, reopen
 from ._config import Config
 from ._devices import use_cores
 from ._files import FolderFault
+from ._methods import METHODS
 from ._names import known, summary
 from ._options import (
     CellName,
@@ -91,8 +92,8 @@ def compare(
             function (key, batch) -> (xs, ys).
         network: Your own, FILE.py:NAME: a function (in_size, out_size, *, key) that returns an
             equinox module with RNN layers.
-        rules: Credit rules, with options as in modprop:mu=0.5; `modprop-jax list` shows
-            them.
+        rules: Credit rules or methods, with options as in modprop:mu=0.5; `modprop-jax list`
+            shows them.
         seeds: Networks per rule, each with its own weights and data.
         preset: small (a minute or two on two cores) or published (sizes of the paper); of task
             connectome small, column or fly, leaky neurons, and small_spiking and so on.
@@ -173,7 +174,7 @@ def compare(
 
 
 def list_names(*, taxonomy: bool = False) -> Work:
-    """Show the tasks, credit rules and cells, a line each.
+    """Show the tasks, credit rules, methods and cells, a line each.
 
     Args:
         taxonomy: Show a table of rules in Markdown: approximation, bias, cost, locality.
@@ -181,6 +182,7 @@ def list_names(*, taxonomy: bool = False) -> Work:
     sections = {
         "tasks": {name: task.description for name, task in TASKS.items()},
         "rules": {name: rule.description for name, rule in RULES.items()},
+        "methods": {name: method.description for name, method in METHODS.items()},
         "cells": {name: summary(entry.cell) for name, entry in CELLS.items()},
     }
 

@@ -63,7 +63,7 @@ class Reporter:
         """A rule begins, or goes on from `iteration`."""
         self._seconds = []
         self._began, self._at, self._training = time.monotonic(), iteration, 0.0
-        total = self._config.settings.iterations
+        total = self._config.settings.schedule.iterations
         if self._line is not None:
             self.say(f"{rule}: compiling, then steps from {iteration} on")
         elif self._live is not None:
@@ -92,8 +92,9 @@ class Reporter:
             self._live.update(self._bars[rule], completed=iteration, status=status)
             return
         # Ten lines a rule, or one in ten seconds where the work is slow.
-        total, step = self._config.settings.iterations, self._config.settings.eval_every
-        tenth = iteration * 10 // total != (iteration - step) * 10 // total
+        schedule = self._config.settings.schedule
+        total, before = schedule.iterations, iteration - schedule.eval_every
+        tenth = iteration * 10 // total != before * 10 // total
         if tenth or iteration == total or time.monotonic() - self._spoke > 10:
             self._spoke = time.monotonic()
             self.say(f"{rule}  {iteration}/{total}  {status}")
@@ -137,7 +138,7 @@ class Reporter:
         as long as it did beside its iterations: compilation, evaluation, files."""
         if not self._seconds:
             return ""
-        rules, total = self._config.rules, self._config.settings.iterations
+        rules, total = self._config.rules, self._config.settings.schedule.iterations
         to_come = len(rules) - 1 - rules.index(rule)
         iterations = total - iteration + to_come * total
         beside = max(time.monotonic() - self._began - self._training, 0)

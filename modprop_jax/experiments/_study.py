@@ -83,7 +83,7 @@ def conduct(study: AbstractStudy[R], folder: RunFolder, console: Console, style:
         with reporter, advising(study.command, folder, reporter):
             introduce(study.run, folder, reporter)
             fresh = study.fresh()
-            states, metrics = saved(folder, fresh, study.run.settings.iterations)
+            states, metrics = saved(folder, fresh, study.run.settings.schedule.iterations)
             runs = study.runs(fresh, metrics, reporter.say)
             diverged = drive(runs, folder, states, metrics, reporter)
         report = study.report(folder, metrics, diverged, style)

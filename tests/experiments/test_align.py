@@ -119,7 +119,7 @@ def test_rows_are_of_the_last_checkpoint(whole):
     row, last = whole.rows[0], _lines(whole, "eprop")[-1]
     assert (row.rule, row.iteration, row.diverged) == ("eprop", 9, None)
     rho = np.mean(last["projection"]["eprop"])
-    np.testing.assert_allclose(row.bound, 2 / (whole.config.settings.learning_rate * rho))
+    np.testing.assert_allclose(row.bound, 2 / (whole.config.settings.optimizer.learning_rate * rho))
     np.testing.assert_allclose(row.curvature.mean, np.mean(last["curvature"]))
     gaps = np.array(last["train_loss"]) - np.array(last["loss"])
     np.testing.assert_allclose(
@@ -137,7 +137,7 @@ def test_sweep_trains_bptt_at_the_matched_rate(whole):
     assert _lines(whole, "eprop x2")[-1]["loss"] != _lines(whole, "eprop")[-1]["loss"]
     rho = np.mean([line["projection"]["eprop"] for line in _lines(whole, "eprop")])
     like = align_setup(config).start(seed_keys(config.run)[0])
-    folder, base = RunFolder(whole.folder), config.settings.learning_rate
+    folder, base = RunFolder(whole.folder), config.settings.optimizer.learning_rate
     assert [row.factor for row in whole.sweep] == [0.5, 1.0, 2.0]
     for row in whole.sweep:
         for label, outcome, rate in (
@@ -170,7 +170,7 @@ def test_plain_sgd_is_the_gradient_the_decay_and_dale(whole):
     np.testing.assert_allclose(step, -0.5 * (1 + 0.1 * weight))
     np.testing.assert_allclose(updates.readout.bias, -0.5)
     weight, step = (np.asarray(tree.rnn.cell.weight_rec) for tree in (params, updates))
-    signs = np.where(np.arange(8) < config.settings.excitatory, 1, -1)
+    signs = np.where(np.arange(8) < config.settings.network.excitatory, 1, -1)
     moved = weight - 0.5 * (1 + 0.1 * weight)
     np.testing.assert_allclose(weight + step, signs * np.maximum(signs * moved, 0), atol=1e-15)
 
@@ -214,11 +214,11 @@ def test_json_has_no_nan():
 
 def test_sgd_has_a_constant_rate_of_its_own():
     preset = TASKS["delayed_xor"].presets["small"]
-    assert _config().settings.learning_rate == 20 * preset.learning_rate
-    assert _config(learning_rate=0.1).settings.learning_rate == 0.1
-    assert _config().settings.decay == 1.0 < 1 / preset.decay
+    assert _config().settings.optimizer.learning_rate == 20 * preset.optimizer.learning_rate
+    assert _config(learning_rate=0.1).settings.optimizer.learning_rate == 0.1
+    assert _config().settings.optimizer.decay == 1.0 < 1 / preset.optimizer.decay
     adam = _config(optimizer="adam").settings
-    assert (adam.learning_rate, adam.decay) == (preset.learning_rate, preset.decay)
+    assert (adam.learning_rate, adam.decay) == (preset.optimizer.learning_rate, preset.optimizer.decay)
     again = AlignConfig.from_dict(json.loads(json.dumps(
         _config().run.to_dict() | {"align": _config().options()}
     )))  # fmt: skip

@@ -209,7 +209,7 @@ def test_compare_writes_its_results(comparison):
 
 def test_trained_networks_obey_dale(comparison):
     networks = trained(comparison.folder, "bptt")
-    excitatory = comparison.config.settings.excitatory
+    excitatory = comparison.config.settings.network.excitatory
     cell = networks.rnn.cell
     assert isinstance(cell, LeakyCell)
     for weight in (cell.weight_rec, networks.readout.weight):
@@ -368,7 +368,7 @@ def test_another_cell_in_a_tasks_network(name):
     if CELLS[name].synapses == "neurons":
         assert cell.signs == (1,) * 6 + (-1,) * 2 and recurrent == (cell.weight_rec,)
     else:
-        assert config.settings.excitatory is None
+        assert config.settings.network.excitatory is None
     if name in ("leaky", "lif", "alif"):
         np.testing.assert_allclose(float(cell.tau), 20)
     if name == "rate":
@@ -442,7 +442,7 @@ def test_a_network_that_does_not_settle_has_no_figures():
     @jit
     def outputs(max_steps, key):
         """Offline, and online from a bare state and from a carry."""
-        options = {**preset.cell_options, "max_steps": max_steps}
+        options = {**preset.network.cell_options, "max_steps": max_steps}
         settings = dataclasses.replace(preset, cell_options=options)
         network = build_network(TASKS["digits"], settings, key)
         xs = TASKS["digits"].batch(key, 2, paired=True)[0]
@@ -539,7 +539,7 @@ def test_cell_and_feedback_from_the_command_line(tmp_path, capsys):
     cell = network.rnn.cell
     assert isinstance(cell, Filtered) and isinstance(cell.cell, ALIFCell)
     config = Config.from_dict(unsigned(out / "config.json"))
-    assert (config.settings.cell, config.settings.feedback) == ("alif", "random")
+    assert (config.settings.network.cell, config.settings.network.feedback) == ("alif", "random")
     start = setup(config).start(seed_keys(config)[0]).model
     np.testing.assert_array_equal(network.readout.feedback_weight, start.readout.feedback_weight)
     assert (network.readout.weight != start.readout.weight).any()

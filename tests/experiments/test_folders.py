@@ -139,7 +139,7 @@ CONFIG = {
     "another kind": (lambda f: f.write_text(resigned(f, "align")), "holds a run of align"),
     "a cell of none": (_settings(cell="magic"), "unknown cell 'magic'"),
     "settings of none": (_settings(colour=1), "settings.colour is no field"),
-    "a rate of text": (_settings(learning_rate="fast"), "settings.learning_rate can't be 'fast'"),
+    "a rate of text": (_settings(learning_rate="fast"), "settings.optimizer.learning_rate can't be 'fast'"),
     "fewer iterations": (_settings(iterations=3), "is of iteration 4, where 4 of 3"),
     "too many iterations": (_settings(iterations=2**31), "iterations can't be 2147483648"),
     "a seed before all": (_fields(first_seed=-1), "seeds are numbers from 0"),

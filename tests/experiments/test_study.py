@@ -47,7 +47,7 @@ class Doubling(AbstractStudy[list[float]]):
         yield Run(second, start, lambda state: self.lines(second, state))
 
     def lines(self, label, state):
-        for at in range(int(state.iteration) + 2, self.config.settings.iterations + 1, 2):
+        for at in range(int(state.iteration) + 2, self.config.settings.schedule.iterations + 1, 2):
             if (label, at) == self.dies_at:
                 raise Killed
             self.did.append((label, at))

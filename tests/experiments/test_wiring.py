@@ -71,7 +71,7 @@ def largest_of_the_loop(made, label):
     """Entries of the largest array in the program of an evaluation's block."""
     state, parts = _start(made, label), setup(made.for_rule(label))
     settings, (_, keys) = made.settings, seed_keys(made)
-    segment, block = settings.segment, settings.eval_every * settings.segment
+    segment, block = settings.schedule.segment, settings.schedule.eval_every * settings.schedule.segment
     loop: Any = _advance
     data: Any = parts.data
     xs, ys = jax.vmap(functools.partial(data, steps=block))(keys)
@@ -82,7 +82,7 @@ def largest_of_the_loop(made, label):
         loss=made.entry.loss,
         optimizer=parts.optimizer,
         streaming=Streaming(segment, segment, block, block),
-        count=settings.eval_every,
+        count=settings.schedule.eval_every,
         mesh=None,
     ).as_text()
     sizes = re.findall(r"tensor<([0-9x]+)x[a-z]", text)
@@ -139,7 +139,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
 def test_presets_fit_the_task(preset):
     """Also the large ones, whose synapses take seconds to draw: here of fewer neurons."""
     settings = TASK.presets[preset]
-    smaller = {"hidden_size": 60, "wiring": {**(settings.wiring or {}), **WIRING}}
+    smaller = {"hidden_size": 60, "wiring": {**(settings.network.wiring or {}), **WIRING}}
     made = Config.make("connectome", preset, None, None, **smaller)
     assert made.seeds == settings.seeds and "readout_only" in made.rules
     TASK.check()

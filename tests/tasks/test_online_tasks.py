@@ -311,11 +311,11 @@ def test_every_preset_fits_its_task(name, preset):
         return xs, ys, task.loss(*one_step), task.loss(network(held), labels)
 
     xs, ys, *losses = jax.eval_shape(outline, jr.key(0))
-    sizes = (settings.data["steps"], settings.batch)
+    sizes = (settings.data["steps"], settings.schedule.batch)
     assert xs.shape == (*sizes, task.in_size(settings)) and ys.shape == (*sizes, task.out_size)
     assert [value.shape for pair in losses for value in pair] == [()] * 4
     # one α of network, teacher and preset
-    alpha = settings.cell_options.get("alpha", 1.0)
-    assert settings.data.get("alpha", alpha) == alpha and settings.orthogonal
-    online = settings.segment == 1 and settings.batch == 1 and settings.optimizer == "sgd"
+    alpha = settings.network.cell_options.get("alpha", 1.0)
+    assert settings.data.get("alpha", alpha) == alpha and settings.network.orthogonal
+    online = settings.schedule.segment == 1 and settings.schedule.batch == 1 and settings.optimizer.optimizer == "sgd"
     assert online == (preset != "small")

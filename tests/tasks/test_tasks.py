@@ -291,7 +291,7 @@ def test_every_task_record_fits_together(name, preset):
     def outline(key):
         network = build_network(task, settings, key)
         batches = (
-            task.batch(key, settings.batch, **settings.data),
+            task.batch(key, settings.schedule.batch, **settings.data),
             task.evaluation(key, **settings.data),
         )
         return [task.loss(network(xs), ys) for xs, ys in batches]

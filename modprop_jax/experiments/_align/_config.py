@@ -49,13 +49,13 @@ class AlignConfig:
         run = Config.make(task, preset, rules, seeds, **overrides)
         made = cls(run, optimizer, checkpoints, measure, noise, sweep).checked()
         changes: dict[str, Any] = {
-            "eval_every": math.ceil(run.settings.iterations / (checkpoints - 1))
+            "eval_every": math.ceil(run.settings.schedule.iterations / (checkpoints - 1))
         }
         if optimizer == "sgd":
             changes["decay"] = 1.0  # a constant rate, so that its bound is one line
             if overrides.get("learning_rate") is None:
-                changes["learning_rate"] = SGD_FACTOR * run.settings.learning_rate
-        run = dataclasses.replace(run, settings=dataclasses.replace(run.settings, **changes))
+                changes["learning_rate"] = SGD_FACTOR * run.settings.optimizer.learning_rate
+        run = dataclasses.replace(run, settings=run.settings.replace(**changes))
         return dataclasses.replace(made, run=run)
 
     def checked(self) -> "AlignConfig":
@@ -75,7 +75,7 @@ class AlignConfig:
                 "--sweep matches learning rates by ρη, which is about plain SGD: use it with "
                 "--optimizer sgd."
             )
-        if self.run.settings.segment is not None:
+        if self.run.settings.schedule.segment is not None:
             raise ValueError(
                 f"preset {self.run.preset!r} of {self.run.task!r} learns online: follow it with "
                 "align_stream, or take a preset without a segment."

@@ -95,7 +95,7 @@ def credit_figure(config: AlignConfig, metrics: Metrics, style: Style = None) ->
 
 def curvature_figure(config: AlignConfig, metrics: Metrics, style: Style = None) -> Files:
     """λ₁ along training beside its bounds, and the generalisation gap against it."""
-    exact = 2 / rate_at(config.settings, config.settings.iterations)
+    exact = 2 / rate_at(config.settings, config.settings.schedule.iterations)
     clean, noisy = (
         "–" if r is None else f"{r:.2f}" for r in correlations(config, metrics).values()
     )

@@ -166,7 +166,7 @@ class Align(AbstractStudy[Alignments]):
             yield Run(rule, fresh[rule], functools.partial(lines, rule, rule))
         for rule, factor in config.swept:
             own, exact = sweep_labels(rule, factor)
-            rate = factor * config.settings.learning_rate
+            rate = factor * config.settings.optimizer.learning_rate
             matched = matched_rate(metrics, rule, rate)
             yield Run(own, at_rate(fresh[own], rate), functools.partial(lines, rule, own))
             if matched is None:
@@ -213,7 +213,8 @@ def _lines(
     state: State,
 ) -> Iterator[tuple[State, dict[str, Any]]]:
     """Train under one rule from `state` on, and measure; yields at each checkpoint."""
-    settings, swept = config.settings, label != rule
+    settings, schedule = config.settings, config.settings.schedule
+    swept = label != rule
     for state, record in iterate(
         state,
         keys,
@@ -221,12 +222,12 @@ def _lines(
         data=parts.data,
         evaluate=parts.evaluate,
         optimizer=parts.optimizer,
-        rule=build_rule(rule, cell_types(settings), mu=settings.mu),
-        iterations=settings.iterations,
-        eval_every=settings.eval_every,
+        rule=build_rule(rule, cell_types(settings.network), mu=settings.mu),
+        iterations=schedule.iterations,
+        eval_every=schedule.eval_every,
         label=label,
     ):
-        last, began = record.iteration == settings.iterations, time.perf_counter()
+        last, began = record.iteration == schedule.iterations, time.perf_counter()
         line = {
             "rule": label,
             "iteration": record.iteration,
@@ -237,7 +238,7 @@ def _lines(
             line |= measures.network(state.model, keys)
         if not swept and (last or record.iteration == 0):
             line |= measures.profile(state.model, keys)
-        measuring = (time.perf_counter() - began) / settings.eval_every
+        measuring = (time.perf_counter() - began) / schedule.eval_every
         # Of training and measuring: what the time that is left is reckoned from.
         seconds = None if math.isnan(record.seconds) else record.seconds + measuring
         yield state, line | {SECONDS: seconds}

@@ -8,8 +8,9 @@ from ...tasks import Preset, TASKS
 from .._align._config import parts_of
 from .._cells import CELLS
 from .._config import Config
+from .._methods import Method
 from .._names import each_name, known
-from .._rules import rule_alone, rule_entry, segment_of
+from .._rules import entry_of, rule_alone, segment_of
 
 
 # Parts of a stream, each with its means and its checkpoint. The first sixth is left out of tables.
@@ -40,7 +41,7 @@ class StreamAlignConfig:
         `rules`: None for those of the cell. `learner`: None for rtrl where it is among the rules,
         else the first of them.
         """
-        cell = overrides.get("cell") or _preset(task, preset).cell
+        cell = overrides.get("cell") or _preset(task, preset).network.cell
         chosen = stream_rules(cell) if rules is None else each_name(rules)
         if learner is None:
             learner = "rtrl" if "rtrl" in chosen else next(iter(chosen), "")
@@ -54,13 +55,15 @@ class StreamAlignConfig:
         run = self.run
         known("learner", self.learner, run.rules)
         for rule in run.rules:
+            entry = entry_of(rule)
             # how error comes back can be the preset's; an optimizer of its own can't be shared
-            if set(rule_entry(rule).settings) - {"feedback"} or rule_alone(rule) != rule:
+            apart = isinstance(entry, Method) or set(entry.settings) - {"feedback"}
+            if apart or rule_alone(rule) != rule:
                 raise ValueError(
                     f"rule {rule!r} trains a network of its own, but here all rules share one: "
                     "leave it out."
                 )
-        steps = [run.settings.segment, *(segment_of(rule, 1) for rule in run.rules)]
+        steps = [run.settings.schedule.segment, *(segment_of(rule, 1) for rule in run.rules)]
         if steps[0] is None:
             raise ValueError(
                 f"preset {run.preset!r} of {run.task!r} trains in batches: follow it with align, "
@@ -97,13 +100,13 @@ class StreamAlignConfig:
 
 def learns_online(task: str, preset: str) -> bool:
     """Whether a task's preset learns from a stream."""
-    return _preset(task, preset).segment is not None
+    return _preset(task, preset).schedule.segment is not None
 
 
 def stream_rules(cell: str) -> tuple[str, ...]:
     """By default on streams, where all rules share a network: those with a gradient of it."""
     online = CELLS[known("cell", cell, CELLS)].rules[1]
-    return tuple(rule for rule in online if rule not in ("readout_only", "force"))
+    return tuple(rule for rule in online if rule != "readout_only")
 
 
 def _preset(task: str, name: str) -> Preset:

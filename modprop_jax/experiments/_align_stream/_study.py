@@ -121,7 +121,7 @@ class AlignStream(AbstractStudy[StreamAlignments]):
 
     def __post_init__(self):
         # a ValueError if the stream is too short
-        _study(self.config).bounds(self.config.settings.iterations, self.config.blocks)
+        _study(self.config).bounds(self.config.settings.schedule.iterations, self.config.blocks)
 
     @property
     def run(self) -> Config:
@@ -165,7 +165,7 @@ def _study(config: StreamAlignConfig) -> Study:
     run = config.run
     return make_study(
         functools.partial(_segment_loss, run.entry),
-        functools.partial(_no_past, config.settings.batch),
+        functools.partial(_no_past, config.settings.schedule.batch),
         {label: run.rule(label) for label in run.rules},
         config.learner,
         setup(run).optimizer,
@@ -206,7 +206,7 @@ def _lines(
     running = Running(state.model, state.opt_state, *state.carry)
     advance: Any = _advance
     compiled = None
-    for first, last in study.bounds(config.settings.iterations, config.blocks):
+    for first, last in study.bounds(config.settings.schedule.iterations, config.blocks):
         if last <= state.iteration:
             continue
         arguments = study, running, xs, ys, jnp.int32(first), jnp.int32(last)
@@ -254,7 +254,7 @@ def _check(
 
 
 def _progress(config: StreamAlignConfig, line: dict[str, Any], seconds: float) -> str:
-    total = config.settings.iterations
+    total = config.settings.schedule.iterations
     left = datetime.timedelta(seconds=round((total - line["iteration"]) * seconds))
     loss, at = statistics.fmean(line["loss"]), f"{line['iteration']}/{total}"
     return f"{config.learner}  {at}  loss {loss:.3f}  time left {left}"

@@ -22,7 +22,7 @@ from .._files import FolderFault
 from .._names import known
 from .._progress import Reporter
 from .._rates import Tuning
-from .._rules import network_of, rule_entry, segment_of
+from .._rules import network_of, segment_of
 from .._runs import check_precision, Run
 from .._setup import seed_keys, setup
 from .._statistics import Pair
@@ -79,8 +79,8 @@ def compare(
         with a key of its own for each iteration, returns the outputs of every step or those that
         the task reads, or a pair of these and of a scalar, whose gradient is added. Each layer's
         cell types are its `signs`, or its two halves.
-    - `rules`: names of rules, or one name, with options as in `"modprop:mu=0.5"`; by default
-        `DEFAULT_RULES`, on streams `ONLINE_RULES`, or those that the preset names or that serve
+    - `rules`: names of rules or methods, or one name, with options as in `"modprop:mu=0.5"`; by
+        default `DEFAULT_RULES`, on streams `ONLINE_RULES`, or those that the preset names or that serve
         the cell (`CELLS[cell].rules`). On streams, `"bptt:segment=10"` has an optimizer step every
         10 time steps.
     - `seeds`: networks per rule, each with its own weights and data; by default 5, or what the
@@ -93,8 +93,8 @@ def compare(
         of other seeds and, where data are limited, on a part of the training data, judged by
         another part; then compare the rules, each at the rate with the least final loss. Numbers,
         or `"1e-4..1e-2"` for five rates evenly spaced by their logarithms (`"1e-4..1e-2/9"`: nine).
-    - `settings`: fields of `modprop_jax.tasks.Preset` to replace, such as
-      `iterations=200`.
+    - `settings`: what to replace in the preset, by name, such as `iterations=200`: fields of
+        `modprop_jax.tasks.Preset` and of its parts.
 
     **Returns:** a `Comparison`. A rule whose run met NaN or infinity, or whose transport became
     unstable, stops there, and its row's `diverged` says where.
@@ -143,8 +143,8 @@ def resume(
 def trained(folder: str | os.PathLike, rule: str, *, at: Literal["end", "start"] = "end") -> Any:
     """The networks of a run's last checkpoint of one rule, seeds on a leading axis.
 
-    `Network`s, but under "force" what that rule makes of them; or a network of one's own. `at`:
-    "start" for those before the first iteration.
+    `Network`s, what a method such as "force" makes of them, or networks of one's own. `at`: "start"
+    for those before the first iteration.
     """
     at = arguments.choice("at", at, ("end", "start"))
     run = RunFolder(Path(folder))
@@ -153,7 +153,7 @@ def trained(folder: str | os.PathLike, rule: str, *, at: Literal["end", "start"]
     if at == "start":
         return _start(config, rule).model
     like = eqx.filter_eval_shape(lambda: _start(config, rule))
-    state = run.load_state(rule, like, config.settings.iterations)
+    state = run.load_state(rule, like, config.settings.schedule.iterations)
     if state is None:
         raise ValueError(
             f"{folder} has no checkpoint of rule {rule!r}; its rules: {', '.join(config.rules)}."
@@ -266,13 +266,10 @@ def _start(config: Config, label: str) -> State:
         of_types = functools.partial(config.rule_of_types, label)
         model = eqx.filter_vmap(lambda each: own.under(each, of_types))(fresh.model)
         return initial_state(model, parts.optimizer)
-    if config.settings.segment is None:
+    if config.settings.schedule.segment is None:
         return fresh
-    model = fresh.model
-    if rule_entry(label).network is not None:
-        made_for_rule = eqx.filter_jit(eqx.filter_vmap(functools.partial(network_of, label)))
-        model = made_for_rule(model, weight_keys)
-    batch, optimizer = config.settings.batch, parts.optimizer
+    model = eqx.filter_vmap(functools.partial(network_of, label))(fresh.model, weight_keys)
+    batch, optimizer = config.settings.schedule.batch, parts.optimizer
     return stream_state(model, keys, rule=config.rule(label), batch=batch, optimizer=optimizer)
 
 
@@ -283,9 +280,9 @@ def _rule_of(config: Config, label: str) -> AbstractRule | None:
 
 def _records(config: Config, label: str, state: State) -> Iterator[tuple[State, Record]]:
     """Train under one rule from `state` on."""
-    settings, (_, keys) = config.settings, seed_keys(config)
+    schedule, (_, keys) = config.settings.schedule, seed_keys(config)
     parts, rule = setup(config.for_rule(label)), _rule_of(config, label)
-    if settings.segment is None:
+    if schedule.segment is None:
         return iterate(
             state,
             keys,
@@ -294,8 +291,8 @@ def _records(config: Config, label: str, state: State) -> Iterator[tuple[State, 
             evaluate=parts.evaluate,
             optimizer=parts.optimizer,
             rule=rule,
-            iterations=settings.iterations,
-            eval_every=settings.eval_every,
+            iterations=schedule.iterations,
+            eval_every=schedule.eval_every,
             label=label,
         )
     return iterate_stream(
@@ -306,10 +303,10 @@ def _records(config: Config, label: str, state: State) -> Iterator[tuple[State, 
         optimizer=parts.optimizer,
         rule=config.rule(label),
         streaming=Streaming(
-            settings.segment,
-            segment_of(label, settings.segment),
-            settings.eval_every * settings.segment,
-            settings.iterations * settings.segment,
+            schedule.segment,
+            segment_of(label, schedule.segment),
+            schedule.eval_every * schedule.segment,
+            schedule.iterations * schedule.segment,
         ),
         label=label,
     )
@@ -317,7 +314,7 @@ def _records(config: Config, label: str, state: State) -> Iterator[tuple[State, 
 
 def _lines(config: Config, label: str, state: State) -> Iterator[tuple[State, dict[str, Any]]]:
     """Train under one rule from `state` on; yields at each evaluation."""
-    settings, (_, keys) = config.settings, seed_keys(config)
+    schedule, (_, keys) = config.settings.schedule, seed_keys(config)
     for state, record in _records(config, label, state):
         line = {
             "rule": label,
@@ -329,7 +326,7 @@ def _lines(config: Config, label: str, state: State) -> Iterator[tuple[State, di
         }
         if record.radius is not None:
             line["radius"] = record.radius.tolist()
-        if settings.segment is None and record.iteration in (0, settings.iterations):
+        if schedule.segment is None and record.iteration in (0, schedule.iterations):
             parts, rule = setup(config.for_rule(label)), _rule_of(config, label)
             angle = cosines(
                 state.model, keys, record.iteration, loss=parts.loss, data=parts.data, rule=rule
