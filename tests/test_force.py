@@ -18,7 +18,7 @@ import pytest
 from helpers import assert_close, jit
 
 import modprop_jax as mpj
-from modprop_jax.experiments import main
+from modprop_jax.experiments import build_rule, main, METHODS, RULES
 from modprop_jax.experiments._compare._study import _records, _start
 from modprop_jax.experiments._config import Config
 from modprop_jax.experiments._force_network import force_network, ForceNetwork
@@ -260,10 +260,13 @@ def test_a_stream_that_was_killed_goes_on_bit_for_bit(tmp_path):
 def test_settings_are_its_own():
     """A step of rate 1 of plain SGD, without decay, whatever the preset says."""
     made = config("force", "eprop", l2=1e-4, optimizer="adam", feedback="random", decay=0.5)
-    own = made.for_rule("force").settings
-    assert (own.optimizer.optimizer, own.optimizer.learning_rate, own.optimizer.decay, own.objective.l2) == ("sgd", 1.0, 1.0, 0.0)
+    own = made.for_rule("force").settings.flat()
+    due = {"optimizer": "sgd", "learning_rate": 1.0, "decay": 1.0, "l2": 0.0}
+    assert {name: own[name] for name in due} == due and own["feedback"] == "symmetric"
     assert made.for_rule("eprop").settings == made.settings
     assert isinstance(made.rule("force:alpha=3"), mpj.ReadoutOnly)
+    with pytest.raises(ValueError, match="'force:alpha=3' is a method.*none of the rules, modprop"):
+        build_rule("force:alpha=3", (0, 1))
     network = jax.eval_shape(lambda: _start(made, "force").model)
     assert isinstance(network, ForceNetwork) and network.readout.alpha == 1.0
 
@@ -294,6 +297,8 @@ def test_any_neuron_cell_hears_its_outputs():
         ("add --preset brief --rules force:alpha=0", r"alpha must be positive .* is 0\.0"),
         ("add --preset brief --rules force:beta=1", "unknown force option 'beta'; .*alpha, gain"),
         ("add --preset brief --rules force --cell gru", "through weight_in.* not GRUCell"),
+        ("add --preset brief --rules forse", "unknown rule 'forse'; .* Did you mean 'force'"),
+        ("add --rules force --network FILE.py:Mine", "'force' makes a network of its own .* FILE"),
     ],
 )
 def test_refusals(arguments, message, capsys):
@@ -301,9 +306,16 @@ def test_refusals(arguments, message, capsys):
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_it_is_listed(capsys):
+def test_align_is_of_rules_on_one_network(capsys):
+    assert main(["align", *"add --preset brief --rules eprop force".split()]) == 2
+    assert "'force' trains a network of its own, but here all" in capsys.readouterr().err
+
+
+def test_it_is_listed_as_a_method(capsys):
     assert main(["list"]) == 0
-    assert re.search(r"\n  force +FORCE: recursive least squares", capsys.readouterr().out)
+    listed = capsys.readouterr().out
+    assert re.search(r"\nmethods\n  force +FORCE: recursive least squares", listed)
+    assert "force" in METHODS and "force" not in RULES
 
 
 # the demonstration

@@ -13,7 +13,7 @@ import numpy as np
 import online
 import optax
 import pytest
-from folders import resigned, unsigned
+from folders import altered, resigned
 from helpers import jit
 from online import assert_golden, CASES, figures
 
@@ -322,7 +322,7 @@ def _without_times(path):
 def _copy_of(whole, folder, **changes):
     """A folder with the module's run still to be done."""
     file = whole.folder / "config.json"
-    settings = unsigned(file)["settings"] | changes
+    settings = altered(file, **changes)
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "config.json").write_text(resigned(file, "align_stream", settings=settings))
     return folder

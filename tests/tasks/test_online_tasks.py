@@ -1,9 +1,7 @@
 """Add, mimic, sine wave: labels by loops, floors by enumeration, losses of a step, presets."""
 
-import dataclasses
 import functools
 import itertools
-import json
 
 import chex
 import helpers
@@ -14,7 +12,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import r2_score
 
-from modprop_jax.experiments import build_network
+from modprop_jax.experiments import _schema as schema, build_network
 from modprop_jax.tasks import add, ADD_FLOORS, mimic, Preset, sine_wave, squared_error, TASKS
 from modprop_jax.tasks._mimic import _teacher
 
@@ -301,11 +299,11 @@ def test_errors(task, options, message, without_type_checks):
 def test_every_preset_fits_its_task(name, preset):
     task, settings = TASKS[name], TASKS[name].presets[preset]
     # as a run's config.json keeps it
-    kept = Preset(**json.loads(json.dumps(dataclasses.asdict(settings))))
+    kept = schema.from_text(Preset, schema.as_text(settings))
 
     def outline(key):
         network = build_network(task, kept, key)
-        xs, ys = task.batch(key, kept.batch, **kept.data)
+        xs, ys = task.batch(key, kept.schedule.batch, **kept.data)
         held, labels = task.evaluation(key, **kept.data)
         one_step = network(xs[:1]), ys[:1]
         return xs, ys, task.loss(*one_step), task.loss(network(held), labels)
@@ -317,5 +315,5 @@ def test_every_preset_fits_its_task(name, preset):
     # one α of network, teacher and preset
     alpha = settings.network.cell_options.get("alpha", 1.0)
     assert settings.data.get("alpha", alpha) == alpha and settings.network.orthogonal
-    online = settings.schedule.segment == 1 and settings.schedule.batch == 1 and settings.optimizer.optimizer == "sgd"
-    assert online == (preset != "small")
+    online = settings.schedule.segment == 1 and settings.schedule.batch == 1
+    assert online == (settings.optimizer.optimizer == "sgd") == (preset != "small")

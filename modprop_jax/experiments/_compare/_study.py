@@ -80,9 +80,9 @@ def compare(
         the task reads, or a pair of these and of a scalar, whose gradient is added. Each layer's
         cell types are its `signs`, or its two halves.
     - `rules`: names of rules or methods, or one name, with options as in `"modprop:mu=0.5"`; by
-        default `DEFAULT_RULES`, on streams `ONLINE_RULES`, or those that the preset names or that serve
-        the cell (`CELLS[cell].rules`). On streams, `"bptt:segment=10"` has an optimizer step every
-        10 time steps.
+        default `DEFAULT_RULES`, on streams `ONLINE_RULES`, or those that the preset names or that
+        serve the cell (`CELLS[cell].rules`). On streams, `"bptt:segment=10"` has an optimizer step
+        every 10 time steps.
     - `seeds`: networks per rule, each with its own weights and data; by default 5, or what the
         preset says.
     - `out`: folder for the results; by default a new one under `runs/`.
