@@ -18,10 +18,11 @@ import pytest
 from helpers import assert_close, jit
 
 import modprop_jax as mpj
-from modprop_jax.experiments import build_rule, main, METHODS, RULES
+from modprop_jax.experiments import build_rule, main, Method, METHODS, RULES
 from modprop_jax.experiments._compare._study import _records, _start
 from modprop_jax.experiments._config import Config
 from modprop_jax.experiments._force_network import force_network, ForceNetwork
+from modprop_jax.experiments._rules import ENTRIES
 from modprop_jax.experiments._setup import seed_keys, setup
 from modprop_jax.experiments._storage import RunFolder
 from modprop_jax.experiments._train import stream_keys
@@ -269,6 +270,27 @@ def test_settings_are_its_own():
         build_rule("force:alpha=3", (0, 1))
     network = jax.eval_shape(lambda: _start(made, "force").model)
     assert isinstance(network, ForceNetwork) and network.readout.alpha == 1.0
+
+
+def test_a_method_may_make_any_network_of_the_common_one(monkeypatch):
+    """And says how that learns; a rule beside it starts from the common one."""
+
+    def doubled(network, key, *, factor=2.0):
+        del key
+        return eqx.tree_at(lambda net: net.readout.weight, network, replace_fn=lambda w: factor * w)
+
+    method = Method("Twice.", doubled, mpj.EProp(), {"l2": 0.1}, {"factor": float})
+    monkeypatch.setitem(ENTRIES, "twice", method)
+    made = config("eprop", "twice", "twice:factor=-3,learning_rate=0.25")
+    plain, twice, minus = (_start(made, label).model for label in made.rules)
+    np.testing.assert_array_equal(twice.readout.weight, 2 * plain.readout.weight)
+    np.testing.assert_array_equal(minus.readout.weight, -3 * plain.readout.weight)
+    np.testing.assert_array_equal(twice.rnn.cell.weight_rec, plain.rnn.cell.weight_rec)
+    assert twice.rnn.rule == mpj.EProp()
+    own = [made.for_rule(label).settings for label in made.rules]
+    rates = [each.optimizer.learning_rate for each in own]
+    assert rates == 2 * [made.settings.optimizer.learning_rate] + [0.25]
+    assert [each.objective.l2 for each in own] == [0.0, 0.1, 0.1]
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 from jaxtyping import PRNGKeyArray
@@ -16,11 +16,11 @@ class Method:
     """A row of a comparison that is more than a credit rule: it makes another network of the one
     that all rows start from, and says how that learns.
 
-    - `network(network, key, **options)`: what it trains, made of the common network.
+    - `network(network, key, **options)`: what it trains, made of the common network; with layers
+      `rnn`, and `init` and `online`, as it learns from a stream.
     - `rule`: of the layers of what it trains.
     - `settings`: what it replaces in every preset, by name.
     - `options`: the numbers that may come with its name, int for counts.
-    - `online`: it learns on a stream only (`Schedule.segment`).
     - `papers`: where it comes from, as in `Card.papers`.
     - `place`: rows are listed in this order.
     """
@@ -30,9 +30,9 @@ class Method:
     rule: AbstractRule
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     options: Mapping[str, type] = dataclasses.field(default_factory=dict)
-    online: bool = False
     papers: tuple[str, ...] = ()
     place: int = LAST
+    online: ClassVar[bool] = True
 
     def build(self, types: tuple[int, ...], **options: Any) -> AbstractRule:
         """The rule of the layers, whatever the cell types; options are of the network."""
@@ -64,7 +64,6 @@ METHODS: dict[str, Method] = {
         ReadoutOnly(),
         settings=_LEAST_SQUARES,
         options={"alpha": float, "gain": float},
-        online=True,
         papers=("sussillo2009force",),
         place=230,
     ),
