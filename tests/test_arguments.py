@@ -587,7 +587,8 @@ RETURNED = """Alignment AlignmentMatrix Carry Compartments CreditProfile EIBalan
 FiringRates FixedPoints GradientSpread HessianTop OnlineAlignment ParticipationRatio
 ThreeTimescales WeightChange optim.RewireState
 optim.FPTTState""".split()
-RECORDS = ["Card", "tasks.Preset", "tasks.Task"]
+RECORDS = ["Card", "tasks.Task", "tasks.Preset"]
+RECORDS += [f"tasks.{part}" for part in ("Architecture", "Schedule", "Optimizer", "Objective")]
 BASES = """AbstractCell SeparableCell AbstractSynapses AbstractLocalSynapses AbstractRule
 AbstractTransportRule AbstractSurrogateRule
 AbstractInfluenceRule AbstractEstimatingRule""".split()

@@ -18,8 +18,8 @@ class Named(NamedTuple):
     - `options`: the numbers that may come with the name, int for counts.
     - `build`: `build(rule, types, **options)` makes it, `rule` being its class and `types` the cell
         type of each neuron. By default the options are the rule's own arguments.
-    - `online`: it learns on a stream only (`Preset.segment`).
-    - `settings`: what it replaces in every preset, by field.
+    - `online`: it learns on a stream only (`Schedule.segment`).
+    - `settings`: what it replaces in every preset, by name.
     - `place`: names are listed in this order.
     """
 

@@ -11,14 +11,15 @@ from rich.console import Console
 from .._figures import check_style
 from .._taxonomy import taxonomy as table_of_rules
 from ..tasks import TASKS
-from ._align_cli import align
+from ._align_command import align
 from ._bench import bench
 from ._cells import CELLS
 from ._cite_cli import cite
-from ._compare import execute, reopen
+from ._compare import Compare, reopen
 from ._config import Config
 from ._devices import use_cores
 from ._files import FolderFault
+from ._methods import METHODS
 from ._names import known, summary
 from ._options import (
     CellName,
@@ -41,6 +42,7 @@ from ._processes import join, leads
 from ._rules import RULES
 from ._runs import continued
 from ._storage import RunFolder
+from ._study import begun, conduct
 from ._work import Work
 
 
@@ -90,8 +92,8 @@ def compare(
             function (key, batch) -> (xs, ys).
         network: Your own, FILE.py:NAME: a function (in_size, out_size, *, key) that returns an
             equinox module with RNN layers.
-        rules: Credit rules, with options as in modprop:mu=0.5; `modprop-jax list` shows
-            them.
+        rules: Credit rules or methods, with options as in modprop:mu=0.5; `modprop-jax list`
+            shows them.
         seeds: Networks per rule, each with its own weights and data.
         preset: small (a minute or two on two cores) or published (sizes of the paper); of task
             connectome small, column or fly, leaky neurons, and small_spiking and so on.
@@ -140,7 +142,7 @@ def compare(
         )
     if resume is not None:
         folder = RunFolder(resume)
-        config = reopen(folder)
+        study = Compare(reopen(folder))
     else:
         config = Config.make(
             str(task),
@@ -161,17 +163,18 @@ def compare(
             segment=segment,
             mu=mu,
         )
-        folder = RunFolder.create(config, out)
+        study = Compare(config)
+        folder = begun(study, out)
 
     def run() -> int:
-        result = execute(config, folder, Console(quiet=not leads()), style=style)
+        result = conduct(study, folder, Console(quiet=not leads()), style)
         return int(any(row.diverged for row in result.rows))
 
-    return Work(run, continued("compare", folder))
+    return Work(run, continued(study.command, folder))
 
 
 def list_names(*, taxonomy: bool = False) -> Work:
-    """Show the tasks, credit rules and cells, a line each.
+    """Show the tasks, credit rules, methods and cells, a line each.
 
     Args:
         taxonomy: Show a table of rules in Markdown: approximation, bias, cost, locality.
@@ -179,6 +182,7 @@ def list_names(*, taxonomy: bool = False) -> Work:
     sections = {
         "tasks": {name: task.description for name, task in TASKS.items()},
         "rules": {name: rule.description for name, rule in RULES.items()},
+        "methods": {name: method.description for name, method in METHODS.items()},
         "cells": {name: summary(entry.cell) for name, entry in CELLS.items()},
     }
 

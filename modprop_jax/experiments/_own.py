@@ -19,14 +19,18 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from .._cell._base import dynamics
 from .._rnn import is_layer, layers
 from .._rule import AbstractRule
-from ..tasks import cross_entropy, Preset, Task, TASKS
+from ..tasks import Architecture, cross_entropy, Optimizer, Preset, Schedule, Task, TASKS
 from ._names import known
 
 
 # What `compare` was given in this process, by the name under which its folder has it.
 _GIVEN: dict[str, Any] = {}
 
-_PRESET = Preset(hidden_size=64, iterations=1000, learning_rate=0.01, eval_every=50)
+_PRESET = Preset(
+    network=Architecture(hidden_size=64),
+    schedule=Schedule(iterations=1000, eval_every=50),
+    optimizer=Optimizer(learning_rate=0.01),
+)
 """Of a task that is a function, where nothing else is said."""
 
 
@@ -214,7 +218,7 @@ def _mean(values: Array, weight: Array) -> Array:
 def make_network(name: str, task: Task, preset: Preset, key: PRNGKeyArray) -> eqx.Module:
     """A network of one's own with fresh weights."""
     make = find(name)
-    options = {"hidden_size": preset.hidden_size}
+    options = {"hidden_size": preset.network.hidden_size}
     if not _takes(make, "hidden_size"):
         options = {}
     model = make(task.in_size(preset), task.out_size, key=key, **options)
@@ -253,7 +257,7 @@ def check_network(
             under(model, rule)
         batch = functools.partial(task.batch, batch=2, **preset.data)
         xs, ys = (with_key(batch) if takes_key(model) else batch)(key)
-        outputs, cost = outputs_of(model, xs, preset.readout_steps or task.readout)
+        outputs, cost = outputs_of(model, xs, preset.objective.readout_steps or task.readout)
         if outputs.shape[-1] != task.out_size:
             raise ValueError(f"outputs of shape {outputs.shape}, where {task.out_size} are due.")
         return task.loss(outputs, ys), cost

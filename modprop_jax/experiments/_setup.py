@@ -1,7 +1,6 @@
 """From a configuration to the functions that train it."""
 
 import functools
-import json
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ from jaxtyping import Array, Key, PRNGKeyArray, PyTree
 
 from .._rate_cost import rate_cost
 from ..tasks import Preset, Task
-from . import _own as own
+from . import _own as own, _schema as schema
 from ._config import Config
 from ._network import build_network, build_optimizer, Network
 from ._train import Data, initial_state, Loss, State
@@ -33,7 +32,7 @@ class Setup(NamedTuple):
 
 def setup(config: Config) -> Setup:
     """The same objects for the same settings: compiled functions are kept by their identity."""
-    settings = json.dumps(config.to_dict()["settings"], sort_keys=True)
+    settings = schema.as_text(config.settings)
     if config.network is None:
         return _setup(config.task, config.tuning, settings)
     return _own_setup(config.task, config.tuning, settings, config.network)
@@ -48,8 +47,8 @@ def seed_keys(config: Config) -> tuple[Key[Array, " seeds"], Key[Array, " seeds"
 
 @functools.lru_cache(maxsize=16)
 def _setup(task_name: str, tuning: bool, settings: str) -> Setup:
-    task, preset = _task(task_name, tuning), Preset(**json.loads(settings))
-    optimizer = build_optimizer(preset)
+    task, preset = _task(task_name, tuning), schema.from_text(Preset, settings)
+    schedule, objective, optimizer = preset.schedule, preset.objective, build_optimizer(preset)
 
     @eqx.filter_jit
     def make(keys, wires):
@@ -63,18 +62,20 @@ def _setup(task_name: str, tuning: bool, settings: str) -> Setup:
     def loss(model: Network, xs: Array, ys: Array) -> tuple[Array, Array]:
         zs = model.emissions(xs)
         value, score = task.loss(model.read(zs), ys)
-        if preset.rate_cost:
+        if objective.rate_cost:
             counts = zs[-1, ..., model.readout.weight.shape[-1] :]
-            cost = rate_cost(counts, len(xs), target=preset.rate_target, strength=preset.rate_cost)
+            target, strength = objective.rate_target, objective.rate_cost
+            cost = rate_cost(counts, len(xs), target=target, strength=strength)
             # Its gradient only: the loss that is reported is the task's.
             value = value + (cost - jax.lax.stop_gradient(cost))
         return value, score
 
-    steps = {} if preset.segment is None else {"steps": preset.iterations * preset.segment}
+    segment = schedule.segment
+    steps = {} if segment is None else {"steps": schedule.iterations * segment}
     return Setup(
         start,
         loss,
-        functools.partial(task.batch, batch=preset.batch, **{**preset.data, **steps}),
+        functools.partial(task.batch, batch=schedule.batch, **{**preset.data, **steps}),
         functools.partial(task.evaluation, **preset.data),
         optimizer,
     )
@@ -88,7 +89,7 @@ def _task(name: str, tuning: bool) -> Task:
 @functools.lru_cache(maxsize=16)
 def _own_setup(task_name: str, tuning: bool, settings: str, network: str) -> Setup:
     """Of a network of one's own."""
-    task, preset = _task(task_name, tuning), Preset(**json.loads(settings))
+    task, preset = _task(task_name, tuning), schema.from_text(Preset, settings)
     optimizer = build_optimizer(preset)
 
     def make(key: PRNGKeyArray) -> eqx.Module:
@@ -99,12 +100,12 @@ def _own_setup(task_name: str, tuning: bool, settings: str, network: str) -> Set
         return initial_state(eqx.filter_vmap(make)(keys), optimizer)
 
     def loss(model: PyTree, xs: PyTree, ys: PyTree) -> tuple[Array, Array]:
-        outputs, cost = own.outputs_of(model, xs, preset.readout_steps or task.readout)
+        outputs, cost = own.outputs_of(model, xs, preset.objective.readout_steps or task.readout)
         value, score = task.loss(outputs, ys)
         # Its gradient only: the loss that is reported is the task's.
         return value if cost is None else value + (cost - jax.lax.stop_gradient(cost)), score
 
-    data = functools.partial(task.batch, batch=preset.batch, **preset.data)
+    data = functools.partial(task.batch, batch=preset.schedule.batch, **preset.data)
     evaluate = functools.partial(task.evaluation, **preset.data)
     if own.takes_key(jax.eval_shape(make, jr.key(0))):
         data, evaluate = own.with_key(data), own.with_key(evaluate)

@@ -4,7 +4,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -12,15 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from .._grad import online_value_and_grad, with_rule
 from .._rule import AbstractRule, BPTT
 from .._synapses import Sparse
 from .._tree import nodes
 from ._devices import device_mesh, over_seeds, placed
-from ._force_network import ForceNetwork
-from ._network import Network
 from ._processes import check_alone
 from ._soundness import check, check_stable, fault, radius_of
 from ._train import Data, initial_state, Record, State, stream_keys
@@ -28,7 +26,19 @@ from ._train import Data, initial_state, Record, State, stream_keys
 
 # of the outputs of some steps: (outputs, ys) -> (loss, score)
 OutputLoss = Callable[[Array, Array], tuple[Array, Array]]
-StreamNetwork = Network | ForceNetwork
+
+
+@runtime_checkable
+class StreamNetwork(Protocol):
+    """What learns from a stream: `Network`, or what a method makes of it."""
+
+    def init(self, batch_shape: tuple[int, ...] = (), *, key: PRNGKeyArray | None = None) -> PyTree:
+        """A carry with no past."""
+        ...
+
+    def online(self, xs: Array, carry: PyTree, *, context: Array | None = None) -> Any:
+        """The carry to go on from, and the outputs."""
+        ...
 
 
 class Streaming(NamedTuple):

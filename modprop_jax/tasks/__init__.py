@@ -24,11 +24,17 @@ from ._mnist1d import (
     summed_cross_entropy as summed_cross_entropy,
 )
 from ._pattern_generation import PATTERN_GENERATION, pattern_generation as pattern_generation
+from ._preset import (
+    Architecture as Architecture,
+    Objective as Objective,
+    Optimizer as Optimizer,
+    Preset as Preset,
+    Schedule as Schedule,
+)
 from ._sine_wave import SINE_WAVE, sine_wave as sine_wave
 from ._static_digits import DIGITS, digits as digits, digits_split as digits_split
 from ._task import (
     cross_entropy as cross_entropy,
-    Preset as Preset,
     squared_error as squared_error,
     Task as Task,
 )

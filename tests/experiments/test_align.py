@@ -1,6 +1,5 @@
 """`modprop-jax align`: what it measures, writes and survives."""
 
-import dataclasses
 import json
 import re
 from typing import Any
@@ -16,10 +15,10 @@ from helpers import jit
 
 import modprop_jax as mpj
 from modprop_jax.experiments import align, main, resume_align, TrainingDiverged
-from modprop_jax.experiments._align_config import AlignConfig
-from modprop_jax.experiments._align_measure import _unit_bounds, plain
-from modprop_jax.experiments._align_setup import align_setup, plain_sgd
-from modprop_jax.experiments._align_summary import correlations, matched_rate
+from modprop_jax.experiments._align._config import AlignConfig
+from modprop_jax.experiments._align._measure import _unit_bounds, plain
+from modprop_jax.experiments._align._setup import align_setup, plain_sgd
+from modprop_jax.experiments._align._summary import correlations, matched_rate
 from modprop_jax.experiments._setup import seed_keys
 from modprop_jax.experiments._storage import RunFolder, signed
 from modprop_jax.experiments._train import iterate
@@ -119,7 +118,7 @@ def test_rows_are_of_the_last_checkpoint(whole):
     row, last = whole.rows[0], _lines(whole, "eprop")[-1]
     assert (row.rule, row.iteration, row.diverged) == ("eprop", 9, None)
     rho = np.mean(last["projection"]["eprop"])
-    np.testing.assert_allclose(row.bound, 2 / (whole.config.settings.learning_rate * rho))
+    np.testing.assert_allclose(row.bound, 2 / (whole.config.settings.optimizer.learning_rate * rho))
     np.testing.assert_allclose(row.curvature.mean, np.mean(last["curvature"]))
     gaps = np.array(last["train_loss"]) - np.array(last["loss"])
     np.testing.assert_allclose(
@@ -137,7 +136,7 @@ def test_sweep_trains_bptt_at_the_matched_rate(whole):
     assert _lines(whole, "eprop x2")[-1]["loss"] != _lines(whole, "eprop")[-1]["loss"]
     rho = np.mean([line["projection"]["eprop"] for line in _lines(whole, "eprop")])
     like = align_setup(config).start(seed_keys(config.run)[0])
-    folder, base = RunFolder(whole.folder), config.settings.learning_rate
+    folder, base = RunFolder(whole.folder), config.settings.optimizer.learning_rate
     assert [row.factor for row in whole.sweep] == [0.5, 1.0, 2.0]
     for row in whole.sweep:
         for label, outcome, rate in (
@@ -162,7 +161,7 @@ def test_plain_sgd_is_the_gradient_the_decay_and_dale(whole):
     config = whole.config
     arrays = eqx.filter(align_setup(config).start(seed_keys(config.run)[0]).model, eqx.is_array)
     params = jax.tree.map(lambda a: a[0], arrays)
-    optimizer = plain_sgd(dataclasses.replace(config.settings, learning_rate=0.5, l2=0.1))
+    optimizer = plain_sgd(config.settings.replace(learning_rate=0.5, l2=0.1))
     grads = jax.tree.map(jnp.ones_like, params)
     with jax.numpy_dtype_promotion("standard"):
         updates: Any = optimizer.update(grads, optimizer.init(params), params)[0]
@@ -170,7 +169,7 @@ def test_plain_sgd_is_the_gradient_the_decay_and_dale(whole):
     np.testing.assert_allclose(step, -0.5 * (1 + 0.1 * weight))
     np.testing.assert_allclose(updates.readout.bias, -0.5)
     weight, step = (np.asarray(tree.rnn.cell.weight_rec) for tree in (params, updates))
-    signs = np.where(np.arange(8) < config.settings.excitatory, 1, -1)
+    signs = np.where(np.arange(8) < config.settings.network.excitatory, 1, -1)
     moved = weight - 0.5 * (1 + 0.1 * weight)
     np.testing.assert_allclose(weight + step, signs * np.maximum(signs * moved, 0), atol=1e-15)
 
@@ -213,11 +212,11 @@ def test_json_has_no_nan():
 
 
 def test_sgd_has_a_constant_rate_of_its_own():
-    preset = TASKS["delayed_xor"].presets["small"]
-    assert _config().settings.learning_rate == 20 * preset.learning_rate
-    assert _config(learning_rate=0.1).settings.learning_rate == 0.1
-    assert _config().settings.decay == 1.0 < 1 / preset.decay
-    adam = _config(optimizer="adam").settings
+    preset = TASKS["delayed_xor"].presets["small"].optimizer
+    sgd, adam = (_config(optimizer=name).settings.optimizer for name in ("sgd", "adam"))
+    assert sgd.learning_rate == 20 * preset.learning_rate
+    assert _config(learning_rate=0.1).settings.optimizer.learning_rate == 0.1
+    assert sgd.decay == 1.0 < 1 / preset.decay
     assert (adam.learning_rate, adam.decay) == (preset.learning_rate, preset.decay)
     again = AlignConfig.from_dict(json.loads(json.dumps(
         _config().run.to_dict() | {"align": _config().options()}
@@ -282,7 +281,7 @@ def test_diverging_rule_is_stopped_and_the_others_go_on(
                 raise TrainingDiverged(label, 1, 6)
             yield state, record
 
-    monkeypatch.setattr("modprop_jax.experiments._align.iterate", iterate_or_diverge)
+    monkeypatch.setattr("modprop_jax.experiments._align._study.iterate", iterate_or_diverge)
     folder = _copy_of(whole, tmp_path / "diverging")
     assert main(["align", "--resume", str(folder)]) == 1
     assert "stopped: rule eprop, seed 1: NaN or infinity" in capsys.readouterr().out

@@ -19,7 +19,15 @@ from modprop_jax.experiments import _own as own, compare, main, resume, trained
 from modprop_jax.experiments._config import Config
 from modprop_jax.experiments._rates import rates_of
 from modprop_jax.experiments._setup import setup
-from modprop_jax.tasks import Preset, sequential_digits_split, Task, TASKS
+from modprop_jax.tasks import (
+    Architecture,
+    Optimizer,
+    Preset,
+    Schedule,
+    sequential_digits_split,
+    Task,
+    TASKS,
+)
 
 
 LAB = Path(__file__).with_name("own_lab.py")
@@ -294,7 +302,8 @@ def test_a_folder_from_elsewhere_runs_no_code(lab, capsys):
 
 def test_a_task_record_is_taken_as_it_is(lab):
     shared = TASKS["delayed_match"]
-    presets = {"small": Preset(hidden_size=4, iterations=1, learning_rate=0.1, batch=2)}
+    parts = Architecture(4), Schedule(iterations=1, batch=2), Optimizer(0.1)
+    presets = {"small": Preset(network=parts[0], schedule=parts[1], optimizer=parts[2])}
     task = Task(
         "mine",
         "Of my own.",

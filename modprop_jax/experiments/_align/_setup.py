@@ -1,19 +1,19 @@
 """From a configuration of `align` to the functions that train its networks."""
 
 import functools
-import json
 
 import equinox as eqx
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key
 
-from .. import optim
-from ..tasks import Preset
-from ._align_config import AlignConfig
-from ._network import dales_law, only_existing, weights
-from ._setup import Setup, setup
-from ._train import initial_state, State
+from ... import optim
+from ...tasks import Preset
+from .. import _schema as schema
+from .._network import dales_law, only_existing, weights
+from .._setup import Setup, setup
+from .._train import initial_state, State
+from ._config import AlignConfig
 
 
 def align_setup(config: AlignConfig) -> Setup:
@@ -21,8 +21,7 @@ def align_setup(config: AlignConfig) -> Setup:
     parts = setup(config.run)
     if config.optimizer == "adam":
         return parts
-    settings = config.run.to_dict()["settings"]
-    return _with_sgd(parts, json.dumps(settings, sort_keys=True))
+    return _with_sgd(parts, schema.as_text(config.settings))
 
 
 def at_rate(state: State, rate: float) -> State:
@@ -36,7 +35,7 @@ def at_rate(state: State, rate: float) -> State:
 
 @functools.lru_cache(maxsize=16)
 def _with_sgd(parts: Setup, settings: str) -> Setup:
-    optimizer = plain_sgd(Preset(**json.loads(settings)))
+    optimizer = plain_sgd(schema.from_text(Preset, settings))
 
     @eqx.filter_jit
     def start(keys: Key[Array, " seeds"]) -> State:
@@ -53,9 +52,10 @@ def plain_sgd(preset: Preset) -> optax.GradientTransformation:
 
     def descend(learning_rate):
         steps = [
-            optax.add_decayed_weights(preset.l2, mask=weights),
+            optax.add_decayed_weights(preset.objective.l2, mask=weights),
             optax.sgd(learning_rate),
         ]
-        return optax.chain(*steps, *only_existing(preset), *dales_law(preset, optim.dale))
+        network = preset.network
+        return optax.chain(*steps, *only_existing(network), *dales_law(network, optim.dale))
 
-    return optax.inject_hyperparams(descend)(learning_rate=preset.learning_rate)
+    return optax.inject_hyperparams(descend)(learning_rate=preset.optimizer.learning_rate)

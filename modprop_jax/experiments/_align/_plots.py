@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from .._figures import Style
-from ..diagnostics import curvature_bound
-from ._align_config import AlignConfig
-from ._align_summary import correlations, finished, gap, Metrics, of_rule, rate_at, values
-from ._rule_figures import by_rule, Drawing, matrices, Panel, shown
-from ._rule_styles import name_of, RuleStyle
+from ..._figures import Style
+from ...diagnostics import curvature_bound
+from .._rule_figures import by_rule, Drawing, matrices, Panel, shown
+from .._rule_styles import name_of, RuleStyle
+from ._config import AlignConfig
+from ._summary import correlations, finished, gap, Metrics, of_rule, rate_at, values
 
 
 Files = dict[str, bytes]
@@ -95,7 +95,7 @@ def credit_figure(config: AlignConfig, metrics: Metrics, style: Style = None) ->
 
 def curvature_figure(config: AlignConfig, metrics: Metrics, style: Style = None) -> Files:
     """λ₁ along training beside its bounds, and the generalisation gap against it."""
-    exact = 2 / rate_at(config.settings, config.settings.iterations)
+    exact = 2 / rate_at(config.settings, config.settings.schedule.iterations)
     clean, noisy = (
         "–" if r is None else f"{r:.2f}" for r in correlations(config, metrics).values()
     )

@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from .._figures import Style
-from ._align_config import StreamAlignConfig
-from ._rule_figures import by_rule, Drawing, matrices, Panel, shown
-from ._rule_styles import name_of, RuleStyle
-from ._stream_align_summary import means, Metrics
+from ..._figures import Style
+from .._rule_figures import by_rule, Drawing, matrices, Panel, shown
+from .._rule_styles import name_of, RuleStyle
+from ._config import StreamAlignConfig
+from ._summary import means, Metrics
 
 
 Files = dict[str, bytes]

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._align_config import StreamAlignConfig
-from ._summary import Spread
+from .._summary import Spread
+from ._config import StreamAlignConfig
 
 
 Metrics = Sequence[dict[str, Any]]
@@ -86,11 +86,11 @@ def headers(config: StreamAlignConfig) -> list[str]:
 
 def caption(config: StreamAlignConfig) -> str:
     """What the tables show."""
-    run = config.run
+    run, iterations = config.run, config.settings.schedule.iterations
     return (
         f"{run.task}, preset {run.preset}, mean ± sd over {run.seeds} "
         f"seed{'s' if run.seeds > 1 else ''}: gradients of the recurrent layer by single steps, "
-        f"while {config.learner} trains the network for {config.settings.iterations} steps, of "
+        f"while {config.learner} trains the network for {iterations} steps, of "
         "which the first sixth is left out. Cosine, its mean; and its mean weighted by the product "
         "of both norms."
     )

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from .._figures import Style
-from ._config import Config
-from ._rule_figures import by_rule, Drawing, Panel, shown
-from ._rule_styles import RuleStyle
+from ..._figures import Style
+from .._config import Config
+from .._rule_figures import by_rule, Drawing, Panel, shown
+from .._rule_styles import RuleStyle
 
 
 def learning_curves(
@@ -20,7 +20,7 @@ def learning_curves(
 
     A line is the mean over seeds, its band a 95 % interval of that mean.
     """
-    of = "validation" if config.settings.segment is None else "online"
+    of = "validation" if config.settings.schedule.segment is None else "online"
 
     def panel(quantity: str, finish: Any) -> Panel:
         def draw(drawing: Drawing, axes: Any, rule: str, look: RuleStyle) -> None:
@@ -45,7 +45,7 @@ def learning_curves(
         lowest = min((min(line["accuracy"]) for line in metrics), default=0)
         bounds = (max(min(lowest, 0), -1) - 0.02, 1.02)
         axes.set(ylabel=f"{of} {config.entry.score}", ylim=bounds, xlabel="iteration")
-        axes.axhline(config.settings.criterion, color="grey", lw=0.8, ls=":")
+        axes.axhline(config.settings.objective.criterion, color="grey", lw=0.8, ls=":")
 
     title = f"{config.entry.name} ({config.preset}): {shown('interval', config.seeds)}"
     panels = [panel("loss", of_loss), panel("accuracy", of_score)]

@@ -1,7 +1,6 @@
 """What `align` measures on a network: gradients, curvature, generalisation, credit by lag."""
 
 import functools
-import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,15 +11,16 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Key, PyTree
 
-from ..diagnostics import alignment_matrix, credit_profile, generalisation_gap, hessian_top
-from ..tasks import Preset, TASKS
-from ._align_config import AlignConfig
-from ._cells import CELLS
-from ._devices import mesh_of, over_seeds
-from ._network import cell_types, recurrent_weights
-from ._rules import build_rule
-from ._setup import setup
-from ._train import Data, Loss, stream_keys
+from ...diagnostics import alignment_matrix, credit_profile, generalisation_gap, hessian_top
+from ...tasks import Preset, TASKS
+from .. import _schema as schema
+from .._cells import CELLS
+from .._devices import mesh_of, over_seeds
+from .._network import cell_types, recurrent_weights
+from .._rules import build_rule
+from .._setup import setup
+from .._train import Data, Loss, stream_keys
+from ._config import AlignConfig
 
 
 # The training loss is over so many times the trials of the gradients.
@@ -41,7 +41,7 @@ class Measurements(NamedTuple):
 def measurements(config: AlignConfig) -> Measurements:
     """The same functions for the same settings."""
     parts = setup(config.run)
-    settings = json.dumps(config.run.to_dict()["settings"], sort_keys=True)
+    settings = schema.as_text(config.settings)
     key = config.run.task, settings, config.measured, config.measure, config.noise
     return _measurements(parts.loss, parts.evaluate, *key)
 
@@ -56,8 +56,8 @@ def _measurements(
     size: int,
     noise: float,
 ) -> Measurements:
-    preset = Preset(**json.loads(settings))
-    types = cell_types(preset)
+    preset = schema.from_text(Preset, settings)
+    types = cell_types(preset.network)
     rules = {label: build_rule(label, types, mu=preset.mu) for label in labels}
     exact = labels.index("bptt")
     bounds = _unit_bounds(evaluate)
@@ -65,7 +65,7 @@ def _measurements(
     def trials(key, count):
         return TASKS[task].batch(key, count, **preset.data)
 
-    recurrent = recurrent_weights(preset)
+    recurrent = recurrent_weights(preset.network)
 
     def scalar(*args):
         return loss(*args)[0]
@@ -108,7 +108,8 @@ def _measurements(
         return jax.tree.map(plain, by_seed) | to_exact | {"matrix": _means(matrix)}
 
     def profile(model, keys):
-        if CELLS[preset.cell].synapses != "neurons":  # the profile is of credit on neurons' drives
+        # the profile is of credit on neurons' drives
+        if CELLS[preset.network.cell].synapses != "neurons":
             return {}
         return {"credit": _means(credit(model, keys))}
 

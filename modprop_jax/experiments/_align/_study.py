@@ -6,19 +6,29 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Array, Key
 from rich.console import Console
 
-from .._figures import check_style, Style
-from ._align_config import AlignConfig, sweep_labels
-from ._align_measure import Measurements, measurements
-from ._align_plots import figures
-from ._align_setup import align_setup, at_rate
-from ._align_summary import (
+from ..._figures import check_style, Style
+from .._config import Config
+from .._network import cell_types
+from .._progress import Reporter
+from .._rules import build_rule
+from .._runs import Run
+from .._setup import seed_keys, Setup
+from .._storage import RunFolder
+from .._study import AbstractStudy, begun, conduct, Metrics, reopened, Report
+from .._summary import SECONDS
+from .._train import iterate, State
+from ._config import AlignConfig, sweep_labels
+from ._measure import Measurements, measurements
+from ._plots import figures
+from ._setup import align_setup, at_rate
+from ._summary import (
     AlignRow,
     caption,
     cells,
@@ -30,14 +40,6 @@ from ._align_summary import (
     sweep_rows,
     SweepRow,
 )
-from ._network import cell_types
-from ._progress import Reporter
-from ._rules import build_rule
-from ._runs import advising, check_precision, drive, introduce, Run, saved
-from ._setup import seed_keys, Setup
-from ._storage import RunFolder
-from ._summary import SECONDS
-from ._train import iterate, State
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +110,8 @@ def align(
         **settings,
     )
     check_style(style)
-    return execute_align(config, new_folder(config, out), Console(quiet=quiet), style)
+    study = Align(config)
+    return conduct(study, begun(study, out), Console(quiet=quiet), style)
 
 
 def resume_align(
@@ -117,74 +120,87 @@ def resume_align(
     """Continue an interrupted `align` from its folder, as `resume` does a `compare`."""
     check_style(style)
     run = RunFolder(Path(folder))
-    return execute_align(reopen_align(run), run, Console(quiet=quiet), style)
+    return conduct(reopen_align(run), run, Console(quiet=quiet), style)
 
 
-def new_folder(config: AlignConfig, out: str | os.PathLike | None) -> RunFolder:
-    """An empty folder for a run."""
-    return RunFolder.create(config.run, out, kind="align", align=config.options())
+def reopen_align(folder: RunFolder) -> AbstractStudy[Alignments]:
+    """What a folder's run is, if it can go on here."""
+    return reopened(folder, Align.kind, lambda data: Align(AlignConfig.from_dict(data).checked()))
 
 
-def reopen_align(folder: RunFolder) -> AlignConfig:
-    """A run's configuration, if it can go on here."""
-    _, data = folder.read_config("align")
-    with folder.reading_config():
-        config = AlignConfig.from_dict(data)
-        config.run.checked()
-        config.checked()
-    check_precision(config.run, folder)
-    return config
+@dataclasses.dataclass(frozen=True)
+class Align(AbstractStudy[Alignments]):
+    """A run for each rule, measured on its way; and those of the sweep."""
 
+    config: AlignConfig
+    kind: ClassVar[str] = "align"
+    command: ClassVar[str] = "align"
 
-def execute_align(
-    config: AlignConfig, folder: RunFolder, console: Console, style: Style = None
-) -> Alignments:
-    """Do what is left to do of a run; all of it, if the folder is new."""
-    swept = [label for each in config.swept for label in sweep_labels(*each)]
-    labels = (*config.run.rules, *swept)
+    @property
+    def run(self) -> Config:
+        return self.config.run
 
-    def trainings() -> Iterator[Run]:
+    def options(self) -> dict[str, Any]:
+        return {"align": self.config.options()}
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Of all runs."""
+        swept = [label for each in self.config.swept for label in sweep_labels(*each)]
+        return (*self.run.rules, *swept)
+
+    def reporter(self, console: Console) -> Reporter:
+        return Reporter(dataclasses.replace(self.run, rules=self.labels), console)
+
+    def fresh(self) -> Mapping[str, State]:
+        weight_keys, _ = seed_keys(self.run)
+        return dict.fromkeys(self.labels, align_setup(self.config).start(weight_keys))
+
+    def runs(
+        self, fresh: Mapping[str, State], metrics: Metrics, say: Callable[[str], None]
+    ) -> Iterator[Run]:
+        config, (_, keys) = self.config, seed_keys(self.run)
+        measure = align_setup(config), measurements(config)
+        lines = functools.partial(_lines, config, keys, *measure)
         for rule in config.run.rules:
-            yield Run(rule, fresh, functools.partial(lines, rule, rule))
-
-    def sweep() -> Iterator[Run]:
+            yield Run(rule, fresh[rule], functools.partial(lines, rule, rule))
         for rule, factor in config.swept:
             own, exact = sweep_labels(rule, factor)
-            rate = factor * config.settings.learning_rate
+            rate = factor * config.settings.optimizer.learning_rate
             matched = matched_rate(metrics, rule, rate)
-            yield Run(own, at_rate(fresh, rate), functools.partial(lines, rule, own))
+            yield Run(own, at_rate(fresh[own], rate), functools.partial(lines, rule, own))
             if matched is None:
-                reporter.say(f"{rule}: no positive ρ was measured, so BPTT has no matched rate")
+                say(f"{rule}: no positive ρ was measured, so BPTT has no matched rate")
             else:
-                yield Run(exact, at_rate(fresh, matched), functools.partial(lines, "bptt", exact))
+                start = at_rate(fresh[exact], matched)
+                yield Run(exact, start, functools.partial(lines, "bptt", exact))
 
-    reporter = Reporter(dataclasses.replace(config.run, rules=labels), console)
-    with folder.locked(), reporter, advising("align", folder, reporter):
-        introduce(config.run, folder, reporter)
-        parts, (weight_keys, keys) = align_setup(config), seed_keys(config.run)
-        fresh, measures = parts.start(weight_keys), measurements(config)
-        states, metrics = saved(folder, dict.fromkeys(labels, fresh), config.settings.iterations)
-        lines = functools.partial(_lines, config, keys, parts, measures)
-        diverged = drive(trainings(), folder, states, metrics, reporter)
-        diverged |= drive(sweep(), folder, states, metrics, reporter)
-    rows = summarise(config, metrics, diverged)
-    comparisons = sweep_rows(config, metrics, diverged)
-    found = {
-        "caption": caption(config),
-        "rows": [dataclasses.asdict(row) for row in rows],
-        "correlation": correlations(config, metrics),
-        "sweep": [dataclasses.asdict(row) for row in comparisons],
-        "measured": config.measured,
-        "metrics": metrics,
-    }
-    folder.write("align.json", json.dumps(found, indent=1) + "\n")
-    folder.write("table.md", markdown(config, rows, comparisons, metrics))
-    for name, figure in figures(config, metrics, style).items():
-        folder.write(name, figure)
-    text = [cells(row) for row in rows]
-    reporter.grid(headers(config), text, caption(config, correlations(config, metrics)))
-    reporter.say(f"written to {folder.path}")
-    return Alignments(folder.path, config, rows, comparisons, metrics)
+    def report(
+        self, folder: RunFolder, metrics: Metrics, diverged: dict[str, str], style: Style
+    ) -> Report[Alignments]:
+        config = self.config
+        rows = summarise(config, metrics, diverged)
+        comparisons = sweep_rows(config, metrics, diverged)
+        correlation = correlations(config, metrics)
+        found = {
+            "caption": caption(config),
+            "rows": [dataclasses.asdict(row) for row in rows],
+            "correlation": correlation,
+            "sweep": [dataclasses.asdict(row) for row in comparisons],
+            "measured": config.measured,
+            "metrics": metrics,
+        }
+        files: dict[str, str | bytes] = {
+            "align.json": json.dumps(found, indent=1) + "\n",
+            "table.md": markdown(config, rows, comparisons, metrics),
+            **figures(config, metrics, style),
+        }
+
+        def show(reporter: Reporter) -> None:
+            text = [cells(row) for row in rows]
+            reporter.grid(headers(config), text, caption(config, correlation))
+
+        return Report(Alignments(folder.path, config, rows, comparisons, metrics), files, show)
 
 
 def _lines(
@@ -197,7 +213,8 @@ def _lines(
     state: State,
 ) -> Iterator[tuple[State, dict[str, Any]]]:
     """Train under one rule from `state` on, and measure; yields at each checkpoint."""
-    settings, swept = config.settings, label != rule
+    settings, schedule = config.settings, config.settings.schedule
+    swept = label != rule
     for state, record in iterate(
         state,
         keys,
@@ -205,12 +222,12 @@ def _lines(
         data=parts.data,
         evaluate=parts.evaluate,
         optimizer=parts.optimizer,
-        rule=build_rule(rule, cell_types(settings), mu=settings.mu),
-        iterations=settings.iterations,
-        eval_every=settings.eval_every,
+        rule=build_rule(rule, cell_types(settings.network), mu=settings.mu),
+        iterations=schedule.iterations,
+        eval_every=schedule.eval_every,
         label=label,
     ):
-        last, began = record.iteration == settings.iterations, time.perf_counter()
+        last, began = record.iteration == schedule.iterations, time.perf_counter()
         line = {
             "rule": label,
             "iteration": record.iteration,
@@ -221,7 +238,7 @@ def _lines(
             line |= measures.network(state.model, keys)
         if not swept and (last or record.iteration == 0):
             line |= measures.profile(state.model, keys)
-        measuring = (time.perf_counter() - began) / settings.eval_every
+        measuring = (time.perf_counter() - began) / schedule.eval_every
         # Of training and measuring: what the time that is left is reckoned from.
         seconds = None if math.isnan(record.seconds) else record.seconds + measuring
         yield state, line | {SECONDS: seconds}

@@ -5,32 +5,33 @@ import functools
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 from rich.console import Console
 
-from .. import _arguments as arguments
-from .._figures import check_style, Style
-from .._rule import AbstractRule
-from ..tasks import Task
-from . import _own as own
-from ._config import Config
-from ._files import FolderFault
-from ._names import known
+from ... import _arguments as arguments
+from ..._figures import check_style, Style
+from ..._rule import AbstractRule
+from ...tasks import Task
+from .. import _own as own
+from .._config import Config
+from .._files import FolderFault
+from .._names import known
+from .._progress import Reporter
+from .._rates import Tuning
+from .._rules import network_of, segment_of
+from .._runs import check_precision, Run
+from .._setup import seed_keys, setup
+from .._statistics import Pair
+from .._storage import RunFolder
+from .._stream import iterate_stream, stream_state, Streaming
+from .._study import AbstractStudy, begun, conduct, Metrics, Report
+from .._summary import differences, markdown, Row, SECONDS, summarise
+from .._train import cosines, initial_state, iterate, Record, State
 from ._plots import learning_curves
-from ._progress import Reporter
-from ._rates import Tuning
-from ._rules import network_of, rule_entry, segment_of
-from ._runs import advising, check_precision, drive, introduce, Run, saved
-from ._setup import seed_keys, setup
-from ._statistics import Pair
-from ._storage import RunFolder
-from ._stream import iterate_stream, stream_state, Streaming
-from ._summary import differences, markdown, Row, SECONDS, summarise
-from ._train import cosines, initial_state, iterate, Record, State
 from ._tune import as_json, chosen, read_choice, report
 
 
@@ -78,10 +79,10 @@ def compare(
         with a key of its own for each iteration, returns the outputs of every step or those that
         the task reads, or a pair of these and of a scalar, whose gradient is added. Each layer's
         cell types are its `signs`, or its two halves.
-    - `rules`: names of rules, or one name, with options as in `"modprop:mu=0.5"`; by default
-        `DEFAULT_RULES`, on streams `ONLINE_RULES`, or those that the preset names or that serve
-        the cell (`CELLS[cell].rules`). On streams, `"bptt:segment=10"` has an optimizer step every
-        10 time steps.
+    - `rules`: names of rules or methods, or one name, with options as in `"modprop:mu=0.5"`; by
+        default `DEFAULT_RULES`, on streams `ONLINE_RULES`, or those that the preset names or that
+        serve the cell (`CELLS[cell].rules`). On streams, `"bptt:segment=10"` has an optimizer step
+        every 10 time steps.
     - `seeds`: networks per rule, each with its own weights and data; by default 5, or what the
         preset says.
     - `out`: folder for the results; by default a new one under `runs/`.
@@ -92,8 +93,8 @@ def compare(
         of other seeds and, where data are limited, on a part of the training data, judged by
         another part; then compare the rules, each at the rate with the least final loss. Numbers,
         or `"1e-4..1e-2"` for five rates evenly spaced by their logarithms (`"1e-4..1e-2/9"`: nine).
-    - `settings`: fields of `modprop_jax.tasks.Preset` to replace, such as
-      `iterations=200`.
+    - `settings`: what to replace in the preset, by name, such as `iterations=200`: fields of
+        `modprop_jax.tasks.Preset` and of its parts.
 
     **Returns:** a `Comparison`. A rule whose run met NaN or infinity, or whose transport became
     unstable, stops there, and its row's `diverged` says where.
@@ -112,7 +113,8 @@ def compare(
         **settings,
     )
     check_style(style)
-    return execute(config, RunFolder.create(config, out), Console(quiet=quiet), style=style)
+    study = Compare(config)
+    return conduct(study, begun(study, out), Console(quiet=quiet), style)
 
 
 def resume(
@@ -135,14 +137,14 @@ def resume(
     """
     run = RunFolder(Path(folder))
     check_style(style)
-    return execute(reopen(run, task, network), run, Console(quiet=quiet), style=style)
+    return conduct(Compare(reopen(run, task, network)), run, Console(quiet=quiet), style)
 
 
 def trained(folder: str | os.PathLike, rule: str, *, at: Literal["end", "start"] = "end") -> Any:
     """The networks of a run's last checkpoint of one rule, seeds on a leading axis.
 
-    `Network`s, but under "force" what that rule makes of them; or a network of one's own. `at`:
-    "start" for those before the first iteration.
+    `Network`s, what a method such as "force" makes of them, or networks of one's own. `at`: "start"
+    for those before the first iteration.
     """
     at = arguments.choice("at", at, ("end", "start"))
     run = RunFolder(Path(folder))
@@ -151,7 +153,7 @@ def trained(folder: str | os.PathLike, rule: str, *, at: Literal["end", "start"]
     if at == "start":
         return _start(config, rule).model
     like = eqx.filter_eval_shape(lambda: _start(config, rule))
-    state = run.load_state(rule, like, config.settings.iterations)
+    state = run.load_state(rule, like, config.settings.schedule.iterations)
     if state is None:
         raise ValueError(
             f"{folder} has no checkpoint of rule {rule!r}; its rules: {', '.join(config.rules)}."
@@ -176,65 +178,78 @@ def reopen(folder: RunFolder, task: Any = None, network: Any = None) -> Config:
     return config
 
 
-def execute(
-    config: Config,
-    folder: RunFolder,
-    console: Console,
-    *,
-    tuning: bool = False,
-    style: Style = None,
-) -> Comparison:
-    """Do what is left to do of a run; all of it, if the folder is new. Trials of a `tuning` are
-    there to choose from, and no differences between them are tested."""
-    with folder.locked():
-        if config.tune is not None and folder.read("tuning.json") is None:
-            config = _tune(config, config.tune, folder, console)
-        return _execute(config, folder, Reporter(config, console), tuning, style)
+@dataclasses.dataclass(frozen=True)
+class Compare(AbstractStudy[Comparison]):
+    """A run for each rule, from the same weights on the same data."""
+
+    config: Config
+    kind: ClassVar[str] = "compare"
+    command: ClassVar[str] = "compare"
+
+    @property
+    def run(self) -> Config:
+        return self.config
+
+    def ready(self, folder: RunFolder, console: Console) -> "Compare":
+        """With each rule at the learning rate that tuning chose; now, if it has not yet."""
+        tune = self.config.tune
+        if tune is None or folder.read("tuning.json") is not None:
+            return self
+        return Compare(_tuned(self.config, tune, folder, console))
+
+    def fresh(self) -> Mapping[str, State]:
+        return {rule: _start(self.config, rule) for rule in self.config.rules}
+
+    def runs(
+        self, fresh: Mapping[str, State], metrics: Metrics, say: Callable[[str], None]
+    ) -> Iterator[Run]:
+        del metrics, say
+        for rule, state in fresh.items():
+            yield Run(rule, state, functools.partial(_lines, self.config, rule))
+
+    def report(
+        self, folder: RunFolder, metrics: Metrics, diverged: dict[str, str], style: Style
+    ) -> Report[Comparison]:
+        config = self.config
+        rows = summarise(config, metrics, diverged)
+        # trials of a tuning are there to choose from
+        pairs, by_loss = (
+            [] if config.tuning else differences(config, metrics, diverged, quantity)
+            for quantity in ("accuracy", "loss")
+        )
+        found = {
+            "score": config.entry.score,
+            "rows": [dataclasses.asdict(row) for row in rows],
+            "pairs": [dataclasses.asdict(pair) for pair in pairs],
+            "pairs_by_loss": [dataclasses.asdict(pair) for pair in by_loss],
+        }
+        files: dict[str, str | bytes] = {
+            "summary.json": json.dumps(found, indent=1) + "\n",
+            "table.md": markdown(config, rows, pairs),
+            **learning_curves(config, metrics, style),
+        }
+
+        def show(reporter: Reporter) -> None:
+            reporter.table(rows)
+            if not config.tuning:
+                reporter.differences(pairs, diverged)
+
+        return Report(Comparison(folder.path, config, rows, metrics, pairs), files, show)
 
 
-def _execute(
-    config: Config, folder: RunFolder, reporter: Reporter, tuning: bool, style: Style
-) -> Comparison:
-    with reporter, advising("compare", folder, reporter):
-        introduce(config, folder, reporter)
-        fresh = {rule: _start(config, rule) for rule in config.rules}
-        states, metrics = saved(folder, fresh, config.settings.iterations)
-        runs = [Run(rule, fresh[rule], functools.partial(_lines, config, rule)) for rule in fresh]
-        diverged = drive(runs, folder, states, metrics, reporter)
-    rows = summarise(config, metrics, diverged)
-    pairs, by_loss = (
-        [] if tuning else differences(config, metrics, diverged, quantity)
-        for quantity in ("accuracy", "loss")
-    )
-    found = {
-        "score": config.entry.score,
-        "rows": [dataclasses.asdict(row) for row in rows],
-        "pairs": [dataclasses.asdict(pair) for pair in pairs],
-        "pairs_by_loss": [dataclasses.asdict(pair) for pair in by_loss],
-    }
-    folder.write("summary.json", json.dumps(found, indent=1) + "\n")
-    folder.write("table.md", markdown(config, rows, pairs))
-    for name, content in learning_curves(config, metrics, style).items():
-        folder.write(name, content)
-    reporter.table(rows)
-    if not tuning:
-        reporter.differences(pairs, diverged)
-    reporter.say(f"written to {folder.path}")
-    return Comparison(folder.path, config, rows, metrics, pairs)
-
-
-def _tune(config: Config, tune: Tuning, folder: RunFolder, console: Console) -> Config:
+def _tuned(config: Config, tune: Tuning, folder: RunFolder, console: Console) -> Config:
     """The configuration with a learning rate for each rule; in a run folder of its own, inside."""
-    inside, trials = folder.within("tuning"), config.of_tuning(tune)
+    inside, trials = folder.within("tuning"), Compare(config.of_tuning(tune))
     if inside.read("config.json") is None:
-        inside = RunFolder.create(trials, inside.path)
-    elif not inside.load_config().trains_as(trials):
+        inside = begun(trials, inside.path)
+    elif not inside.load_config().trains_as(trials.config):
         raise FolderFault(
             f"{inside.path} is the tuning of another run: delete it, and {folder.path} is tuned "
             "anew."
         )
-    console.print(f"tuning: {len(trials.rules)} trials of {tune.seeds} seeds", highlight=False)
-    rows = execute(trials, inside, console, tuning=True).rows
+    many = len(trials.config.rules)
+    console.print(f"tuning: {many} trials of {tune.seeds} seeds", highlight=False)
+    rows = conduct(trials, inside, console).rows
     text = report(tune, config.rules, rows)
     console.print(text, markup=False, highlight=False)
     folder.write("tuning.md", text)
@@ -251,13 +266,10 @@ def _start(config: Config, label: str) -> State:
         of_types = functools.partial(config.rule_of_types, label)
         model = eqx.filter_vmap(lambda each: own.under(each, of_types))(fresh.model)
         return initial_state(model, parts.optimizer)
-    if config.settings.segment is None:
+    if config.settings.schedule.segment is None:
         return fresh
-    model = fresh.model
-    if rule_entry(label).network is not None:
-        made_for_rule = eqx.filter_jit(eqx.filter_vmap(functools.partial(network_of, label)))
-        model = made_for_rule(model, weight_keys)
-    batch, optimizer = config.settings.batch, parts.optimizer
+    model = eqx.filter_vmap(functools.partial(network_of, label))(fresh.model, weight_keys)
+    batch, optimizer = config.settings.schedule.batch, parts.optimizer
     return stream_state(model, keys, rule=config.rule(label), batch=batch, optimizer=optimizer)
 
 
@@ -268,9 +280,9 @@ def _rule_of(config: Config, label: str) -> AbstractRule | None:
 
 def _records(config: Config, label: str, state: State) -> Iterator[tuple[State, Record]]:
     """Train under one rule from `state` on."""
-    settings, (_, keys) = config.settings, seed_keys(config)
+    schedule, (_, keys) = config.settings.schedule, seed_keys(config)
     parts, rule = setup(config.for_rule(label)), _rule_of(config, label)
-    if settings.segment is None:
+    if schedule.segment is None:
         return iterate(
             state,
             keys,
@@ -279,8 +291,8 @@ def _records(config: Config, label: str, state: State) -> Iterator[tuple[State, 
             evaluate=parts.evaluate,
             optimizer=parts.optimizer,
             rule=rule,
-            iterations=settings.iterations,
-            eval_every=settings.eval_every,
+            iterations=schedule.iterations,
+            eval_every=schedule.eval_every,
             label=label,
         )
     return iterate_stream(
@@ -291,10 +303,10 @@ def _records(config: Config, label: str, state: State) -> Iterator[tuple[State, 
         optimizer=parts.optimizer,
         rule=config.rule(label),
         streaming=Streaming(
-            settings.segment,
-            segment_of(label, settings.segment),
-            settings.eval_every * settings.segment,
-            settings.iterations * settings.segment,
+            schedule.segment,
+            segment_of(label, schedule.segment),
+            schedule.eval_every * schedule.segment,
+            schedule.iterations * schedule.segment,
         ),
         label=label,
     )
@@ -302,7 +314,7 @@ def _records(config: Config, label: str, state: State) -> Iterator[tuple[State, 
 
 def _lines(config: Config, label: str, state: State) -> Iterator[tuple[State, dict[str, Any]]]:
     """Train under one rule from `state` on; yields at each evaluation."""
-    settings, (_, keys) = config.settings, seed_keys(config)
+    schedule, (_, keys) = config.settings.schedule, seed_keys(config)
     for state, record in _records(config, label, state):
         line = {
             "rule": label,
@@ -314,7 +326,7 @@ def _lines(config: Config, label: str, state: State) -> Iterator[tuple[State, di
         }
         if record.radius is not None:
             line["radius"] = record.radius.tolist()
-        if settings.segment is None and record.iteration in (0, settings.iterations):
+        if schedule.segment is None and record.iteration in (0, schedule.iterations):
             parts, rule = setup(config.for_rule(label)), _rule_of(config, label)
             angle = cosines(
                 state.model, keys, record.iteration, loss=parts.loss, data=parts.data, rule=rule

@@ -5,10 +5,10 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from ._files import FolderFault
-from ._rates import Tuning
-from ._storage import digest_of
-from ._summary import Row
+from .._files import FolderFault
+from .._rates import Tuning
+from .._storage import digest_of
+from .._summary import Row
 
 
 def chosen(tuning: Tuning, rules: Sequence[str], rows: Sequence[Row]) -> dict[str, str]:

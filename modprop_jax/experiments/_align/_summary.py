@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from ..diagnostics import curvature_bound, matched_rates
-from ..tasks import Preset
-from ._align_config import AlignConfig, sweep_labels
-from ._align_measure import plain
-from ._summary import Spread
+from ...diagnostics import curvature_bound, matched_rates
+from ...tasks import Preset
+from .._summary import Spread
+from ._config import AlignConfig, sweep_labels
+from ._measure import plain
 
 
 Metrics = Sequence[dict[str, Any]]
@@ -78,12 +78,13 @@ def gap(line: dict[str, Any], name: str) -> np.ndarray:
 
 def finished(config: AlignConfig, lines: Metrics) -> list[dict[str, Any]]:
     """The last line of a run that reached the end; one that diverged has no minimum to speak of."""
-    return [line for line in lines if line["iteration"] == config.settings.iterations]
+    return [line for line in lines if line["iteration"] == config.settings.schedule.iterations]
 
 
 def rate_at(settings: Preset, iteration: int) -> float:
     """The learning rate of an iteration."""
-    return settings.learning_rate * settings.decay ** (iteration // settings.decay_every)
+    optimizer = settings.optimizer
+    return optimizer.learning_rate * optimizer.decay ** (iteration // optimizer.decay_every)
 
 
 def matched_rate(metrics: Metrics, rule: str, rate: float) -> float | None:
@@ -120,7 +121,7 @@ def sweep_rows(config: AlignConfig, metrics: Metrics, diverged: dict[str, str]) 
     rows = []
     for rule, factor in config.swept:
         own, exact = sweep_labels(rule, factor)
-        rate = factor * config.settings.learning_rate
+        rate = factor * config.settings.optimizer.learning_rate
         matched = matched_rate(metrics, rule, rate)
         rows.append(
             SweepRow(
@@ -167,17 +168,18 @@ def cells(row: AlignRow) -> list[str]:
 
 def caption(config: AlignConfig, correlation: dict[str, float | None] | None = None) -> str:
     """What the table shows."""
-    settings, run = config.settings, config.run
-    bound = 2 / rate_at(settings, settings.iterations)
+    run, rate = config.run, config.settings.optimizer.learning_rate
+    iterations = config.settings.schedule.iterations
+    bound = 2 / rate_at(config.settings, iterations)
     descent = (
-        f"plain SGD at η = {settings.learning_rate:g}, 2/η = {bound:.1f}"
+        f"plain SGD at η = {rate:g}, 2/η = {bound:.1f}"
         if config.optimizer == "sgd"
-        else f"Adam at η = {settings.learning_rate:g}; 2/η = {bound:.1f} at the end and 2/(ηρ) "
+        else f"Adam at η = {rate:g}; 2/η = {bound:.1f} at the end and 2/(ηρ) "
         "bound the curvature under plain SGD only"
     )
     text = (
         f"{run.task}, preset {run.preset}: mean ± sd over {run.seeds} "
-        f"seed{'s' if run.seeds > 1 else ''}, {settings.iterations} iterations of {descent}. "
+        f"seed{'s' if run.seeds > 1 else ''}, {iterations} iterations of {descent}. "
         f"Cosine and projection ρ of the rule's gradient: start → end, on {config.measure} "
         "training trials. λ₁: largest eigenvalue of the exact loss's Hessian by the recurrent "
         "weights, at the end. Gap: train minus test; noise: sd "

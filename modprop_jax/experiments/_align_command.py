@@ -7,8 +7,10 @@ from rich.console import Console
 
 from .._figures import check_style
 from ..tasks import TASKS
-from ._align import execute_align, new_folder, reopen_align
-from ._align_config import AlignConfig, learns_online, stream_rules, StreamAlignConfig
+from ._align import Align, Alignments, reopen_align
+from ._align._config import AlignConfig
+from ._align_stream import AlignStream, reopen_align_stream, StreamAlignments
+from ._align_stream._config import learns_online, stream_rules, StreamAlignConfig
 from ._devices import use_cores
 from ._options import (
     CellName,
@@ -24,11 +26,7 @@ from ._options import (
 from ._rules import DEFAULT_RULES
 from ._runs import continued
 from ._storage import RunFolder
-from ._stream_align import (
-    execute_align_stream,
-    new_stream_folder,
-    reopen_align_stream,
-)
+from ._study import AbstractStudy, begun, conduct
 from ._work import Work
 
 
@@ -180,28 +178,30 @@ def align(
                 f"--learner is for streams, but preset {preset!r} trains each rule's own network "
                 "in batches: leave it out, or take --preset brief of a task such as add."
             )
-        config = AlignConfig.make(str(task), preset, rules, seeds, **given, **overrides)
-        return _in_batches(config, new_folder(config, out), style)
+        study = Align(AlignConfig.make(str(task), preset, rules, seeds, **given, **overrides))
+        return _in_batches(study, begun(study, out), style)
     if given:
         raise ValueError(
             f"--{next(iter(given))} is for networks that train in batches, but preset {preset!r} "
             "learns from a stream: leave it out."
         )
-    config = StreamAlignConfig.make(str(task), preset, rules, seeds, learner=learner, **overrides)
-    return _on_stream(config, new_stream_folder(config, out), style)
+    made = StreamAlignConfig.make(str(task), preset, rules, seeds, learner=learner, **overrides)
+    stream = AlignStream(made)
+    return _on_stream(stream, begun(stream, out), style)
 
 
-def _in_batches(config: AlignConfig, folder: RunFolder, style: str | None) -> Work:
+def _in_batches(study: AbstractStudy[Alignments], folder: RunFolder, style: str | None) -> Work:
     def run() -> int:
-        result = execute_align(config, folder, Console(), style)
+        result = conduct(study, folder, Console(), style)
         return int(any(row.diverged for row in result.rows))
 
-    return Work(run, continued("align", folder))
+    return Work(run, continued(study.command, folder))
 
 
-def _on_stream(config: StreamAlignConfig, folder: RunFolder, style: str | None) -> Work:
+def _on_stream(
+    study: AbstractStudy[StreamAlignments], folder: RunFolder, style: str | None
+) -> Work:
     def run() -> int:
-        result = execute_align_stream(config, folder, Console(), style)
-        return int(result.diverged is not None)
+        return int(conduct(study, folder, Console(), style).diverged is not None)
 
-    return Work(run, continued("align", folder))
+    return Work(run, continued(study.command, folder))

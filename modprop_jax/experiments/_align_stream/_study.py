@@ -7,9 +7,9 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -18,20 +18,22 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from rich.console import Console
 
-from .._figures import check_style, Style
-from ..diagnostics._online import Block, make_study, Running, Study
-from ..tasks import Task
-from ._align_config import StreamAlignConfig
-from ._network import Network
-from ._progress import Reporter
-from ._runs import advising, check_precision, introduce, saved
-from ._setup import seed_keys, setup
-from ._soundness import check, fault, TrainingDiverged
-from ._storage import RunFolder
-from ._stream_align_plots import figures
-from ._stream_align_summary import caption, headers, markdown, RuleRow, summarise, summary
-from ._summary import SECONDS
-from ._train import State, stream_keys
+from ..._figures import check_style, Style
+from ...diagnostics._online import Block, make_study, Running, Study
+from ...tasks import Task
+from .._config import Config
+from .._network import Network
+from .._progress import Reporter
+from .._runs import Run
+from .._setup import seed_keys, setup
+from .._soundness import check, fault
+from .._storage import RunFolder
+from .._study import AbstractStudy, begun, conduct, Metrics, reopened, Report
+from .._summary import SECONDS
+from .._train import State, stream_keys
+from ._config import StreamAlignConfig
+from ._plots import figures
+from ._summary import caption, headers, markdown, RuleRow, summarise, summary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +89,8 @@ def align_stream(
     """
     config = StreamAlignConfig.make(task, preset, rules, seeds, learner=learner, **settings)
     check_style(style)
-    return execute_align_stream(config, new_stream_folder(config, out), Console(quiet=quiet), style)
+    study = AlignStream(config)
+    return conduct(study, begun(study, out), Console(quiet=quiet), style)
 
 
 def resume_align_stream(
@@ -96,63 +99,73 @@ def resume_align_stream(
     """Continue an interrupted `align_stream` from its folder, as `resume` does a `compare`."""
     check_style(style)
     run = RunFolder(Path(folder))
-    return execute_align_stream(reopen_align_stream(run), run, Console(quiet=quiet), style)
+    return conduct(reopen_align_stream(run), run, Console(quiet=quiet), style)
 
 
-def new_stream_folder(config: StreamAlignConfig, out: str | os.PathLike | None) -> RunFolder:
-    """An empty folder for a run."""
-    _study(config).bounds(config.settings.iterations, config.blocks)  # a ValueError if too short
-    return RunFolder.create(config.run, out, kind="align_stream", align=config.options())
+def reopen_align_stream(folder: RunFolder) -> AbstractStudy[StreamAlignments]:
+    """What a folder's run is, if it can go on here."""
+    return reopened(
+        folder,
+        AlignStream.kind,
+        lambda data: AlignStream(StreamAlignConfig.from_dict(data).checked()),
+    )
 
 
-def reopen_align_stream(folder: RunFolder) -> StreamAlignConfig:
-    """A run's configuration, if it can go on here."""
-    _, data = folder.read_config("align_stream")
-    with folder.reading_config():
-        config = StreamAlignConfig.from_dict(data)
-        config.run.checked()
-        config.checked()
-    check_precision(config.run, folder)
-    return config
+@dataclasses.dataclass(frozen=True)
+class AlignStream(AbstractStudy[StreamAlignments]):
+    """One run, of the learner, in which all rules give their gradients."""
 
+    config: StreamAlignConfig
+    kind: ClassVar[str] = "align_stream"
+    command: ClassVar[str] = "align"
 
-def execute_align_stream(
-    config: StreamAlignConfig, folder: RunFolder, console: Console, style: Style = None
-) -> StreamAlignments:
-    """Do what is left to do of a run; all of it, if the folder is new."""
-    study, diverged = _study(config), None
-    reporter = Reporter(config.run, console)
-    with folder.locked(), reporter, advising("align", folder, reporter):
-        introduce(config.run, folder, reporter)
-        fresh = _start(config, study)
-        states, metrics = saved(folder, {config.learner: fresh}, config.run.settings.iterations)
-        state = states.get(config.learner, fresh)
-        reporter.say(f"{config.learner}: compiling, then steps from {int(state.iteration)} on")
-        try:
-            for state, line in _lines(config, study, state):
-                folder.append_metrics(line)
-                folder.save_state(config.learner, state)
-                metrics.append(line)
-                reporter.say(_progress(config, metrics))
-        except TrainingDiverged as error:
-            diverged = str(error)
-            reporter.say(f"stopped: {error}")
-    rows = summarise(config, metrics)
-    found = summary(config, rows, metrics) | {"diverged": diverged, "metrics": metrics}
-    folder.write("alignment.json", json.dumps(found, indent=1) + "\n")
-    folder.write("table.md", markdown(config, rows, metrics, diverged))
-    for name, figure in figures(config, metrics, style).items():
-        folder.write(name, figure)
-    reporter.grid(headers(config), [row.cells() for row in rows], caption(config))
-    reporter.say(f"written to {folder.path}")
-    return StreamAlignments(folder.path, config, rows, metrics, diverged)
+    def __post_init__(self):
+        # a ValueError if the stream is too short
+        _study(self.config).bounds(self.config.settings.schedule.iterations, self.config.blocks)
+
+    @property
+    def run(self) -> Config:
+        return self.config.run
+
+    def options(self) -> dict[str, Any]:
+        return {"align": self.config.options()}
+
+    def reporter(self, console: Console) -> Reporter:
+        return Reporter(self.run, console, line=functools.partial(_progress, self.config))
+
+    def fresh(self) -> Mapping[str, State]:
+        return {self.config.learner: _start(self.config, _study(self.config))}
+
+    def runs(
+        self, fresh: Mapping[str, State], metrics: Metrics, say: Callable[[str], None]
+    ) -> Iterator[Run]:
+        del metrics, say
+        lines = functools.partial(_lines, self.config, _study(self.config))
+        yield Run(self.config.learner, fresh[self.config.learner], lines)
+
+    def report(
+        self, folder: RunFolder, metrics: Metrics, diverged: dict[str, str], style: Style
+    ) -> Report[StreamAlignments]:
+        config, why = self.config, diverged.get(self.config.learner)
+        rows = summarise(config, metrics)
+        found = summary(config, rows, metrics) | {"diverged": why, "metrics": metrics}
+        files: dict[str, str | bytes] = {
+            "alignment.json": json.dumps(found, indent=1) + "\n",
+            "table.md": markdown(config, rows, metrics, why),
+            **figures(config, metrics, style),
+        }
+
+        def show(reporter: Reporter) -> None:
+            reporter.grid(headers(config), [row.cells() for row in rows], caption(config))
+
+        return Report(StreamAlignments(folder.path, config, rows, metrics, why), files, show)
 
 
 def _study(config: StreamAlignConfig) -> Study:
     run = config.run
     return make_study(
         functools.partial(_segment_loss, run.entry),
-        functools.partial(_no_past, config.settings.batch),
+        functools.partial(_no_past, config.settings.schedule.batch),
         {label: run.rule(label) for label in run.rules},
         config.learner,
         setup(run).optimizer,
@@ -193,7 +206,7 @@ def _lines(
     running = Running(state.model, state.opt_state, *state.carry)
     advance: Any = _advance
     compiled = None
-    for first, last in study.bounds(config.settings.iterations, config.blocks):
+    for first, last in study.bounds(config.settings.schedule.iterations, config.blocks):
         if last <= state.iteration:
             continue
         arguments = study, running, xs, ys, jnp.int32(first), jnp.int32(last)
@@ -240,9 +253,8 @@ def _check(
         check(rule, broken, at)
 
 
-def _progress(config: StreamAlignConfig, metrics: list[dict[str, Any]]) -> str:
-    line, total = metrics[-1], config.settings.iterations
-    left = (total - line["iteration"]) * statistics.median(each[SECONDS] for each in metrics)
-    loss, time_left = statistics.fmean(line["loss"]), datetime.timedelta(seconds=round(left))
-    at = f"{line['iteration']}/{total}"
-    return f"{config.learner}  {at}  loss {loss:.3f}  time left {time_left}"
+def _progress(config: StreamAlignConfig, line: dict[str, Any], seconds: float) -> str:
+    total = config.settings.schedule.iterations
+    left = datetime.timedelta(seconds=round((total - line["iteration"]) * seconds))
+    loss, at = statistics.fmean(line["loss"]), f"{line['iteration']}/{total}"
+    return f"{config.learner}  {at}  loss {loss:.3f}  time left {left}"
