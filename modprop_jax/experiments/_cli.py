@@ -42,6 +42,7 @@ from ._rules import RULES
 from ._runs import continued
 from ._storage import RunFolder
 from ._study import begun, conduct
+from ._tensorboard import summary_writer, TensorBoard
 from ._work import Work
 
 
@@ -67,6 +68,7 @@ def compare(
     segment: PresetInt = None,
     mu: Mu = None,
     style: StyleName = None,
+    tensorboard: bool = False,
     cores: Cores = None,
     distributed: bool = False,
     coordinator: Coordinator = None,
@@ -117,6 +119,7 @@ def compare(
         mu: ModProp's stand-in for the activation's derivative; auto measures it.
         style: Of the figures: a file of matplotlib's settings, or one of its styles. With --resume
             a finished run draws them anew.
+        tensorboard: Write event files of TensorBoard too, into FOLDER/tensorboard, as it trains.
         cores: Cores of the CPU to spread seeds and trials over, where there is no accelerator; 1
             for one network after the other. A resumed run continues bit for bit on as many.
         distributed: Spread seeds and trials over the devices of several processes, each started
@@ -133,6 +136,8 @@ def compare(
     else:
         use_cores(cores)
     check_style(style)
+    if tensorboard:
+        _check_tensorboard()
     if (resume is None) == (task is None):
         raise ValueError(
             "name either a task or a run to continue: "
@@ -166,10 +171,18 @@ def compare(
         folder = begun(study, out)
 
     def run() -> int:
-        result = conduct(study, folder, Console(quiet=not leads()), style)
+        on_record = TensorBoard(folder, "tensorboard") if tensorboard else None
+        result = conduct(study, folder, Console(quiet=not leads()), style, on_record)
         return int(any(row.diverged for row in result.rows))
 
     return Work(run, continued(study.command, folder))
+
+
+def _check_tensorboard() -> None:
+    try:
+        summary_writer()
+    except ImportError as error:
+        raise ValueError(f"--tensorboard: {error}") from error
 
 
 def list_names(*, taxonomy: bool = False) -> Work:
@@ -255,7 +268,8 @@ def _check_names(arguments: list[str]) -> None:
         for argument in arguments[1:]
         if argument.startswith("--")
     ]
-    where = ("--style", "--cores", "--distributed", "--coordinator", "--processes", "--process")
+    where = ("--style", "--tensorboard", "--cores", "--distributed", "--coordinator")
+    where += ("--processes", "--process")
     others = [name for name in typed if name not in ("--resume", "--help", *where)]
     if "--resume" in typed and others:
         raise ValueError(

@@ -23,7 +23,7 @@ from .._names import known
 from .._progress import Reporter
 from .._rates import Tuning
 from .._rules import network_of, rule_entry, segment_of
-from .._runs import check_precision, Run
+from .._runs import check_precision, OnRecord, Run
 from .._setup import seed_keys, setup
 from .._statistics import Pair
 from .._storage import RunFolder
@@ -60,6 +60,7 @@ def compare(
     first_seed: int = 0,
     learning_rates: str | Sequence[float] | None = None,
     tune_seeds: int | None = None,
+    on_record: OnRecord | None = None,
     **settings: Any,
 ) -> Comparison:
     """Train a task's network under each rule, from the same weights on the same data.
@@ -93,6 +94,10 @@ def compare(
         of other seeds and, where data are limited, on a part of the training data, judged by
         another part; then compare the rules, each at the rate with the least final loss. Numbers,
         or `"1e-4..1e-2"` for five rates evenly spaced by their logarithms (`"1e-4..1e-2/9"`: nine).
+    - `on_record`: a function that gets each record, a dict as it stands in `metrics.jsonl` (rule,
+        iteration, loss and accuracy by seed, ...), once it is on disk; those of tuning have
+        `"tuning": True` beside. What it raises ends the run, which `resume` then continues: each
+        record reaches it once. `tensorboard(folder)` is one.
     - `settings`: fields of `modprop_jax.tasks.Preset` to replace, such as
       `iterations=200`.
 
@@ -113,8 +118,9 @@ def compare(
         **settings,
     )
     check_style(style)
+    _check_on_record(on_record)
     study = Compare(config)
-    return conduct(study, begun(study, out), Console(quiet=quiet), style)
+    return conduct(study, begun(study, out), Console(quiet=quiet), style, on_record)
 
 
 def resume(
@@ -124,11 +130,12 @@ def resume(
     network: Callable[..., Any] | None = None,
     quiet: bool = False,
     style: Style = None,
+    on_record: OnRecord | None = None,
 ) -> Comparison:
     """Continue an interrupted `compare` from its folder; draw the figures of one that is done.
 
     `task`, `network`: those of your own that it began with, if they have no file from which they
-    could be imported again.
+    could be imported again. `on_record`: as in `compare`; it gets what is new.
 
     On the same device and versions the metrics, times aside, are those of a run that
     was never interrupted.
@@ -137,7 +144,17 @@ def resume(
     """
     run = RunFolder(Path(folder))
     check_style(style)
-    return conduct(Compare(reopen(run, task, network)), run, Console(quiet=quiet), style)
+    _check_on_record(on_record)
+    study = Compare(reopen(run, task, network))
+    return conduct(study, run, Console(quiet=quiet), style, on_record)
+
+
+def _check_on_record(on_record: object) -> None:
+    if on_record is not None and not callable(on_record):
+        raise ValueError(
+            "on_record must be a function of one record, or None, but is "
+            f"{arguments.shown(on_record)}."
+        )
 
 
 def trained(folder: str | os.PathLike, rule: str, *, at: Literal["end", "start"] = "end") -> Any:
@@ -190,12 +207,12 @@ class Compare(AbstractStudy[Comparison]):
     def run(self) -> Config:
         return self.config
 
-    def ready(self, folder: RunFolder, console: Console) -> "Compare":
+    def ready(self, folder: RunFolder, console: Console, on_record: OnRecord | None) -> "Compare":
         """With each rule at the learning rate that tuning chose; now, if it has not yet."""
         tune = self.config.tune
         if tune is None or folder.read("tuning.json") is not None:
             return self
-        return Compare(_tuned(self.config, tune, folder, console))
+        return Compare(_tuned(self.config, tune, folder, console, on_record))
 
     def fresh(self) -> Mapping[str, State]:
         return {rule: _start(self.config, rule) for rule in self.config.rules}
@@ -237,7 +254,13 @@ class Compare(AbstractStudy[Comparison]):
         return Report(Comparison(folder.path, config, rows, metrics, pairs), files, show)
 
 
-def _tuned(config: Config, tune: Tuning, folder: RunFolder, console: Console) -> Config:
+def _tuned(
+    config: Config,
+    tune: Tuning,
+    folder: RunFolder,
+    console: Console,
+    on_record: OnRecord | None,
+) -> Config:
     """The configuration with a learning rate for each rule; in a run folder of its own, inside."""
     inside, trials = folder.within("tuning"), Compare(config.of_tuning(tune))
     if inside.read("config.json") is None:
@@ -249,7 +272,8 @@ def _tuned(config: Config, tune: Tuning, folder: RunFolder, console: Console) ->
         )
     many = len(trials.config.rules)
     console.print(f"tuning: {many} trials of {tune.seeds} seeds", highlight=False)
-    rows = conduct(trials, inside, console).rows
+    of_trial = None if on_record is None else lambda line: on_record(line | {"tuning": True})
+    rows = conduct(trials, inside, console, on_record=of_trial).rows
     text = report(tune, config.rules, rows)
     console.print(text, markup=False, highlight=False)
     folder.write("tuning.md", text)
