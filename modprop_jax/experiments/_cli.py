@@ -36,6 +36,7 @@ from ._options import (
     RuleNames,
     StyleName,
     TaskName,
+    Tuned,
 )
 from ._processes import join, leads
 from ._rules import RULES
@@ -55,6 +56,7 @@ def compare(
     preset: str = "small",
     first_seed: int = 0,
     learning_rates: Rates = None,
+    tune: Tuned = None,
     tune_seeds: Count = None,
     out: Folder = None,
     resume: Folder = None,
@@ -102,7 +104,9 @@ def compare(
         learning_rates: Tune first: every rule at each of these rates, such as 1e-4..1e-2 (five,
             evenly spaced by their logarithms; 1e-4..1e-2/9: nine) or 0.01,0.03, on seeds and
             data that are not reported; then each rule at the rate that served it best.
-        tune_seeds: Networks a rate; 3 by default.
+        tune: Options that are tuned too, in all combinations with the rates, such as
+            modprop:mu=0.1,0.25,auto kernl:alpha=0.01..1.
+        tune_seeds: Networks a trial; 3 by default.
         out: Folder for the results; by default runs/TASK-PRESET-TIME.
         resume: Folder of an interrupted run to continue; takes no other option.
         iterations: Optimizer steps.
@@ -156,6 +160,7 @@ def compare(
             network,
             first_seed=first_seed,
             learning_rates=learning_rates,
+            tune=tune,
             tune_seeds=tune_seeds,
             iterations=iterations,
             eval_every=eval_every,

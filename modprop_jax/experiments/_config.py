@@ -19,8 +19,8 @@ from . import _own as own, _schema as schema
 from ._cells import CELLS, with_cell
 from ._names import each_name, known
 from ._network import build_network, build_optimizer, cell_types
-from ._rates import Tuning
 from ._rules import build_rule, network_of, rule_alone, rule_entry, segment_of, settings_of
+from ._tuning import Tuned, Tuning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Config:
     """Digests of the files that names of one's own are of, as they were when it began."""
     first_seed: int = 0
     tune: Tuning | None = None
-    """How each rule gets its learning rate; None: from the settings."""
+    """How each rule gets its learning rate and options; None: from the settings and its name."""
     tuning: bool = False
     """Whether this is the tuning of another run: judged on data which that does not report."""
 
@@ -55,6 +55,7 @@ class Config:
         *,
         first_seed: int = 0,
         learning_rates: str | Sequence[float] | None = None,
+        tune: Tuned | None = None,
         tune_seeds: int | None = None,
         **overrides: Any,
     ) -> "Config":
@@ -84,13 +85,14 @@ class Config:
         rules, seeds = each_name(rules), settings.seeds if seeds is None else seeds
         _check(settings, rules, seeds)
         _check_seeds(first_seed, seeds)
-        tune = _tuning(range(first_seed, first_seed + seeds), learning_rates, tune_seeds)
+        reported = range(first_seed, first_seed + seeds)
+        tuning = _tuning(rules, reported, learning_rates, tune, tune_seeds)
         created = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         files = {name: own.digest(name) for name in (task, network) if name is not None}
         sources = {name: digest for name, digest in files.items() if digest is not None}
         config = cls(
             *(task, preset, rules, seeds, settings, environment(), created, network, sources),
-            *(first_seed, tune),
+            *(first_seed, tuning),
         )
         _check_rules(config)
         return config
@@ -104,8 +106,7 @@ class Config:
             "settings": Preset(**data["settings"]),
         }
         if data.get("tune"):
-            tune = data["tune"] | {"rates": tuple(data["tune"]["rates"])}
-            data["tune"] = Tuning(**tune)
+            data["tune"] = Tuning(**data["tune"] | {"rates": tuple(data["tune"]["rates"])})
         return cls(**data)
 
     def checked(self) -> "Config":
@@ -224,14 +225,19 @@ def _check_seeds(first: int, seeds: int) -> None:
 
 
 def _tuning(
-    reported: range, rates: str | Sequence[float] | None, seeds: int | None
+    rules: Sequence[str],
+    reported: range,
+    rates: str | Sequence[float] | None,
+    options: Tuned | None,
+    seeds: int | None,
 ) -> Tuning | None:
-    if rates is None:
+    if rates is None and not options:
         if seeds is not None:
-            raise ValueError(f"tune_seeds={seeds} is for tuning: give learning_rates too.")
+            raise ValueError(f"tune_seeds={seeds} is for tuning: give learning_rates or tune too.")
         return None
     # far from those that anybody reports
-    return Tuning.make(rates, 3 if seeds is None else seeds, 1_000_000, reported)
+    first = 1_000_000
+    return Tuning.make(rules, rates, options, 3 if seeds is None else seeds, first, reported)
 
 
 _TRAINING = (
@@ -253,7 +259,22 @@ def _of_training(settings: Preset, given: Mapping[str, Any], network: str) -> Pr
 
 
 def _check_rules(config: Config) -> None:
-    """A ValueError unless the network can be built and every rule serves its cell."""
+    """A ValueError unless the network can be built and every rule serves its cell, in every trial
+    of a tuning too."""
+    _check_each(config)
+    if config.tune is not None:
+        if not all(map(config.tune.trials, config.rules)):
+            raise ValueError("tune has an option without values.")
+        trials = config.of_tuning(config.tune)
+        for label in trials.rules:
+            _check(trials.for_rule(label).settings, trials.rules, trials.seeds)
+        # rates and the like are numbers, which have been looked at
+        alone = tuple(dict.fromkeys(map(rule_alone, trials.rules)))
+        if not {*alone} <= {*map(rule_alone, config.rules)}:
+            _check_each(dataclasses.replace(trials, rules=alone))
+
+
+def _check_each(config: Config) -> None:
     task, settings = config.entry, config.settings
     for label in config.rules:
         mine = config.for_rule(label).settings

@@ -125,6 +125,11 @@ def rule_entry(text: str) -> RuleEntry:
     return _parse(text)[0]
 
 
+def given_with(text: str) -> dict[str, Any]:
+    """The options that come with a rule's name."""
+    return _parse(text)[1]
+
+
 def settings_of(text: str) -> dict[str, Any]:
     """The fields of `Preset` that are a rule's own: the catalogue's, and those typed with it."""
     entry, options = _parse(text)
@@ -168,7 +173,7 @@ def _parse(text: str) -> tuple[RuleEntry, dict[str, Any]]:
             raise ValueError(f"rule {text!r}: {key} is given twice.")
         if key in entry.settings:
             raise ValueError(f"rule {text!r}: {key} is what {name} is, {entry.settings[key]!r}.")
-        options[key] = _value(text, key, value, kind)
+        options[key] = option_value(text, key, value, kind)
     return entry, options
 
 
@@ -177,7 +182,8 @@ def _of_rule(options: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if key not in {**_SEGMENT, **SETTINGS}}
 
 
-def _value(text: str, key: str, value: str, kind: type) -> Any:
+def option_value(text: str, key: str, value: str, kind: type) -> Any:
+    """What was typed for an option, as a number if it is one; `text`: where it stands."""
     if key == "mu" and value == "auto" or kind is str:
         return value
     try:

@@ -59,7 +59,9 @@ def test_each_record_as_it_is_written(tmp_path):
     assert {"rule", "iteration", "loss", "accuracy", "cosine"} <= seen[0].keys()
 
 
-@pytest.mark.parametrize("error", [KeyError("mine"), TrainingDiverged("mine"), FolderFault("mine")])
+@pytest.mark.parametrize(
+    "error", [KeyError("mine"), TrainingDiverged("mine", 0, 1), FolderFault("mine")]
+)
 def test_an_error_surfaces_and_nothing_is_lost(error, tmp_path):
     """Whatever it is, TrainingDiverged too, which from a rule would be a row of the table."""
     seen = []

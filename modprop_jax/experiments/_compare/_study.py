@@ -21,7 +21,6 @@ from .._config import Config
 from .._files import FolderFault
 from .._names import known
 from .._progress import Reporter
-from .._rates import Tuning
 from .._rules import network_of, rule_entry, segment_of
 from .._runs import check_precision, OnRecord, Run
 from .._setup import seed_keys, setup
@@ -31,6 +30,7 @@ from .._stream import iterate_stream, stream_state, Streaming
 from .._study import AbstractStudy, begun, conduct, Metrics, Report
 from .._summary import differences, markdown, Row, SECONDS, summarise
 from .._train import cosines, initial_state, iterate, Record, State
+from .._tuning import Tuned, Tuning
 from ._plots import learning_curves
 from ._tune import as_json, chosen, read_choice, report
 
@@ -59,6 +59,7 @@ def compare(
     style: Style = None,
     first_seed: int = 0,
     learning_rates: str | Sequence[float] | None = None,
+    tune: Tuned | None = None,
     tune_seeds: int | None = None,
     on_record: OnRecord | None = None,
     **settings: Any,
@@ -94,6 +95,12 @@ def compare(
         of other seeds and, where data are limited, on a part of the training data, judged by
         another part; then compare the rules, each at the rate with the least final loss. Numbers,
         or `"1e-4..1e-2"` for five rates evenly spaced by their logarithms (`"1e-4..1e-2/9"`: nine).
+    - `tune`: options of a rule that are tuned too, in all combinations with the rates: names as in
+        `rules` with several values, `"modprop:mu=0.1,0.25,auto"` (or `"kernl:alpha=0.01..1"`), a
+        sequence of such, or `{"modprop": {"mu": [0.1, 0.25, "auto"]}}`; `learning_rate` and `l2`
+        too. It is for all rules of that name which say nothing of the option themselves. Where
+        `learning_rates` is a range, rules with fewer combinations get more points of it, so that
+        all have as many trials (up to rounding); else `tuning.md` says that they had not.
     - `on_record`: a function that gets each record, a dict as it stands in `metrics.jsonl` (rule,
         iteration, loss and accuracy by seed, ...), once it is on disk; those of tuning have
         `"tuning": True` beside. What it raises ends the run, which `resume` then continues: each
@@ -114,6 +121,7 @@ def compare(
         network,
         first_seed=first_seed,
         learning_rates=learning_rates,
+        tune=tune,
         tune_seeds=tune_seeds,
         **settings,
     )
