@@ -211,17 +211,18 @@ def _mean(values: Array, weight: Array) -> Array:
     return jnp.sum(values * weight) / jnp.where(total > 0, total, 1)
 
 
-def make_network(name: str, task: Task, preset: Preset, key: PRNGKeyArray) -> eqx.Module:
+def make_network(
+    make: Callable[..., Any], task: Task, preset: Preset, key: PRNGKeyArray
+) -> eqx.Module:
     """A network of one's own with fresh weights."""
-    make = find(name)
     options = {"hidden_size": preset.hidden_size}
     if not _takes(make, "hidden_size"):
         options = {}
     model = make(task.in_size(preset), task.out_size, key=key, **options)
     if not isinstance(model, eqx.Module) or not layers(model):
         raise ValueError(
-            f"{name} returned a {type(model).__name__}, where an equinox module with RNN layers "
-            "is due: network(in_size, out_size, *, key)."
+            f"{getattr(make, '__qualname__', make)} returned a {type(model).__name__}, where an "
+            "equinox module with RNN layers is due: network(in_size, out_size, *, key)."
         )
     return model
 
@@ -248,7 +249,7 @@ def check_network(
     """Raise a ValueError where network, task and rules do not fit together, by shapes."""
 
     def outline(key):
-        model = make_network(name, task, preset, key)
+        model = make_network(find(name), task, preset, key)
         for rule in rules:
             under(model, rule)
         batch = functools.partial(task.batch, batch=2, **preset.data)

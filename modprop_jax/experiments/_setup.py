@@ -3,7 +3,7 @@
 import functools
 import json
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -31,12 +31,26 @@ class Setup(NamedTuple):
     optimizer: optax.GradientTransformation
 
 
+class _Same:
+    """A key of a cache that is what it holds: two things of one name are two."""
+
+    def __init__(self, thing: Any):
+        self.thing = thing
+
+    def __hash__(self) -> int:
+        return id(self.thing)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.thing is other.thing
+
+
 def setup(config: Config) -> Setup:
     """The same objects for the same settings: compiled functions are kept by their identity."""
     settings = json.dumps(config.to_dict()["settings"], sort_keys=True)
+    task = _Same(own.find_task(config.task))
     if config.network is None:
-        return _setup(config.task, config.tuning, settings)
-    return _own_setup(config.task, config.tuning, settings, config.network)
+        return _setup(task, config.tuning, settings)
+    return _own_setup(task, config.tuning, settings, _Same(own.find(config.network)))
 
 
 def seed_keys(config: Config) -> tuple[Key[Array, " seeds"], Key[Array, " seeds"]]:
@@ -47,8 +61,8 @@ def seed_keys(config: Config) -> tuple[Key[Array, " seeds"], Key[Array, " seeds"
 
 
 @functools.lru_cache(maxsize=16)
-def _setup(task_name: str, tuning: bool, settings: str) -> Setup:
-    task, preset = _task(task_name, tuning), Preset(**json.loads(settings))
+def _setup(given: _Same, tuning: bool, settings: str) -> Setup:
+    task, preset = _task(given, tuning), Preset(**json.loads(settings))
     optimizer = build_optimizer(preset)
 
     @eqx.filter_jit
@@ -80,19 +94,18 @@ def _setup(task_name: str, tuning: bool, settings: str) -> Setup:
     )
 
 
-def _task(name: str, tuning: bool) -> Task:
-    task = own.find_task(name)
-    return task.of_tuning() if tuning else task
+def _task(given: _Same, tuning: bool) -> Task:
+    return given.thing.of_tuning() if tuning else given.thing
 
 
 @functools.lru_cache(maxsize=16)
-def _own_setup(task_name: str, tuning: bool, settings: str, network: str) -> Setup:
+def _own_setup(given: _Same, tuning: bool, settings: str, network: _Same) -> Setup:
     """Of a network of one's own."""
-    task, preset = _task(task_name, tuning), Preset(**json.loads(settings))
+    task, preset = _task(given, tuning), Preset(**json.loads(settings))
     optimizer = build_optimizer(preset)
 
     def make(key: PRNGKeyArray) -> eqx.Module:
-        return own.make_network(network, task, preset, key)
+        return own.make_network(network.thing, task, preset, key)
 
     @eqx.filter_jit
     def start(keys: Key[Array, " seeds"]) -> State:

@@ -292,6 +292,40 @@ def test_a_folder_from_elsewhere_runs_no_code(lab, capsys):
     assert not Path("harm").exists()
 
 
+def test_another_task_of_the_same_name_is_another_task(lab):
+    """Made by one function twice, as in a notebook: nothing is left of the first one."""
+
+    def made(label):
+        def task(key, batch):
+            return jr.normal(key, (3, batch, 2)), jnp.full((batch,), label)
+
+        return task
+
+    def network(bias):
+        def make(in_size, out_size, *, key):
+            plain = own.find("lab/tasks.py:Plain")(in_size, 2, key=key)
+            return eqx.tree_at(lambda m: m.readout.bias, plain, jnp.array([bias, 0.0]))
+
+        return make
+
+    options: dict[str, Any] = {"seeds": 1, "iterations": 1, "batch": 4, "quiet": True}
+    scores = [
+        compare(task, ["eprop"], network=make, out=f"run-{index}", **options).metrics[0]["accuracy"]
+        for index, (task, make) in enumerate(
+            [(made_, network(bias)) for bias in (9.0, -9.0) for made_ in _two(made)]
+        )
+    ]
+    # the bias says class 0, then 1
+    assert scores == [[1.0], [0.0], [0.0], [1.0]]
+
+
+def _two(made):
+    tasks = made(0), made(1)
+    for task in tasks:
+        task.classes = 2
+    return tasks
+
+
 def test_a_task_record_is_taken_as_it_is(lab):
     shared = TASKS["delayed_match"]
     presets = {"small": Preset(hidden_size=4, iterations=1, learning_rate=0.1, batch=2)}
