@@ -37,7 +37,7 @@ class Config:
     network: str | None = None
     """Somebody's own, by name; None: the preset's."""
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Digests of the files that names of one's own are of, as they were when it began."""
+    """Digests of the files and data that names of one's own are of, as they were when it began."""
     first_seed: int = 0
     tune: Tuning | None = None
     """How each rule gets its learning rate and options; None: from the settings and its name."""
@@ -88,8 +88,7 @@ class Config:
         reported = range(first_seed, first_seed + seeds)
         tuning = _tuning(rules, reported, learning_rates, tune, tune_seeds)
         created = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        files = {name: own.digest(name) for name in (task, network) if name is not None}
-        sources = {name: digest for name, digest in files.items() if digest is not None}
+        sources = own.sources(task, network)
         config = cls(
             *(task, preset, rules, seeds, settings, environment(), created, network, sources),
             *(first_seed, tuning),

@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -19,7 +19,8 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from .._cell._base import dynamics
 from .._rnn import is_layer, layers
 from .._rule import AbstractRule
-from ..tasks import cross_entropy, Preset, Task, TASKS
+from ..tasks import Preset, Task, TASKS
+from ..tasks._weighted import approximated, classified
 from ._names import known
 
 
@@ -122,6 +123,37 @@ def digest(name: str | None) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+_DATA = "data of "
+
+
+def sources(*names: str | None) -> dict[str, str]:
+    """Digests of the files that names are of, and of the data of tasks that have some with them."""
+    found: dict[str, str] = {}
+    for name in filter(None, names):
+        of_file, thing = digest(name), _GIVEN.get(name, TASKS.get(name))
+        if of_file is not None:
+            found[name] = of_file
+        if isinstance(thing, Task) and thing.digest is not None:
+            found[_DATA + name] = thing.digest
+    return found
+
+
+def changed(was: Mapping[str, str]) -> list[str]:
+    """The names whose files are not what they were.
+
+    **Raises:** `ValueError` where a task has other data: what follows would be another run.
+    """
+    now = sources(*(name for name in was if not name.startswith(_DATA)))
+    for name in (name.removeprefix(_DATA) for name in was if name.startswith(_DATA)):
+        now |= sources(name)
+        if now.get(_DATA + name) != was[_DATA + name]:
+            raise ValueError(
+                f"task {name} has other data than the run began with (in content, order or split): "
+                "put them back, or begin the run anew in another folder."
+            )
+    return [name for name in was if now.get(name) != was[name]]
+
+
 def find_task(name: str) -> Task:
     """A task by name: the package's, or one's own."""
     if not is_own(name):
@@ -177,38 +209,11 @@ def _task_of(function: Callable[..., Any], name: str) -> Task:
         out_size=out_size,
         batch=lambda key, batch, **options: function(key, batch, **options),
         evaluation=lambda key, **options: function(key, 256, **options),
-        loss=_classified if whole else _approximated,
+        loss=classified if whole else approximated,
         readout="last" if len(shape) == 1 else "every",
         presets={"small": _PRESET},
         score="accuracy" if whole else "R²",
     )
-
-
-def _classified(outputs: Array, ys: PyTree) -> tuple[Array, Array]:
-    """Cross-entropy and accuracy, over what has weight."""
-    if not isinstance(ys, tuple):
-        return cross_entropy(outputs, ys)
-    labels, weight = ys[0], ys[1].astype(outputs.dtype)
-    each = jnp.take_along_axis(jax.nn.log_softmax(outputs), labels[..., None], -1)[..., 0]
-    right = (jnp.argmax(outputs, -1).astype(labels.dtype) == labels).astype(outputs.dtype)
-    return -_mean(each, weight), _mean(right, weight)
-
-
-def _approximated(outputs: Array, ys: PyTree) -> tuple[Array, Array]:
-    """Mean squared error, a sum over outputs, and R², over what has weight."""
-    targets, weight = ys if isinstance(ys, tuple) else (ys, jnp.ones(ys.shape[:-1]))
-    weight = weight.astype(outputs.dtype)
-    error = _mean(jnp.sum((outputs - targets) ** 2, -1), weight)
-    centre = jax.vmap(_mean, (-1, None))(targets, weight)
-    centre = jnp.broadcast_to(centre, targets.shape)
-    spread = _mean(jnp.sum((targets - centre) ** 2, -1), weight)
-    moves = spread > 0
-    return error, jnp.where(moves, 1 - error / jnp.where(moves, spread, 1), 0)
-
-
-def _mean(values: Array, weight: Array) -> Array:
-    total = weight.sum()
-    return jnp.sum(values * weight) / jnp.where(total > 0, total, 1)
 
 
 def make_network(

@@ -120,7 +120,6 @@ def introduce(config: Config, folder: RunFolder, reporter: Reporter) -> None:
             f"note: {', '.join(changed)} changed since this run began; results may "
             "differ in the last digits from an uninterrupted run."
         )
-    for name, digest in config.sources.items():
-        if own.digest(name) != digest:
-            reporter.say(f"note: the file of {name} changed since this run began.")
+    for name in own.changed(config.sources):
+        reporter.say(f"note: the file of {name} changed since this run began.")
     reporter.say("starting: making the networks, then a compilation for each rule")

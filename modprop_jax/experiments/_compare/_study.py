@@ -194,6 +194,7 @@ def reopen(folder: RunFolder, task: Any = None, network: Any = None) -> Config:
     for name, thing in ((config.task, task), (config.network, network)):
         if name is not None and own.is_own(name):
             own.again(name, thing, folder.path)
+    own.changed(config.sources)
     with folder.reading_config():
         config.checked()
     found = folder.read("tuning.json")
