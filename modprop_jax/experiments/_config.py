@@ -19,6 +19,7 @@ from . import _own as own, _schema as schema
 from ._cells import CELLS, with_cell
 from ._names import each_name, known
 from ._network import build_network, build_optimizer, cell_types
+from ._own_network import check_network
 from ._rules import build_rule, network_of, rule_alone, rule_entry, segment_of, settings_of
 from ._tuning import Tuned, Tuning
 
@@ -242,7 +243,7 @@ def _tuning(
 _TRAINING = (
     *("hidden_size", "iterations", "learning_rate", "data", "batch", "eval_every", "optimizer"),
     *("decay", "decay_every", "l2", "mu", "criterion", "patience", "readout_steps", "rules"),
-    "seeds",
+    *("seeds", "segment"),
 )
 
 
@@ -280,14 +281,18 @@ def _check_each(config: Config) -> None:
         _check(mine, config.rules, config.seeds)
         build_optimizer(mine)
     if config.network is not None:
-        if settings.segment is not None:
-            raise ValueError(
-                f"network {config.network} learns from trials: streams are for the package's own "
-                "networks (or modprop_jax.online_value_and_grad)."
-            )
-        _check_batches(config)
+        if settings.segment is None:
+            _check_batches(config)
+        else:
+            _check_stream(config, settings.segment)
+        for label in config.rules:
+            if rule_entry(label).network is not None:
+                raise ValueError(
+                    f"rule {label!r} changes the package's networks, but this one is "
+                    f"{config.network}: leave it out."
+                )
         rules = [functools.partial(config.rule_of_types, label) for label in config.rules]
-        own.check_network(config.network, task, settings, rules)
+        check_network(config.network, task, settings, rules)
         return
     built = {label: config.rule(label) for label in config.rules}
     trained: dict[str, list[str]] = {}
@@ -326,7 +331,8 @@ def _check_stream(config: Config, segment: int) -> None:
         raise ValueError(
             f"segment={segment} learns from an endless stream, but task {config.task!r} has trials "
             "that end, or a loss that does not read every step: leave segment at None, or take "
-            f"one of {', '.join(name for name, each in TASKS.items() if each.stream)}."
+            f"one of {', '.join(name for name, each in TASKS.items() if each.stream)}, or a "
+            "function (key, batch, steps) of your own with stream = True."
         )
     block = settings.eval_every * segment
     for label in config.rules:

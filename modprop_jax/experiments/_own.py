@@ -6,19 +6,14 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from .._cell._base import dynamics
-from .._rnn import is_layer, layers
-from .._rule import AbstractRule
 from ..tasks import Preset, Task, TASKS
 from ..tasks._weighted import approximated, classified
 from ._names import known
@@ -178,7 +173,7 @@ def _task_of(function: Callable[..., Any], name: str) -> Task:
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"task {name}: {name}(key, 2) must return two arrays or pytrees, xs and ys, but: "
-            f"{type(error).__name__}: {_first_line(error)}"
+            f"{type(error).__name__}: {first_line(error)}"
         ) from error
     first = jax.tree.leaves(xs)[0]
     if first.ndim != 3 or first.shape[1] != 2:
@@ -195,6 +190,12 @@ def _task_of(function: Callable[..., Any], name: str) -> Task:
             f"task {name}: ys of {name}(key, 2) must be classes (2,) or ({steps}, 2), integers, or "
             f"values (2, k) or ({steps}, 2, k), or a pair of these and of weights, but "
             f"{jax.tree.map(lambda y: (y.shape, str(y.dtype)), ys)} came."
+        )
+    stream = getattr(function, "stream", False)
+    if stream and (mask is not None or len(shape) == 1 or not takes(function, "steps")):
+        raise ValueError(
+            f"task {name} has stream = True, so {name}(key, batch, steps) must have ys of every "
+            "step, which all count: no pair with weights."
         )
     if whole:
         out_size = getattr(function, "classes", None)
@@ -213,100 +214,15 @@ def _task_of(function: Callable[..., Any], name: str) -> Task:
         readout="last" if len(shape) == 1 else "every",
         presets={"small": _PRESET},
         score="accuracy" if whole else "R²",
+        stream=stream,
     )
 
 
-def make_network(
-    make: Callable[..., Any], task: Task, preset: Preset, key: PRNGKeyArray
-) -> eqx.Module:
-    """A network of one's own with fresh weights."""
-    options = {"hidden_size": preset.hidden_size}
-    if not _takes(make, "hidden_size"):
-        options = {}
-    model = make(task.in_size(preset), task.out_size, key=key, **options)
-    if not isinstance(model, eqx.Module) or not layers(model):
-        raise ValueError(
-            f"{getattr(make, '__qualname__', make)} returned a {type(model).__name__}, where an "
-            "equinox module with RNN layers is due: network(in_size, out_size, *, key)."
-        )
-    return model
-
-
-def under(model: PyTree, rule: Callable[[tuple[int, ...]], AbstractRule]) -> PyTree:
-    """Each layer under the rule for its own cell types: by its signs, else its two halves."""
-
-    def swap(node):
-        if not is_layer(node):
-            return node
-        cell = dynamics(node.cell)
-        n, signs = getattr(cell, "hidden_size", 0), getattr(cell, "signs", None)
-        halves = tuple(int(2 * i < n) for i in range(n))
-        its = rule(halves if signs is None else tuple(int(sign > 0) for sign in signs))
-        its.check(node.cell)
-        return node.under(its)
-
-    return jax.tree.map(swap, model, is_leaf=is_layer)
-
-
-def check_network(
-    name: str, task: Task, preset: Preset, rules: Sequence[Callable[..., AbstractRule]]
-) -> None:
-    """Raise a ValueError where network, task and rules do not fit together, by shapes."""
-
-    def outline(key):
-        model = make_network(find(name), task, preset, key)
-        for rule in rules:
-            under(model, rule)
-        batch = functools.partial(task.batch, batch=2, **preset.data)
-        xs, ys = (with_key(batch) if takes_key(model) else batch)(key)
-        outputs, cost = outputs_of(model, xs, preset.readout_steps or task.readout)
-        if outputs.shape[-1] != task.out_size:
-            raise ValueError(f"outputs of shape {outputs.shape}, where {task.out_size} are due.")
-        return task.loss(outputs, ys), cost
-
-    try:
-        found, cost = jax.eval_shape(outline, jr.key(0))
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"network {name} and task {task.name} do not fit: {_first_line(error)}"
-        ) from error
-    shapes = [leaf.shape for leaf in jax.tree.leaves((found, cost))]
-    if any(shapes):
-        raise ValueError(
-            f"network {name} and task {task.name}: loss, score and what the network adds to the "
-            f"objective must be scalars, but have shapes {shapes}."
-        )
-
-
-def takes_key(model: Any) -> TypeGuard[Callable[..., Any]]:
-    """Whether a network draws something: its call has a `key`."""
-    return _takes(type(model).__call__, "key")
-
-
-def outputs_of(model: Any, xs: PyTree, readout: str | int) -> tuple[Array, Array | None]:
-    """What the loss reads of a network's outputs; and what the network adds to the objective."""
-    found = model(xs[0], key=xs[1]) if takes_key(model) else model(xs)
-    outputs, cost = found if isinstance(found, tuple) else (found, None)
-    if outputs.ndim == 3 and readout != "every":
-        outputs = outputs[-readout:] if isinstance(readout, int) else outputs[-1]
-    return outputs, cost
-
-
-def with_key(data: Callable[..., tuple[PyTree, PyTree]]) -> Callable[..., tuple[PyTree, PyTree]]:
-    """The generator, with a key for the network beside xs."""
-
-    def drawn(key, **options):
-        xs, ys = data(key, **options)
-        return (xs, jr.fold_in(key, 1)), ys
-
-    return drawn
-
-
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
-def _takes(function: Callable[..., Any], name: str) -> bool:
+def takes(function: Callable[..., Any], name: str) -> bool:
     return name in inspect.signature(function).parameters
 
 
@@ -347,7 +263,7 @@ def _module(place: str) -> Any:
         except Exception as error:
             del sys.modules[name]
             raise ValueError(
-                f"{place} can't be run: {type(error).__name__}: {_first_line(error)}"
+                f"{place} can't be run: {type(error).__name__}: {first_line(error)}"
             ) from error
         finally:
             sys.path.pop(0)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Key, PRNGKeyArray, PyTree
 
 from .._rate_cost import rate_cost
 from ..tasks import Preset, Task
-from . import _own as own
+from . import _own as own, _own_network as own_network
 from ._config import Config
 from ._network import build_network, build_optimizer, Network
 from ._train import Data, initial_state, Loss, State
@@ -84,13 +84,15 @@ def _setup(given: _Same, tuning: bool, settings: str) -> Setup:
             value = value + (cost - jax.lax.stop_gradient(cost))
         return value, score
 
+    return Setup(start, loss, *_drawn(task, preset), optimizer)
+
+
+def _drawn(task: Task, preset: Preset) -> tuple[Data, Data]:
+    """Training batches, or the whole stream; and what is evaluated on."""
     steps = {} if preset.segment is None else {"steps": preset.iterations * preset.segment}
-    return Setup(
-        start,
-        loss,
+    return (
         functools.partial(task.batch, batch=preset.batch, **{**preset.data, **steps}),
         functools.partial(task.evaluation, **preset.data),
-        optimizer,
     )
 
 
@@ -105,20 +107,19 @@ def _own_setup(given: _Same, tuning: bool, settings: str, network: _Same) -> Set
     optimizer = build_optimizer(preset)
 
     def make(key: PRNGKeyArray) -> eqx.Module:
-        return own.make_network(network.thing, task, preset, key)
+        return own_network.make_network(network.thing, task, preset, key)
 
     @eqx.filter_jit
     def start(keys: Key[Array, " seeds"]) -> State:
         return initial_state(eqx.filter_vmap(make)(keys), optimizer)
 
     def loss(model: PyTree, xs: PyTree, ys: PyTree) -> tuple[Array, Array]:
-        outputs, cost = own.outputs_of(model, xs, preset.readout_steps or task.readout)
+        outputs, cost = own_network.outputs_of(model, xs, preset.readout_steps or task.readout)
         value, score = task.loss(outputs, ys)
         # Its gradient only: the loss that is reported is the task's.
         return value if cost is None else value + (cost - jax.lax.stop_gradient(cost)), score
 
-    data = functools.partial(task.batch, batch=preset.batch, **preset.data)
-    evaluate = functools.partial(task.evaluation, **preset.data)
-    if own.takes_key(jax.eval_shape(make, jr.key(0))):
-        data, evaluate = own.with_key(data), own.with_key(evaluate)
+    data, evaluate = _drawn(task, preset)
+    if preset.segment is None and own_network.takes_key(jax.eval_shape(make, jr.key(0))):
+        data, evaluate = own_network.with_key(data), own_network.with_key(evaluate)
     return Setup(start, loss, data, evaluate, optimizer)

@@ -259,8 +259,26 @@ def test_what_ys_say():
         ),
         (
             "lab/tasks.py:average --network lab/tasks.py:Plain --segment 1",
-            "segment=1 is of the pack",
+            "trials that end.*stream",
         ),
+        ("lab/tasks.py:echo --network lab/tasks.py:Plain --segment 1 --rules eprop", "has no init"),
+        (
+            "lab/tasks.py:echo --network lab/tasks.py:Forgetting --segment 2 --rules eprop",
+            "the carry of init has that of 1 RNN layers, but there are 2",
+        ),
+        (
+            "lab/tasks.py:echo --network lab/tasks.py:Stuck --segment 2 --rules eprop",
+            "must give back a carry of the shapes",
+        ),
+        (
+            "lab/tasks.py:echo --network lab/tasks.py:Late --segment 2 --rules eprop",
+            "outputs of every step",
+        ),
+        (
+            "lab/tasks.py:echo --network lab/tasks.py:Online --segment 2 --rules force",
+            "'force' changes the package's networks",
+        ),
+        ("lab/tasks.py:masked_echo --segment 2 --rules eprop", "which all count: no pair"),
         ("delayed_xor --tune-seeds 2", "tune_seeds=2 is for tuning"),
         ("delayed_xor --first-seed -1", "seeds are numbers from 0"),
         ("delayed_xor --first-seed 4294967296", "seeds are numbers from 0"),

@@ -20,6 +20,7 @@ from .. import _own as own
 from .._config import Config
 from .._files import FolderFault
 from .._names import known
+from .._own_network import under
 from .._progress import Reporter
 from .._rules import network_of, rule_entry, segment_of
 from .._runs import check_precision, OnRecord, Run
@@ -75,12 +76,15 @@ def compare(
         function `(key, batch) -> (xs, ys)`, with xs (T, batch, m), and ys (batch,) or (T, batch)
         of integers, classes, or (batch, k) or (T, batch, k) of numbers, to be met in the mean
         square, or a pair of these and of weights (batch,) or (T, batch), 0 for what is not
-        counted; or the name of either, `"FILE.py:NAME"` or `"MODULE:NAME"`.
+        counted (a stream is a function `(key, batch, steps=...)` that has `stream = True`, whose
+        steps all count); or the name of either, `"FILE.py:NAME"` or `"MODULE:NAME"`.
     - `network`: your own: `(in_size, out_size, *, key) -> model`, an equinox module with `RNN`
         layers, or its name. It may take `hidden_size` too. `model(xs)`, or `model(xs, key=key)`
         with a key of its own for each iteration, returns the outputs of every step or those that
-        the task reads, or a pair of these and of a scalar, whose gradient is added. Each layer's
-        cell types are its `signs`, or its two halves.
+        the task reads, or a pair of these and of a scalar, whose gradient is added. On streams
+        `model.init(batch_shape, *, key=None)` gives the carry of every layer, and
+        `model.online(xs, carry, *, context=None)` the one to go on from and the outputs. Each
+        layer's cell types are its `signs`, or its two halves.
     - `rules`: names of rules, or one name, with options as in `"modprop:mu=0.5"`; by default
         `DEFAULT_RULES`, on streams `ONLINE_RULES`, or those that the preset names or that serve
         the cell (`CELLS[cell].rules`). On streams, `"bptt:segment=10"` has an optimizer step every
@@ -295,18 +299,20 @@ def _start(config: Config, label: str) -> State:
     weight_keys, keys = seed_keys(config)
     parts = setup(config.for_rule(label))
     fresh = parts.start(weight_keys)
+    model, optimizer, batch = fresh.model, parts.optimizer, config.settings.batch
+    online = config.settings.segment is not None
     if config.network is not None:
         of_types = functools.partial(config.rule_of_types, label)
-        model = eqx.filter_vmap(lambda each: own.under(each, of_types))(fresh.model)
-        return initial_state(model, parts.optimizer)
-    if config.settings.segment is None:
+        model = eqx.filter_vmap(lambda each: under(each, of_types))(model)
+        if not online:
+            return initial_state(model, optimizer)
+    elif not online:
         return fresh
-    model = fresh.model
-    if rule_entry(label).network is not None:
+    elif rule_entry(label).network is not None:
         made_for_rule = eqx.filter_jit(eqx.filter_vmap(functools.partial(network_of, label)))
         model = made_for_rule(model, weight_keys)
-    batch, optimizer = config.settings.batch, parts.optimizer
-    return stream_state(model, keys, rule=config.rule(label), batch=batch, optimizer=optimizer)
+    rule = _rule_of(config, label)
+    return stream_state(model, keys, rule=rule, batch=batch, optimizer=optimizer)
 
 
 def _rule_of(config: Config, label: str) -> AbstractRule | None:
@@ -337,7 +343,7 @@ def _records(config: Config, label: str, state: State) -> Iterator[tuple[State, 
         loss=config.entry.loss,
         data=parts.data,
         optimizer=parts.optimizer,
-        rule=config.rule(label),
+        rule=rule,
         streaming=Streaming(
             settings.segment,
             segment_of(label, settings.segment),
