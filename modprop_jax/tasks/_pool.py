@@ -92,6 +92,10 @@ def _drawn(
 ) -> tuple[Array, PyTree]:
     """These sequences, time first; answers with weights where lengths differ."""
     dtype = arguments.dtype("dtype", dtype)
+    if not arguments.is_traced(picks):  # outside of a program these alone go to the device
+        at = np.asarray(picks)
+        arrays = {name: getattr(data, name)[at] for name in ("inputs", "targets", "lengths")}
+        data, picks = data._replace(**arrays), jnp.arange(len(at))
     # in their dtype before the program has them, which else would convert all of them
     inputs = jnp.asarray(data.inputs.astype(dtype))
     targets = jnp.asarray(data.targets.astype(np.int32 if data.classes else dtype))
@@ -110,7 +114,8 @@ def _normalised(data: Sequences, fit: np.ndarray) -> Sequences:
     """Each feature has mean 0 and standard deviation 1 over the steps of the part fit."""
     seen = data.inputs[fit][data.there[fit]].astype(np.float64)
     mean, sd = seen.mean(0), seen.std(0)
-    moved = (data.inputs - mean) / np.where(sd > 0, sd, 1)
+    # what never moves has a deviation of rounding alone
+    moved = (data.inputs - mean) / np.where(sd > 1e-9 * np.abs(seen).max(0), sd, 1)
     inputs = np.where(data.there[..., None], moved, 0).astype(data.inputs.dtype)
     return data._replace(inputs=inputs)
 
@@ -127,14 +132,14 @@ def _check_met(data: Sequences, parts: np.ndarray) -> None:
         unseen = set(np.unique(labels(part)).tolist()) - seen
         if unseen:
             raise ValueError(
-                f"targets of class {min(unseen)} are in the part {part!r} alone, where nothing is "
-                "learnt: give more sequences of it, other groups, or another seed."
+                f"targets of class {min(unseen)} are in the part {part!r}, but not in what is "
+                "fitted: give more sequences of it, other groups, or another seed."
             )
 
 
 def _digest(data: Sequences, parts: np.ndarray) -> str:
     found = hashlib.sha256(",".join(parts.tolist()).encode())
-    for array in data:
+    for array in (data.inputs, data.targets, data.lengths, np.asarray(data.classes)):
         found.update(f"{array.shape}{array.dtype}".encode())
         found.update(np.ascontiguousarray(array).tobytes())
     return found.hexdigest()

@@ -74,7 +74,7 @@ def test_a_group_is_in_one_part(groups):
 def test_inputs_are_normalised_by_the_fitted_part_alone():
     inputs, labels = numbered(60)
     inputs[..., 1] = 3 + 2 * inputs[..., 1]
-    inputs = np.concatenate([inputs, np.full((60, 5, 1), 7.0)], -1)  # one that never moves
+    inputs = np.concatenate([inputs, np.full((60, 5, 1), 0.1)], -1)  # one that never moves
     plain, task = (from_recordings(inputs, labels, normalise=each) for each in (False, True))
     fit = inputs[sorted(parts_of(plain)["fit"])]
     mean, sd = fit.mean((0, 1)), fit.std((0, 1))
@@ -228,7 +228,9 @@ def test_what_can_not_be_a_task_says_why(what):
 def test_a_class_that_is_tested_and_never_learnt():
     alone = np.zeros(12, int)
     alone[min(parts_of(from_recordings(X, Y, normalise=False))["test"])] = 1
-    with pytest.raises(ValueError, match="class 1 are in the part 'test' alone"):
+    with pytest.raises(
+        ValueError, match="class 1 are in the part 'test', but not in what is fitted"
+    ):
         from_recordings(X, alone)
 
 
