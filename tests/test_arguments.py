@@ -27,6 +27,19 @@ N, M, T = 4, 3, 5
 KEY = jr.key(0)
 
 
+class Trials:
+    """The least environment of NeuroGym's interface."""
+
+    class action_space:
+        n = 2
+
+    def seed(self, seed):
+        self.rng = np.random.default_rng(seed)
+
+    def new_trial(self):
+        self.ob, self.gt = self.rng.normal(size=(4, 2)), self.rng.integers(2, size=4)
+
+
 class Silent(mpj.NeuronCell):
     """The least cell of one's own."""
 
@@ -231,6 +244,21 @@ class Row(NamedTuple):
     # without a meaning that could be wrong
     free: tuple[str, ...] = ()
     call: Any = None
+
+
+# --- data as tasks ---
+
+SHARE = [*STATIC, *NEGATIVE, 0, 1]
+DATA = {
+    **dict.fromkeys(["test", "validation"], SHARE),
+    "seed": [*WHOLE, -1],
+    "normalise": FLAG,
+    "readout": or_none(CHOICE),
+    "classes": or_none(SIZE),
+    "name": [None, {}, object(), 3, "two words"],
+    "preset": [3, "small", {}, object()],
+    "trials": SIZE,
+}
 
 
 def of_cell(**more):
@@ -570,6 +598,28 @@ ROWS: dict[str, Row] = {
             "tau_r": [*without(CONSTANT, None), 1e-3],
             "dt": without(CONSTANT, CONSTANT[-2]),
         },
+    ),
+    "tasks.from_recordings": Row(
+        lambda: dict(
+            inputs=np.random.default_rng(0).normal(size=(20, 4, 2)), targets=np.arange(20) % 2
+        ),
+        DATA
+        | {
+            "inputs": [*WORDS, 3, [], np.ones((20, 4)), np.full((20, 4, 2), math.nan)],
+            "targets": [*WORDS, 3, [], np.ones(7, int), np.ones(20), np.full((20, 1), math.nan)],
+            "lengths": or_none([*WORDS, 3, [1], np.ones(20), np.zeros(20, int)]),
+            "groups": or_none([*WORDS, 3, [1], np.ones(20), np.zeros(20, int), str]),
+        },
+    ),
+    "tasks.from_generator": Row(
+        lambda: dict(
+            generator=lambda rng: (rng.normal(size=(4, 2)), int(rng.integers(2))), trials=30
+        ),
+        DATA | {"generator": [*WORDS, 3, lambda: 3, lambda: (1, 2, 3), [(XS[:, 0], 1)]]},
+    ),
+    "tasks.from_neurogym": Row(
+        lambda: dict(env=Trials(), trials=30),
+        DATA | {"env": [None, {}, object(), 3], "fixation": or_none(COUNT)},
     ),
     "tasks.connectome": Row(keyed(), {"answer": SIZE, "noise": NUMBER}),
     "tasks.cross_entropy": Row(lambda: dict(logits=jnp.ones((2, 3)), labels=LABELS), CROSS),

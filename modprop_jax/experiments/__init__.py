@@ -34,4 +34,5 @@ from ._statistics import (
     Reached as Reached,
 )
 from ._summary import Row as Row, Spread as Spread
+from ._tensorboard import tensorboard as tensorboard
 from ._train import Record as Record, train as train

@@ -37,12 +37,14 @@ from ._options import (
     RuleNames,
     StyleName,
     TaskName,
+    Tuned,
 )
 from ._processes import join, leads
 from ._rules import RULES
 from ._runs import continued
 from ._storage import RunFolder
 from ._study import begun, conduct
+from ._tensorboard import summary_writer, TensorBoard
 from ._work import Work
 
 
@@ -55,6 +57,7 @@ def compare(
     preset: str = "small",
     first_seed: int = 0,
     learning_rates: Rates = None,
+    tune: Tuned = None,
     tune_seeds: Count = None,
     out: Folder = None,
     resume: Folder = None,
@@ -68,6 +71,7 @@ def compare(
     segment: PresetInt = None,
     mu: Mu = None,
     style: StyleName = None,
+    tensorboard: bool = False,
     cores: Cores = None,
     distributed: bool = False,
     coordinator: Coordinator = None,
@@ -101,7 +105,9 @@ def compare(
         learning_rates: Tune first: every rule at each of these rates, such as 1e-4..1e-2 (five,
             evenly spaced by their logarithms; 1e-4..1e-2/9: nine) or 0.01,0.03, on seeds and
             data that are not reported; then each rule at the rate that served it best.
-        tune_seeds: Networks a rate; 3 by default.
+        tune: Options that are tuned too, in all combinations with the rates, such as
+            modprop:mu=0.1,0.25,auto kernl:alpha=0.01..1.
+        tune_seeds: Networks a trial; 3 by default.
         out: Folder for the results; by default runs/TASK-PRESET-TIME.
         resume: Folder of an interrupted run to continue; takes no other option.
         iterations: Optimizer steps.
@@ -118,6 +124,7 @@ def compare(
         mu: ModProp's stand-in for the activation's derivative; auto measures it.
         style: Of the figures: a file of matplotlib's settings, or one of its styles. With --resume
             a finished run draws them anew.
+        tensorboard: Write event files of TensorBoard too, into FOLDER/tensorboard, as it trains.
         cores: Cores of the CPU to spread seeds and trials over, where there is no accelerator; 1
             for one network after the other. A resumed run continues bit for bit on as many.
         distributed: Spread seeds and trials over the devices of several processes, each started
@@ -134,6 +141,8 @@ def compare(
     else:
         use_cores(cores)
     check_style(style)
+    if tensorboard:
+        _check_tensorboard()
     if (resume is None) == (task is None):
         raise ValueError(
             "name either a task or a run to continue: "
@@ -152,6 +161,7 @@ def compare(
             network,
             first_seed=first_seed,
             learning_rates=learning_rates,
+            tune=tune,
             tune_seeds=tune_seeds,
             iterations=iterations,
             eval_every=eval_every,
@@ -167,10 +177,18 @@ def compare(
         folder = begun(study, out)
 
     def run() -> int:
-        result = conduct(study, folder, Console(quiet=not leads()), style)
+        on_record = TensorBoard(folder, "tensorboard") if tensorboard else None
+        result = conduct(study, folder, Console(quiet=not leads()), style, on_record)
         return int(any(row.diverged for row in result.rows))
 
     return Work(run, continued(study.command, folder))
+
+
+def _check_tensorboard() -> None:
+    try:
+        summary_writer()
+    except ImportError as error:
+        raise ValueError(f"--tensorboard: {error}") from error
 
 
 def list_names(*, taxonomy: bool = False) -> Work:
@@ -257,7 +275,8 @@ def _check_names(arguments: list[str]) -> None:
         for argument in arguments[1:]
         if argument.startswith("--")
     ]
-    where = ("--style", "--cores", "--distributed", "--coordinator", "--processes", "--process")
+    where = ("--style", "--tensorboard", "--cores", "--distributed", "--coordinator")
+    where += ("--processes", "--process")
     others = [name for name in typed if name not in ("--resume", "--help", *where)]
     if "--resume" in typed and others:
         raise ValueError(

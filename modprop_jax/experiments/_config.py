@@ -21,8 +21,9 @@ from ._cells import CELLS, with_cell
 from ._methods import Method
 from ._names import each_name, known
 from ._network import build_network, build_optimizer, cell_types
-from ._rates import Tuning
+from ._own_network import check_network
 from ._rules import entry_of, layer_rule, network_of, rule_alone, segment_of, settings_of
+from ._tuning import Tuned, Tuning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +40,10 @@ class Config:
     network: str | None = None
     """Somebody's own, by name; None: the preset's."""
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Digests of the files that names of one's own are of, as they were when it began."""
+    """Digests of the files and data that names of one's own are of, as they were when it began."""
     first_seed: int = 0
     tune: Tuning | None = None
-    """How each rule gets its learning rate; None: from the settings."""
+    """How each rule gets its learning rate and options; None: from the settings and its name."""
     tuning: bool = False
     """Whether this is the tuning of another run: judged on data which that does not report."""
 
@@ -57,6 +58,7 @@ class Config:
         *,
         first_seed: int = 0,
         learning_rates: str | Sequence[float] | None = None,
+        tune: Tuned | None = None,
         tune_seeds: int | None = None,
         **overrides: Any,
     ) -> "Config":
@@ -87,13 +89,13 @@ class Config:
         rules, seeds = each_name(rules), settings.seeds if seeds is None else seeds
         _check(settings, rules, seeds)
         _check_seeds(first_seed, seeds)
-        tune = _tuning(range(first_seed, first_seed + seeds), learning_rates, tune_seeds)
+        reported = range(first_seed, first_seed + seeds)
+        tuning = _tuning(rules, reported, learning_rates, tune, tune_seeds)
         created = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        files = {name: own.digest(name) for name in (task, network) if name is not None}
-        sources = {name: digest for name, digest in files.items() if digest is not None}
+        sources = own.sources(task, network)
         config = cls(
             *(task, preset, rules, seeds, settings, environment(), created, network, sources),
-            *(first_seed, tune),
+            *(first_seed, tuning),
         )
         _check_rules(config)
         return config
@@ -216,20 +218,25 @@ def _check_seeds(first: int, seeds: int) -> None:
 
 
 def _tuning(
-    reported: range, rates: str | Sequence[float] | None, seeds: int | None
+    rules: Sequence[str],
+    reported: range,
+    rates: str | Sequence[float] | None,
+    options: Tuned | None,
+    seeds: int | None,
 ) -> Tuning | None:
-    if rates is None:
+    if rates is None and not options:
         if seeds is not None:
-            raise ValueError(f"tune_seeds={seeds} is for tuning: give learning_rates too.")
+            raise ValueError(f"tune_seeds={seeds} is for tuning: give learning_rates or tune too.")
         return None
     # far from those that anybody reports
-    return Tuning.make(rates, 3 if seeds is None else seeds, 1_000_000, reported)
+    first = 1_000_000
+    return Tuning.make(rules, rates, options, 3 if seeds is None else seeds, first, reported)
 
 
 # what a network of one's own has in its own way, or not at all
 _OF_THE_PACKAGES = (
     *(field.name for field in dataclasses.fields(Architecture) if field.name != "hidden_size"),
-    *("segment", "shrink", "connectivity", "rate_cost", "rate_target"),
+    *("shrink", "connectivity", "rate_cost", "rate_target"),
 )
 
 
@@ -245,7 +252,22 @@ def _of_training(settings: Preset, given: Mapping[str, Any], network: str) -> Pr
 
 
 def _check_rules(config: Config) -> None:
-    """A ValueError unless the network can be built and every rule serves its cell."""
+    """A ValueError unless the network can be built and every rule serves its cell, in every trial
+    of a tuning too."""
+    _check_each(config)
+    if config.tune is not None:
+        if not all(map(config.tune.trials, config.rules)):
+            raise ValueError("tune has an option without values.")
+        trials = config.of_tuning(config.tune)
+        for label in trials.rules:
+            _check(trials.for_rule(label).settings, trials.rules, trials.seeds)
+        # rates and the like are numbers, which have been looked at
+        alone = tuple(dict.fromkeys(map(rule_alone, trials.rules)))
+        if not {*alone} <= {*map(rule_alone, config.rules)}:
+            _check_each(dataclasses.replace(trials, rules=alone))
+
+
+def _check_each(config: Config) -> None:
     task, settings, segment = config.entry, config.settings, config.settings.schedule.segment
     for label in config.rules:
         mine = config.for_rule(label).settings
@@ -258,14 +280,12 @@ def _check_rules(config: Config) -> None:
                     f"{label!r} makes a network of its own out of the package's, so that it can't "
                     f"train {config.network}: leave one of the two out."
                 )
-        if segment is not None:
-            raise ValueError(
-                f"network {config.network} learns from trials: streams are for the package's own "
-                "networks (or modprop_jax.online_value_and_grad)."
-            )
-        _check_batches(config)
+        if segment is None:
+            _check_batches(config)
+        else:
+            _check_stream(config, segment)
         rules = [functools.partial(config.rule_of_types, label) for label in config.rules]
-        own.check_network(config.network, task, settings, rules)
+        check_network(config.network, task, settings, rules)
         return
     built = {label: config.rule(label) for label in config.rules}
     trained: dict[str, list[str]] = {}
@@ -305,7 +325,8 @@ def _check_stream(config: Config, segment: int) -> None:
         raise ValueError(
             f"segment={segment} learns from an endless stream, but task {config.task!r} has trials "
             "that end, or a loss that does not read every step: leave segment at None, or take "
-            f"one of {', '.join(name for name, each in TASKS.items() if each.stream)}."
+            f"one of {', '.join(name for name, each in TASKS.items() if each.stream)}, or a "
+            "function (key, batch, steps) of your own with stream = True."
         )
     block = schedule.eval_every * segment
     for label in config.rules:

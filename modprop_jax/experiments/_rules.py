@@ -121,6 +121,11 @@ def entry_of(text: str) -> Entry:
     return _parse(text)[0]
 
 
+def given_with(text: str) -> dict[str, Any]:
+    """The options that come with a rule's name."""
+    return _parse(text)[1]
+
+
 def settings_of(text: str) -> dict[str, Any]:
     """The settings that are a row's own: the rule's or method's, and those typed with its name."""
     entry, options = _parse(text)
@@ -164,7 +169,7 @@ def _parse(text: str) -> tuple[Entry, dict[str, Any]]:
             raise ValueError(f"rule {text!r}: {key} is given twice.")
         if key in entry.settings:
             raise ValueError(f"rule {text!r}: {key} is what {name} is, {entry.settings[key]!r}.")
-        options[key] = _value(text, key, value, kind)
+        options[key] = option_value(text, key, value, kind)
     return entry, options
 
 
@@ -173,7 +178,8 @@ def _of_row(options: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if key not in {**_SEGMENT, **SETTINGS}}
 
 
-def _value(text: str, key: str, value: str, kind: type) -> Any:
+def option_value(text: str, key: str, value: str, kind: type) -> Any:
+    """What was typed for an option, as a number if it is one; `text`: where it stands."""
     if key == "mu" and value == "auto" or kind is str:
         return value
     try:

@@ -9,7 +9,7 @@ from rich.console import Console
 from .._figures import Style
 from ._config import Config
 from ._progress import Reporter
-from ._runs import advising, check_precision, drive, introduce, Run, saved
+from ._runs import advising, check_precision, drive, introduce, OnRecord, Run, saved
 from ._storage import RunFolder
 from ._train import State
 
@@ -53,9 +53,11 @@ class AbstractStudy(abc.ABC, Generic[R]):
         """What says how far it is."""
         return Reporter(self.run, console)
 
-    def ready(self, folder: RunFolder, console: Console) -> "AbstractStudy[R]":
+    def ready(
+        self, folder: RunFolder, console: Console, on_record: OnRecord | None
+    ) -> "AbstractStudy[R]":
         """Itself, after what has to be done before the first run."""
-        del folder, console
+        del folder, console, on_record
         return self
 
     @abc.abstractmethod
@@ -75,17 +77,23 @@ class AbstractStudy(abc.ABC, Generic[R]):
         """Results, tables and figures; `diverged`: why which run stopped early."""
 
 
-def conduct(study: AbstractStudy[R], folder: RunFolder, console: Console, style: Style = None) -> R:
+def conduct(
+    study: AbstractStudy[R],
+    folder: RunFolder,
+    console: Console,
+    style: Style = None,
+    on_record: OnRecord | None = None,
+) -> R:
     """Do what is left to do of a study; all of it, if the folder is new."""
     with folder.locked():
-        study = study.ready(folder, console)
+        study = study.ready(folder, console, on_record)
         reporter = study.reporter(console)
         with reporter, advising(study.command, folder, reporter):
             introduce(study.run, folder, reporter)
             fresh = study.fresh()
             states, metrics = saved(folder, fresh, study.run.settings.schedule.iterations)
             runs = study.runs(fresh, metrics, reporter.say)
-            diverged = drive(runs, folder, states, metrics, reporter)
+            diverged = drive(runs, folder, states, metrics, reporter, on_record)
         report = study.report(folder, metrics, diverged, style)
         for name, content in report.files.items():
             folder.write(name, content)

@@ -196,7 +196,7 @@ def caption(config: Config) -> str:
 def markdown(config: Config, rows: Sequence[Row], pairs: Sequence[Pair] = ()) -> str:
     """The tables as a Markdown file."""
     diverged = {row.rule: row.diverged for row in rows if row.diverged}
-    parts = [caption(config), _table(headers(config), [cells(row, config.seeds) for row in rows])]
+    parts = [caption(config), table(headers(config), [cells(row, config.seeds) for row in rows])]
     if diverged:
         parts.append("\n".join(f"- {message}" for message in diverged.values()))
     parts.append(
@@ -205,18 +205,19 @@ def markdown(config: Config, rows: Sequence[Row], pairs: Sequence[Pair] = ()) ->
         "not meet it."
     )
     parts.append(
-        _table(
+        table(
             centre_headers(config),
             (centre_cells(row.rule, row.centre, row.loss_centre, row.criterion) for row in rows),
         )
     )
     parts.append(verdict(config, pairs, diverged))
     if pairs:
-        parts.append(_table(pair_headers(config), map(pair_cells, pairs)))
+        parts.append(table(pair_headers(config), map(pair_cells, pairs)))
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _table(titles: list[str], rows: Iterable[list[str]]) -> str:
+def table(titles: list[str], rows: Iterable[list[str]]) -> str:
+    """As Markdown."""
     titles = [title.replace("\n", " ") for title in titles]
     lines = [titles, ["---"] * len(titles), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -15,6 +15,7 @@ from ._evidence_accumulation import (
     evidence_accumulation as evidence_accumulation,
 )
 from ._flip_flop import FLIP_FLOP, flip_flop as flip_flop
+from ._generator import from_generator as from_generator
 from ._lag_line import LAG_LINE, lag_line as lag_line, lag_line_cell as lag_line_cell
 from ._mimic import MIMIC, mimic as mimic
 from ._mnist1d import (
@@ -23,6 +24,7 @@ from ._mnist1d import (
     mnist1d_split as mnist1d_split,
     summed_cross_entropy as summed_cross_entropy,
 )
+from ._neurogym import from_neurogym as from_neurogym
 from ._pattern_generation import PATTERN_GENERATION, pattern_generation as pattern_generation
 from ._preset import (
     Architecture as Architecture,
@@ -31,6 +33,7 @@ from ._preset import (
     Preset as Preset,
     Schedule as Schedule,
 )
+from ._recordings import from_recordings as from_recordings
 from ._sine_wave import SINE_WAVE, sine_wave as sine_wave
 from ._static_digits import DIGITS, digits as digits, digits_split as digits_split
 from ._task import (

@@ -20,10 +20,10 @@ from .. import _own as own
 from .._config import Config
 from .._files import FolderFault
 from .._names import known
+from .._own_network import under
 from .._progress import Reporter
-from .._rates import Tuning
 from .._rules import network_of, segment_of
-from .._runs import check_precision, Run
+from .._runs import check_precision, OnRecord, Run
 from .._setup import seed_keys, setup
 from .._statistics import Pair
 from .._storage import RunFolder
@@ -31,6 +31,7 @@ from .._stream import iterate_stream, stream_state, Streaming
 from .._study import AbstractStudy, begun, conduct, Metrics, Report
 from .._summary import differences, markdown, Row, SECONDS, summarise
 from .._train import cosines, initial_state, iterate, Record, State
+from .._tuning import Tuned, Tuning
 from ._plots import learning_curves
 from ._tune import as_json, chosen, read_choice, report
 
@@ -59,7 +60,9 @@ def compare(
     style: Style = None,
     first_seed: int = 0,
     learning_rates: str | Sequence[float] | None = None,
+    tune: Tuned | None = None,
     tune_seeds: int | None = None,
+    on_record: OnRecord | None = None,
     **settings: Any,
 ) -> Comparison:
     """Train a task's network under each rule, from the same weights on the same data.
@@ -73,12 +76,15 @@ def compare(
         function `(key, batch) -> (xs, ys)`, with xs (T, batch, m), and ys (batch,) or (T, batch)
         of integers, classes, or (batch, k) or (T, batch, k) of numbers, to be met in the mean
         square, or a pair of these and of weights (batch,) or (T, batch), 0 for what is not
-        counted; or the name of either, `"FILE.py:NAME"` or `"MODULE:NAME"`.
+        counted (a stream is a function `(key, batch, steps=...)` that has `stream = True`, whose
+        steps all count); or the name of either, `"FILE.py:NAME"` or `"MODULE:NAME"`.
     - `network`: your own: `(in_size, out_size, *, key) -> model`, an equinox module with `RNN`
         layers, or its name. It may take `hidden_size` too. `model(xs)`, or `model(xs, key=key)`
         with a key of its own for each iteration, returns the outputs of every step or those that
-        the task reads, or a pair of these and of a scalar, whose gradient is added. Each layer's
-        cell types are its `signs`, or its two halves.
+        the task reads, or a pair of these and of a scalar, whose gradient is added. On streams
+        `model.init(batch_shape, *, key=None)` gives the carry of every layer, and
+        `model.online(xs, carry, *, context=None)` the one to go on from and the outputs. Each
+        layer's cell types are its `signs`, or its two halves.
     - `rules`: names of rules or methods, or one name, with options as in `"modprop:mu=0.5"`; by
         default `DEFAULT_RULES`, on streams `ONLINE_RULES`, or those that the preset names or that
         serve the cell (`CELLS[cell].rules`). On streams, `"bptt:segment=10"` has an optimizer step
@@ -93,6 +99,16 @@ def compare(
         of other seeds and, where data are limited, on a part of the training data, judged by
         another part; then compare the rules, each at the rate with the least final loss. Numbers,
         or `"1e-4..1e-2"` for five rates evenly spaced by their logarithms (`"1e-4..1e-2/9"`: nine).
+    - `tune`: options of a rule that are tuned too, in all combinations with the rates: names as in
+        `rules` with several values, `"modprop:mu=0.1,0.25,auto"` (or `"kernl:alpha=0.01..1"`), a
+        sequence of such, or `{"modprop": {"mu": [0.1, 0.25, "auto"]}}`; `learning_rate` and `l2`
+        too. It is for all rules of that name which say nothing of the option themselves. Where
+        `learning_rates` is a range, rules with fewer combinations get more points of it, so that
+        all have as many trials (up to rounding); else `tuning.md` says that they had not.
+    - `on_record`: a function that gets each record, a dict as it stands in `metrics.jsonl` (rule,
+        iteration, loss and accuracy by seed, ...), once it is on disk; those of tuning have
+        `"tuning": True` beside. What it raises ends the run, which `resume` then continues: each
+        record reaches it once. `tensorboard(folder)` is one.
     - `settings`: what to replace in the preset, by name, such as `iterations=200`: fields of
         `modprop_jax.tasks.Preset` and of its parts.
 
@@ -109,12 +125,14 @@ def compare(
         network,
         first_seed=first_seed,
         learning_rates=learning_rates,
+        tune=tune,
         tune_seeds=tune_seeds,
         **settings,
     )
     check_style(style)
+    _check_on_record(on_record)
     study = Compare(config)
-    return conduct(study, begun(study, out), Console(quiet=quiet), style)
+    return conduct(study, begun(study, out), Console(quiet=quiet), style, on_record)
 
 
 def resume(
@@ -124,11 +142,12 @@ def resume(
     network: Callable[..., Any] | None = None,
     quiet: bool = False,
     style: Style = None,
+    on_record: OnRecord | None = None,
 ) -> Comparison:
     """Continue an interrupted `compare` from its folder; draw the figures of one that is done.
 
     `task`, `network`: those of your own that it began with, if they have no file from which they
-    could be imported again.
+    could be imported again. `on_record`: as in `compare`; it gets what is new.
 
     On the same device and versions the metrics, times aside, are those of a run that
     was never interrupted.
@@ -137,7 +156,17 @@ def resume(
     """
     run = RunFolder(Path(folder))
     check_style(style)
-    return conduct(Compare(reopen(run, task, network)), run, Console(quiet=quiet), style)
+    _check_on_record(on_record)
+    study = Compare(reopen(run, task, network))
+    return conduct(study, run, Console(quiet=quiet), style, on_record)
+
+
+def _check_on_record(on_record: object) -> None:
+    if on_record is not None and not callable(on_record):
+        raise ValueError(
+            "on_record must be a function of one record, or None, but is "
+            f"{arguments.shown(on_record)}."
+        )
 
 
 def trained(folder: str | os.PathLike, rule: str, *, at: Literal["end", "start"] = "end") -> Any:
@@ -169,6 +198,7 @@ def reopen(folder: RunFolder, task: Any = None, network: Any = None) -> Config:
     for name, thing in ((config.task, task), (config.network, network)):
         if name is not None and own.is_own(name):
             own.again(name, thing, folder.path)
+    own.changed(config.sources)
     with folder.reading_config():
         config.checked()
     found = folder.read("tuning.json")
@@ -190,12 +220,12 @@ class Compare(AbstractStudy[Comparison]):
     def run(self) -> Config:
         return self.config
 
-    def ready(self, folder: RunFolder, console: Console) -> "Compare":
+    def ready(self, folder: RunFolder, console: Console, on_record: OnRecord | None) -> "Compare":
         """With each rule at the learning rate that tuning chose; now, if it has not yet."""
         tune = self.config.tune
         if tune is None or folder.read("tuning.json") is not None:
             return self
-        return Compare(_tuned(self.config, tune, folder, console))
+        return Compare(_tuned(self.config, tune, folder, console, on_record))
 
     def fresh(self) -> Mapping[str, State]:
         return {rule: _start(self.config, rule) for rule in self.config.rules}
@@ -237,7 +267,13 @@ class Compare(AbstractStudy[Comparison]):
         return Report(Comparison(folder.path, config, rows, metrics, pairs), files, show)
 
 
-def _tuned(config: Config, tune: Tuning, folder: RunFolder, console: Console) -> Config:
+def _tuned(
+    config: Config,
+    tune: Tuning,
+    folder: RunFolder,
+    console: Console,
+    on_record: OnRecord | None,
+) -> Config:
     """The configuration with a learning rate for each rule; in a run folder of its own, inside."""
     inside, trials = folder.within("tuning"), Compare(config.of_tuning(tune))
     if inside.read("config.json") is None:
@@ -249,7 +285,8 @@ def _tuned(config: Config, tune: Tuning, folder: RunFolder, console: Console) ->
         )
     many = len(trials.config.rules)
     console.print(f"tuning: {many} trials of {tune.seeds} seeds", highlight=False)
-    rows = conduct(trials, inside, console).rows
+    of_trial = None if on_record is None else lambda line: on_record(line | {"tuning": True})
+    rows = conduct(trials, inside, console, on_record=of_trial).rows
     text = report(tune, config.rules, rows)
     console.print(text, markup=False, highlight=False)
     folder.write("tuning.md", text)
@@ -262,15 +299,20 @@ def _start(config: Config, label: str) -> State:
     weight_keys, keys = seed_keys(config)
     parts = setup(config.for_rule(label))
     fresh = parts.start(weight_keys)
+    schedule = config.settings.schedule
+    model, optimizer, batch = fresh.model, parts.optimizer, schedule.batch
+    online = schedule.segment is not None
     if config.network is not None:
         of_types = functools.partial(config.rule_of_types, label)
-        model = eqx.filter_vmap(lambda each: own.under(each, of_types))(fresh.model)
-        return initial_state(model, parts.optimizer)
-    if config.settings.schedule.segment is None:
+        model = eqx.filter_vmap(lambda each: under(each, of_types))(model)
+        if not online:
+            return initial_state(model, optimizer)
+    elif not online:
         return fresh
-    model = eqx.filter_vmap(functools.partial(network_of, label))(fresh.model, weight_keys)
-    batch, optimizer = config.settings.schedule.batch, parts.optimizer
-    return stream_state(model, keys, rule=config.rule(label), batch=batch, optimizer=optimizer)
+    else:
+        model = eqx.filter_vmap(functools.partial(network_of, label))(model, weight_keys)
+    rule = _rule_of(config, label)
+    return stream_state(model, keys, rule=rule, batch=batch, optimizer=optimizer)
 
 
 def _rule_of(config: Config, label: str) -> AbstractRule | None:
@@ -301,7 +343,7 @@ def _records(config: Config, label: str, state: State) -> Iterator[tuple[State, 
         loss=config.entry.loss,
         data=parts.data,
         optimizer=parts.optimizer,
-        rule=config.rule(label),
+        rule=rule,
         streaming=Streaming(
             schedule.segment,
             segment_of(label, schedule.segment),

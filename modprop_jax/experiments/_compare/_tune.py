@@ -1,4 +1,4 @@
-"""A learning rate for each rule: the same grid for all, judged on seeds and data of its own."""
+"""A learning rate and options for each rule, judged on seeds and data of their own."""
 
 import json
 import math
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .._files import FolderFault
-from .._rates import Tuning
 from .._storage import digest_of
-from .._summary import Row
+from .._summary import Row, table
+from .._tuning import RATE, shown, Tuning, Value, with_options
 
 
 def chosen(tuning: Tuning, rules: Sequence[str], rows: Sequence[Row]) -> dict[str, str]:
@@ -25,28 +25,52 @@ def losses(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def report(tuning: Tuning, rules: Sequence[str], rows: Sequence[Row]) -> str:
-    """Every trial, as Markdown: loss by rule and rate, and what was chosen."""
+    """Every trial, as Markdown: loss by rule, its options and its rate, and what was chosen."""
     loss, best = losses(rows), chosen(tuning, rules, rows)
-    rated = [rule for rule in rules if len(tuning.labels(rule)) > 1]
-    lines = [["rule", *(f"{rate:g}" for rate in tuning.rates)], ["---"] * (1 + len(tuning.rates))]
-    for rule in rated:
-        each = [(f"{loss[label]:.4g}", label == best[rule]) for label in tuning.labels(rule)]
-        lines.append([rule, *(f"**{text}**" if mine else text for text, mine in each)])
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    trials = {rule: tuning.trials(rule) for rule in rules}
+    tuned = [rule for rule in rules if len(trials[rule]) > 1]
+    # rules of one grid of rates share a table
+    grids: dict[tuple[str, ...], list[list[str]]] = {}
+    for rule in tuned:
+        lines: dict[str, dict[str, str]] = {}
+        for label, options in trials[rule].items():
+            others = {name: value for name, value in options.items() if name != RATE}
+            rate = shown(options[RATE]) if RATE in options else "loss"
+            text = f"{loss[label]:.4g}"
+            line = lines.setdefault(with_options(rule, others), {})
+            line[rate] = f"**{text}**" if label == best[rule] else text
+        grid = tuple(next(iter(lines.values())))
+        grids.setdefault(grid, []).extend([name, *cells.values()] for name, cells in lines.items())
+    tables = (table(["rule", *grid], lines) + "\n" for grid, lines in grids.items())
     notes = [
-        f"- {rule} learns best at an end of the grid, {best[rule]}: try a wider one."
-        for rule in rated
+        f"- {rule} learns best at an end of what was tried, {name} {shown(trial[name])}: try more."
+        for rule in tuned
         if math.isfinite(loss[best[rule]])
-        and len(tuning.rates) > 1
-        and best[rule] in (tuning.labels(rule)[0], tuning.labels(rule)[-1])
+        for trial in [trials[rule][best[rule]]]
+        for name in trial
+        if _at_an_end(trial[name], [each[name] for each in trials[rule].values()])
     ]
-    notes += [f"- {rule} diverged at every rate." for rule in rated if loss[best[rule]] == math.inf]
-    notes += [f"- {rule} has a learning rate of its own." for rule in rules if rule not in rated]
+    notes += [
+        f"- {rule} diverged in every trial." for rule in tuned if loss[best[rule]] == math.inf
+    ]
+    notes += [
+        f"- {rule} had nothing to choose from: {best[rule]}." for rule in rules if rule not in tuned
+    ]
+    counts = {rule: len(each) for rule, each in trials.items()}
+    budget = "Trials: " + ", ".join(f"{rule} {count}" for rule, count in counts.items()) + "."
+    if len({counts[rule] for rule in tuned}) > 1:
+        budget += " Not all rules had as many: more trials are more chances of a low loss."
     return (
-        f"Final loss by learning rate, a mean over seeds {tuning.first_seed} to "
-        f"{tuning.first_seed + tuning.seeds - 1}, which are reported nowhere; bold: chosen.\n\n"
-        f"{table}\n\n" + "\n".join(notes) + "\n"
+        f"Final loss of each trial, a mean over seeds {tuning.first_seed} to "
+        f"{tuning.first_seed + tuning.seeds - 1}, which are reported nowhere; bold: chosen. "
+        f"{budget}\n\n" + "\n".join(tables) + "\n" + "\n".join(notes) + "\n"
     )
+
+
+def _at_an_end(value: Value, tried: Sequence[Value]) -> bool:
+    """Whether a number is the least or the greatest of several."""
+    numbers = {each for each in tried if not isinstance(each, str)}
+    return len(numbers) > 1 and value in (min(numbers), max(numbers))
 
 
 def read_choice(
