@@ -110,6 +110,7 @@ class Task:
     - `validation`: of tasks whose data are limited: `batch` and `evaluation` of the training data
       alone, parted anew, for choices (such as a learning rate) that what is reported must not see.
       None: other keys draw other data.
+    - `licence`: of recorded data, and where they are read from; None: data are drawn.
     - `stream`: whether it has no trials and so can be learnt online, from one endless stream
       (`Preset.segment`): `batch` takes `steps`, every step is read, and the loss is a mean over
       steps.
@@ -126,6 +127,7 @@ class Task:
     score: str = "accuracy"
     floors: Mapping[str, float] = dataclasses.field(default_factory=dict)
     stream: bool = False
+    licence: str | None = None
     validation: tuple[Callable[..., Any], Callable[..., Any]] | None = None
 
     def of_tuning(self) -> "Task":
