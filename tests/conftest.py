@@ -7,6 +7,12 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 import gc
 import pathlib
 
+
+# Recordings that no package may ship, in development beside the repository.
+BESIDE = pathlib.Path(__file__).parents[2] / "shared" / "data"
+if BESIDE.is_dir():
+    os.environ.setdefault("MODPROP_JAX_DATA", str(BESIDE))
+
 import equinox.internal as eqxi
 import jax
 import jaxtyping

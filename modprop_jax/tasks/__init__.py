@@ -35,7 +35,11 @@ from ._mnist1d import (
 from ._nmse import nmse as nmse, nrmse as nrmse
 from ._pattern_generation import PATTERN_GENERATION, pattern_generation as pattern_generation
 from ._recording import recorded as recorded, Recording as Recording
-from ._respiration import RESPIRATION, respiration as respiration
+from ._respiration import (
+    RESPIRATION,
+    respiration as respiration,
+    respiration_signals as respiration_signals,
+)
 from ._sine_wave import SINE_WAVE, sine_wave as sine_wave
 from ._static_digits import DIGITS, digits as digits, digits_split as digits_split
 from ._sunspots import SUNSPOTS, sunspots as sunspots

@@ -64,15 +64,26 @@ def respiration(
     arXiv 2403.01607.
     """
     check_stream(key, batch=batch, steps=steps, fit=fit)
-    arguments.sizes(horizon=horizon, lags=lags, every=every)
-    if arguments.size("sequence", sequence) > 9:
-        raise ValueError(f"sequence must be a number from 1 to 9, but is {sequence}.")
-    dtype, path = arguments.dtype("dtype", dtype), as_path(path)
-    values = _signals(os.fspath(MARKERS if path is None else path), sequence)
-    values = values[::every][: len(values) // every]
+    arguments.sizes(horizon=horizon, lags=lags)
+    dtype = arguments.dtype("dtype", dtype)
+    values = respiration_signals(sequence, every=every, path=path)
     fit = max(300 // every, 2) if fit is None else fit
     options = {"fit": fit, "horizon": horizon, "lags": lags, "dtype": dtype}
     return stream_of(values, batch, steps, **options)
+
+
+def respiration_signals(
+    sequence: int = 1, *, every: int = 3, path: str | os.PathLike | None = None
+) -> Float[np.ndarray, "T 9"]:
+    """One of the recordings of `respiration` as it is, for `recorded`: mm from the first sample.
+
+    **Arguments:** those of `respiration`. Columns: x of three markers, then y, then z.
+    """
+    if arguments.size("sequence", sequence) > 9:
+        raise ValueError(f"sequence must be a number from 1 to 9, but is {sequence}.")
+    every, path = arguments.size("every", every), as_path(path)
+    values = _signals(os.fspath(MARKERS if path is None else path), sequence)
+    return values[::every][: len(values) // every]
 
 
 @functools.cache
