@@ -279,7 +279,7 @@ CROSS = {"labels": [*ARRAY, 3, jnp.ones(2), jnp.zeros(3, jnp.int32)]}
 VALUES = np.arange(18.0).reshape(9, 2) ** 2
 # of recorded data
 RECORDED = {
-    "steps": [*or_none(SIZE), 10**6],
+    "steps": or_none(SIZE),
     "path": [*or_none(WORDS), 3, "nowhere"],
     "sequence": [*SIZE, 10],
     "lags": SIZE,
@@ -434,6 +434,7 @@ ROWS: dict[str, Row] = {
             "optimizer": [*WORDS, 3, SGD, 0.1, optax.GradientTransformation],
             "learning_rate": [*NUMBER[1:], *NEGATIVE],
             "rule": or_none(RULE),
+            "segment": SIZE,
             "done": [*or_none(WORDS), 3, np.ones((T, 2)), np.ones((T, 3), bool)],
             "carry": [*or_none(WORDS), 3, jnp.ones(7)],
             "key": or_none(KEYS),
@@ -607,10 +608,10 @@ ROWS: dict[str, Row] = {
             "fit": [*or_none(SIZE), 10],
             "horizon": [*or_none(SIZE), 9],
             "lags": [*SIZE, 9],
-            "labels": [*or_none(WORDS), 3, np.ones(8), np.ones((9, 1, 1)), np.full(9, np.nan)],
+            "labels": [{}, object(), "2", 3, np.ones(8), np.ones((9, 1, 1)), np.full(9, np.nan)],
             "columns": [*or_none(WORDS), 3, [], ["2"], [0], ["0", "0"]],
             "targets": [*or_none(WORDS), 3, [], ["2"], [0], ["0", "0"]],
-            "time": [*or_none(WORDS), 3, np.ones(8), np.ones(9), [0, 1, 2, 3, 4, 5, 6, 7, 20]],
+            "time": [{}, object(), "2", 3, np.ones(8), np.ones(9), [0, 1, 2, 3, 4, 5, 6, 7, 20]],
             "delay": [*or_none(COUNT), 2],
             "ddof": [*COUNT],
         },

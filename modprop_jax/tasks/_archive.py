@@ -144,7 +144,7 @@ _preset = functools.partial(Preset, hidden_size=64, cell="rate", mu="auto", eval
 
 JAPANESE_VOWELS = Task(
     name="japanese_vowels",
-    description="Two vowels: which of nine speakers? A check: a linear classifier has .989.",
+    description="Two vowels: name the speaker, of nine. A check: a linear classifier has .989.",
     licence="UCI's (DOI 10.24432/C5NS47); read from the packages aeon or sktime",
     out_size=9,
     batch=japanese_vowels,
@@ -165,7 +165,7 @@ JAPANESE_VOWELS = Task(
 
 BASIC_MOTIONS = Task(
     name="basic_motions",
-    description="Four sports by a watch: which? A check: 40 series, and several methods have all.",
+    description="A watch: name the motion, of four. A check: several methods have all 40.",
     licence="none stated (UEA archive); read from the packages aeon or sktime",
     out_size=4,
     batch=basic_motions,

@@ -16,8 +16,7 @@ def chosen(what: str, given: Sequence[str] | None, there: list[str]) -> list[str
     """Names that are there; all if none is given."""
     if given is None:
         return there
-    listed = [given] if isinstance(given, str) else given
-    found = list(listed) if isinstance(listed, list | tuple) else []
+    found = list(given) if isinstance(given, list | tuple) else []
     words = all(isinstance(name, str) for name in found)
     if not found or not words or not set(found) <= set(there) or len(set(found)) < len(found):
         raise ValueError(
@@ -45,7 +44,7 @@ def as_labels(labels: Any, table: Columns, count: int, dtype: DTypeLike) -> Arra
     """Labels, one a row, an array or a column."""
     found = labels
     if isinstance(labels, str):
-        (name,) = chosen("labels", labels, list(table))
+        (name,) = chosen("labels", [labels], list(table))
         found = table[name](False)
         if np.all(np.asarray(found) == np.round(found)):  # classes, which a text has as numbers
             found = np.asarray(found).astype(np.int32)
@@ -67,7 +66,7 @@ def check_time(time: Any, table: Columns, count: int) -> None:
     if time is None:
         return
     if isinstance(time, str):
-        (name,) = chosen("time", time, list(table))
+        (name,) = chosen("time", [time], list(table))
         time = table[name](True)
     known = arguments.is_real(time) and not arguments.is_traced(time)
     found = np.asarray(time, np.float64) if known else np.zeros(())

@@ -136,7 +136,7 @@ def _recordings(path: str) -> tuple[list[np.ndarray], list[int], list[int]]:
 
 WATCH = Task(
     name="watch",
-    description="A watch on people not seen before: which of seven exercises of the shoulder?",
+    description="A watch, on people not seen before: name the exercise of the shoulder, of seven.",
     licence="BSD-3 with the package seglearn, from which it is read",
     out_size=7,
     batch=watch,
