@@ -32,7 +32,9 @@ def as_online(name: str, model: Any) -> Any:
     """The model, if it can go on from a carry; else a ValueError."""
     if isinstance(model, eqx.nn.Sequential):
         for layer in model.layers:
-            if not _carries(layer) and layers(layer):
+            if _carries(layer):
+                as_online(name, layer)
+            elif layers(layer):
                 raise ValueError(
                     f"{name} runs its layers one after the other, but a {type(layer).__name__} "
                     "among them holds an RNN that it could not hand a carry: put the RNN into the "
