@@ -73,6 +73,11 @@ from ._rule import (
     UORO as UORO,
 )
 from ._scan import scan as scan
+from ._stream import (
+    as_done as as_done,
+    learn_stream as learn_stream,
+    StreamCarry as StreamCarry,
+)
 from ._synapses import (
     AbstractLocalSynapses as AbstractLocalSynapses,
     AbstractSynapses as AbstractSynapses,

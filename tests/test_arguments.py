@@ -77,6 +77,10 @@ def segment_loss(model, carry, xs, ys):
     return jnp.sum(zs), carry
 
 
+def squares(outputs, ys):
+    return jnp.sum((outputs - ys) ** 2)
+
+
 def scored(model, xs, ys):
     return jnp.sum(model(xs)), jnp.ones(())
 
@@ -300,6 +304,17 @@ STREAM = dict(model=model(), xs=XS, ys=YS, init=lambda m, key: m.init((2,), key=
 EI = {"rule": [*RULE, mpj.EProp()], "cell": [*CELL, leaky()], "dt": [*POSITIVE, 2.0]}
 CROSS = {"labels": [*ARRAY, 3, jnp.ones(2), jnp.zeros(3, jnp.int32)]}
 
+VALUES = np.arange(18.0).reshape(9, 2) ** 2
+# of recorded data
+RECORDED = {
+    "steps": or_none(SIZE),
+    "path": [*or_none(WORDS), 3, "nowhere"],
+    "sequence": [*SIZE, 10],
+    "lags": SIZE,
+    "every": SIZE,
+    "window": SIZE,
+    "fold": [*COUNT, 5],
+}
 FILTERS = [*WORDS, 3, [], [[0.5]], np.ones((2, 2)), ([0.5], [0.5]), ([1.5], np.ones((1, 2, 2)))]
 
 ROWS: dict[str, Row] = {
@@ -438,6 +453,24 @@ ROWS: dict[str, Row] = {
     ),
     "checkpointed_value_and_grad": Row(
         lambda: dict(segment_loss=segment_loss), {"segment": [*SIZE, "all"]}
+    ),
+    "learn_stream": Row(
+        lambda: dict(
+            model=model(), xs=XS, ys=YS, loss=squares, optimizer=optax.sgd, learning_rate=0.1
+        ),
+        {
+            "optimizer": [*WORDS, 3, SGD, 0.1, optax.GradientTransformation],
+            "learning_rate": [*NUMBER[1:], *NEGATIVE],
+            "rule": or_none(RULE),
+            "segment": SIZE,
+            "done": [*or_none(WORDS), 3, np.ones((T, 2)), np.ones((T, 3), bool)],
+            "carry": [*or_none(WORDS), 3, jnp.ones(7)],
+            "key": or_none(KEYS),
+        },
+    ),
+    "as_done": Row(
+        lambda: dict(begins=np.ones((T, 2), bool)),
+        {"begins": [*WORDS, 3, np.ones(T), np.asarray(True)], "last": FLAG},
     ),
     "rate_cost": Row(
         lambda: dict(counts=jnp.ones((2, N)), steps=3, target=0.1),
@@ -622,6 +655,39 @@ ROWS: dict[str, Row] = {
         DATA | {"env": [None, {}, object(), 3], "fixation": or_none(COUNT)},
     ),
     "tasks.connectome": Row(keyed(), {"answer": SIZE, "noise": NUMBER}),
+    "tasks.recorded": Row(
+        lambda: dict(values=VALUES, fit=4),
+        {
+            "values": [None, {}, 3, "no.csv", np.ones((1, 2, 3)), np.full((9, 2), np.nan)],
+            "fit": [*or_none(SIZE), 10],
+            "horizon": [*or_none(SIZE), 9],
+            "lags": [*SIZE, 9],
+            "labels": [{}, object(), "2", 3, np.ones(8), np.ones((9, 1, 1)), np.full(9, np.nan)],
+            "columns": [*or_none(WORDS), 3, [], ["2"], [0], ["0", "0"]],
+            "targets": [*or_none(WORDS), 3, [], ["2"], [0], ["0", "0"]],
+            "time": [{}, object(), "2", 3, np.ones(8), np.ones(9), [0, 1, 2, 3, 4, 5, 6, 7, 20]],
+            "delay": [*or_none(COUNT), 2],
+            "ddof": [*COUNT],
+        },
+    ),
+    **{
+        f"tasks.{name}": Row(
+            lambda: dict(outputs=jnp.ones((T, 2)), ys=jnp.ones((T, 2))),
+            {"ys": [*FLOATS, jnp.ones((T, 3))], "outputs": [*FLOATS, jnp.ones((T, 3))]}
+            | {"steps": [*or_none(WORDS), 3, (1,), (3, 3), (0, T + 1), (-1, 2), (0, 1.5)]},
+        )
+        for name in ("nmse", "nrmse")
+    },
+    **{
+        f"tasks.{name}": Row(keyed(), RECORDED | {"fit": fit})
+        for name, fit in {"laser": SIZE, "sunspots": SIZE, "respiration": or_none(SIZE)}.items()
+    },
+    "tasks.respiration_signals": Row(wrong=RECORDED),
+    **{
+        f"tasks.{name}{suffix}": Row(dict if suffix else keyed(), RECORDED)
+        for name in ("watch", "japanese_vowels", "basic_motions")
+        for suffix in ("", "_split")
+    },
     "tasks.cross_entropy": Row(lambda: dict(logits=jnp.ones((2, 3)), labels=LABELS), CROSS),
     "tasks.summed_cross_entropy": Row(
         lambda: dict(logits=jnp.ones((T, 2, 3)), labels=LABELS), CROSS
@@ -635,7 +701,7 @@ ROWS: dict[str, Row] = {
 # what calls return, records of plain values, and bases without a constructor of their own
 RETURNED = """Alignment AlignmentMatrix Carry Compartments CreditProfile EIBalance GeneralisationGap
 FiringRates FixedPoints GradientSpread HessianTop OnlineAlignment ParticipationRatio
-ThreeTimescales WeightChange optim.RewireState
+StreamCarry tasks.Recording ThreeTimescales WeightChange optim.RewireState
 optim.FPTTState""".split()
 RECORDS = ["Card", "tasks.Task", "tasks.Preset"]
 RECORDS += [f"tasks.{part}" for part in ("Architecture", "Schedule", "Optimizer", "Objective")]
@@ -650,6 +716,9 @@ Sparse.random Sparse.rewired""".split()
 SLOW = {"plot_filter_taps", "tasks.mnist1d", "tasks.mnist1d_split"}
 # NumPy's, of what has been computed
 SLOW |= {name for name in ROWS if "eigenvalues" in name or "fixed_points" in name}
+# data that need not be here
+SLOW |= {f"tasks.{name}" for name in ("laser", "sunspots")}
+SLOW |= {name for name in ROWS if name.startswith(("tasks.watch", "tasks.japan", "tasks.basic"))}
 SLOW |= {"plot_raster", "plot_participation_ratio", "plot_weight_change"}
 
 

@@ -198,7 +198,10 @@ def list_names(*, taxonomy: bool = False) -> Work:
         taxonomy: Show a table of rules in Markdown: approximation, bias, cost, locality.
     """
     sections = {
-        "tasks": {name: task.description for name, task in TASKS.items()},
+        "tasks": {
+            name: " ".join([task.description, f"Data: {task.licence}." if task.licence else ""])
+            for name, task in TASKS.items()
+        },
         "rules": {name: rule.description for name, rule in RULES.items()},
         "methods": {name: method.description for name, method in METHODS.items()},
         "cells": {name: summary(entry.cell) for name, entry in CELLS.items()},
@@ -211,7 +214,7 @@ def list_names(*, taxonomy: bool = False) -> Work:
         for title, lines in sections.items():
             print(title)
             for name, text in lines.items():
-                print(f"  {name:<22} {text}")
+                print(f"  {name:<22} {text}".rstrip())
         return 0
 
     return Work(run)

@@ -30,6 +30,7 @@ class Task:
       alone, parted anew, for choices (such as a learning rate) that what is reported must not see.
       None: other keys draw other data.
     - `digest`: of the data that it has with it: a run is not resumed with other ones.
+    - `licence`: of recorded data, and where they are read from; None: data are drawn.
     - `stream`: whether it has no trials and so can be learnt online, from one endless stream
       (`Schedule.segment`): `batch` takes `steps`, every step is read, and the loss is a mean over
       steps.
@@ -46,6 +47,7 @@ class Task:
     score: str = "accuracy"
     floors: Mapping[str, float] = dataclasses.field(default_factory=dict)
     stream: bool = False
+    licence: str | None = None
     validation: tuple[Callable[..., Any], Callable[..., Any]] | None = None
     digest: str | None = None
 

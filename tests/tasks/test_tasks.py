@@ -30,6 +30,7 @@ from modprop_jax.tasks import (
 )
 from modprop_jax.tasks._digits import _images_of as _arrays
 from modprop_jax.tasks._pattern_generation import _waveform
+from modprop_jax.tasks._sources import MissingData
 
 
 pytestmark = pytest.mark.slow
@@ -297,7 +298,11 @@ def test_every_task_record_fits_together(name, preset):
         )
         return [task.loss(network(xs), ys) for xs, ys in batches]
 
-    for loss, accuracy in jax.eval_shape(outline, jr.key(0)):
+    try:
+        found = jax.eval_shape(outline, jr.key(0))
+    except MissingData as missing:
+        pytest.skip(str(missing))
+    for loss, accuracy in found:
         assert loss.shape == accuracy.shape == ()
     # a run's config.json can hold it, and has all of it
     text = schema.as_text(settings)
