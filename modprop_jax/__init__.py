@@ -94,6 +94,8 @@ from .diagnostics import (
     ei_balance as ei_balance,
     EIBalance as EIBalance,
     filter_taps as filter_taps,
+    FilterFit as FilterFit,
+    fit_filters as fit_filters,
     generalisation_gap as generalisation_gap,
     GeneralisationGap as GeneralisationGap,
     gradient_spread as gradient_spread,

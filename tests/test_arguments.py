@@ -146,7 +146,7 @@ WRONG: dict[str, list] = {
     **dict.fromkeys(["symbols", "categories", "draws"], [*SIZE, 1]),
     **dict.fromkeys(["labels", "refractory", "gap", "delay"], COUNT),
     **dict.fromkeys(["teacher", "pattern", "seed"], WHOLE),
-    **dict.fromkeys(["taps", "sweeps"], or_none(COUNT)),
+    **dict.fromkeys(["taps", "sweeps", "held_out"], or_none(COUNT)),
     **dict.fromkeys(["tau", "dt", "threshold", "tau_adaptation"], CONSTANT),
     "cues": [*SIZE, 2],
     "beta": TRAINABLE,
@@ -272,6 +272,10 @@ EI = {"rule": [*RULE, mpj.EProp()], "cell": [*CELL, leaky()], "dt": [*POSITIVE, 
 CROSS = {"labels": [*ARRAY, 3, jnp.ones(2), jnp.zeros(3, jnp.int32)]}
 
 FILTERS = [*WORDS, 3, [], [[0.5]], np.ones((2, 2)), ([0.5], [0.5]), ([1.5], np.ones((1, 2, 2)))]
+FIT: dict[str, Any] = dict(rates=[0.5], ridge=0.1)
+BATCHES = [*WORDS, 3, [], [(XS,), (XS[:1],)]]
+RATES = [*WORDS, 0.5, [], [[0.5]], [0.5, 0.5], [1.5], [math.nan]]
+RIDGES = [*or_none(WORDS), *NEGATIVE, [], [None], math.nan]
 
 ROWS: dict[str, Row] = {
     "NeuronCell": Row(of_cell(), neurons(), call=Silent),
@@ -461,6 +465,10 @@ ROWS: dict[str, Row] = {
     "filter_taps": Row(
         lambda: dict(rule=mpj.ModProp(0.1), cell=leaky(), n=3), {"rule": [*RULE, mpj.EProp()]}
     ),
+    "fit_filters": Row(
+        lambda: dict(loss=loss, model=model(), batches=[(XS,), (XS,)], types=[0, 0, 1, 1], **FIT),
+        {"batches": BATCHES, "rates": RATES, "ridge": RIDGES, "towards": or_none(RULE)},
+    ),
     "plot_filter_taps": Row(
         lambda: dict(rule=mpj.ModProp(0.1, [0, 0, 1, 1]), cell=leaky(), n=3),
         {"rule": [*RULE, mpj.EProp()]},
@@ -536,8 +544,9 @@ ROWS: dict[str, Row] = {
 }
 
 # what calls return, records of plain values, and bases without a constructor of their own
-RETURNED = """Alignment AlignmentMatrix Carry Compartments CreditProfile EIBalance GeneralisationGap
-GradientSpread HessianTop OnlineAlignment ThreeTimescales optim.RewireState""".split()
+RETURNED = """Alignment AlignmentMatrix Carry Compartments CreditProfile EIBalance FilterFit
+GeneralisationGap GradientSpread HessianTop OnlineAlignment ThreeTimescales
+optim.RewireState""".split()
 RECORDS = ["Card", "tasks.Preset", "tasks.Task"]
 BASES = """AbstractCell SeparableCell AbstractSynapses AbstractLocalSynapses AbstractRule
 AbstractTransportRule AbstractSurrogateRule
@@ -546,8 +555,8 @@ METHODS = """GRUCell.from_equinox LSTMCell.from_equinox EquilibriumCell.layered 
 Sparse.random Sparse.rewired""".split()
 
 
-# a figure, and data that take seconds to make, which other tests do
-SLOW = {"plot_filter_taps", "tasks.mnist1d", "tasks.mnist1d_split"}
+# a figure, data that take seconds to make, and fits to numbers, which other tests do
+SLOW = {"fit_filters", "plot_filter_taps", "tasks.mnist1d", "tasks.mnist1d_split"}
 
 
 def public() -> list[str]:

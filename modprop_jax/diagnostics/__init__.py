@@ -15,6 +15,7 @@ from ._filters import (
     running_mu as running_mu,
     spectral_radius as spectral_radius,
 )
+from ._fit_filters import FilterFit as FilterFit, fit_filters as fit_filters
 from ._gap import (
     generalisation_gap as generalisation_gap,
     GeneralisationGap as GeneralisationGap,
