@@ -183,8 +183,8 @@ def check_maps(cell: AbstractCell) -> None:
     for name, synapses in inner.afferents.items():
         if not isinstance(synapses, AbstractLocalSynapses):
             raise ValueError(
-                f"Filters are fitted neuron by neuron, but {name} is a {type(synapses).__name__}, whose "
-                "parameters serve many neurons: use a matrix or Sparse."
+                f"Filters are fitted neuron by neuron, but {name} is a {type(synapses).__name__}, "
+                "whose parameters serve many neurons: use a matrix or Sparse."
             )
 
 

@@ -205,7 +205,7 @@ def test_models_and_batches_that_do_not_fit_are_refused(without_type_checks):
         mpj.fit_filters(loss, gru, batches(2), **rates)
     rank_two = mpj.LowRank(jnp.ones((N, 2)), jnp.ones((N, 2)))
     low = mpj.LeakyCell(M, N, tau=3.0, recurrent=rank_two, key=jr.key(1))
-    with pytest.raises(ValueError, match="whose parameters serve many"):
+    with pytest.raises(ValueError, match="whose parameters serve many neurons"):
         mpj.fit_filters(loss, model_of(low), batches(2), **rates)
 
 
