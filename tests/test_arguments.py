@@ -445,6 +445,22 @@ ROWS: dict[str, Row] = {
     "alignment_matrix": Row(
         lambda: dict(loss=loss, model=model(), rules=[mpj.EProp()]), args=(XS,)
     ),
+    "credit_limit": Row(
+        lambda: dict(
+            loss=loss, model=model(), batches=[(XS,), (XS,)], types=[0, 0, 1, 1], memory=(1,), **FIT
+        ),
+        {
+            "batches": BATCHES,
+            "types": without(TYPES, "abc"),
+            "rates": RATES,
+            "ridge": RIDGES,
+            "counts": [*or_none(WORDS), 3, [], [1], [5], [2, 2], [None]],
+            "memory": [*or_none(WORDS), 3, [], [0], [2], [1, 1], [None]],
+            "gated": [*FLAG, [], [True, True], [None]],
+            "rounds": SIZE,
+            "rules": without(RULES, None),
+        },
+    ),
     "compartments": Row(
         lambda: dict(rnn=PREDICTING, carry=PREDICTING.init((2,), key=KEY), xs=XS, loss=jnp.sum),
         {
@@ -468,6 +484,9 @@ ROWS: dict[str, Row] = {
     "fit_filters": Row(
         lambda: dict(loss=loss, model=model(), batches=[(XS,), (XS,)], types=[0, 0, 1, 1], **FIT),
         {"batches": BATCHES, "rates": RATES, "ridge": RIDGES, "towards": or_none(RULE)},
+    ),
+    "plot_credit_limit": Row(
+        wrong={"limit": [*WORDS, 3, jnp.ones(2)]},
     ),
     "plot_filter_taps": Row(
         lambda: dict(rule=mpj.ModProp(0.1, [0, 0, 1, 1]), cell=leaky(), n=3),
@@ -544,7 +563,7 @@ ROWS: dict[str, Row] = {
 }
 
 # what calls return, records of plain values, and bases without a constructor of their own
-RETURNED = """Alignment AlignmentMatrix Carry Compartments CreditProfile EIBalance FilterFit
+RETURNED = """Alignment AlignmentMatrix Carry Compartments CreditLimit CreditProfile EIBalance FilterFit
 GeneralisationGap GradientSpread HessianTop OnlineAlignment ThreeTimescales
 optim.RewireState""".split()
 RECORDS = ["Card", "tasks.Preset", "tasks.Task"]
@@ -556,7 +575,7 @@ Sparse.random Sparse.rewired""".split()
 
 
 # a figure, data that take seconds to make, and fits to numbers, which other tests do
-SLOW = {"fit_filters", "plot_filter_taps", "tasks.mnist1d", "tasks.mnist1d_split"}
+SLOW = {"fit_filters", "credit_limit", "plot_credit_limit", "plot_filter_taps", "tasks.mnist1d", "tasks.mnist1d_split"}
 
 
 def public() -> list[str]:

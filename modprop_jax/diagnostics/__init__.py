@@ -8,6 +8,8 @@ from ._alignment import (
 )
 from ._compartments import Compartments as Compartments, compartments as compartments
 from ._credit import credit_profile as credit_profile, CreditProfile as CreditProfile
+from ._credit_limit import credit_limit as credit_limit, CreditLimit as CreditLimit
+from ._credit_limit_plot import plot_credit_limit as plot_credit_limit
 from ._ei_balance import ei_balance as ei_balance, EIBalance as EIBalance
 from ._filters import (
     filter_taps as filter_taps,

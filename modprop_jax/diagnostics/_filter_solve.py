@@ -64,7 +64,9 @@ def cosines(
 def residual(
     products: Float[np.ndarray, "N groups rows rows"], rows: Float[np.ndarray, "groups rows"]
 ) -> float:
-    """‖exact - gradient‖² / ‖exact‖², over batches."""
+    """‖exact - gradient‖² / ‖exact‖², over batches; NaN of none."""
+    if len(products) == 0:
+        return float("nan")
     error = -rows.copy()
     error[:, 0] += 1
     found = np.einsum("gr,bgrs,gs->", error, products, error)

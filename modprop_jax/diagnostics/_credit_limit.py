@@ -1,0 +1,259 @@
+"""How close any rule of ModProp's locality can come to exact credit."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from .. import _arguments as arguments
+from .._arguments import Numbers
+from .._rule import EProp, MDGL, ModProp
+from ._clusters import clustered
+from ._filter_moments import Basis, check_maps, moments, Problem, problem_of
+from ._filter_solve import chosen_ridge, combined, cosines, residual, solve
+from ._fit_filters import basis_of, split
+from ._pairs import named, Rules
+
+
+RATES = tuple(float(np.exp(-1 / tau)) for tau in (3, 10, 30, 100, 300))
+"""Of exponentials from 3 to 300 steps."""
+
+
+class CreditLimit(eqx.Module):
+    """What the best type filters reach, [gated, number of types, number of exponentials].
+
+    `cosine`, `held_out_cosine`: with BPTT's gradient, mean over the fitted batches and over the
+    others; `residual`, `held_out_residual`: ‖exact - g‖² / ‖exact‖². `types`: the cell types of
+    each [gated, number of types], and `rates` the exponentials [gated, types, memory], in the order
+    in which they were taken up. `rule_cosine`: of each of `names`, held-out batches.
+    """
+
+    gated: tuple[bool, ...] = eqx.field(static=True)
+    counts: tuple[int, ...] = eqx.field(static=True)
+    memory: tuple[int, ...] = eqx.field(static=True)
+    types: tuple[tuple[tuple[int, ...], ...], ...] = eqx.field(static=True)
+    rates: tuple[tuple[tuple[float, ...], ...], ...] = eqx.field(static=True)
+    cosine: Float[np.ndarray, "gated counts memory"]
+    held_out_cosine: Float[np.ndarray, "gated counts memory"]
+    residual: Float[np.ndarray, "gated counts memory"]
+    held_out_residual: Float[np.ndarray, "gated counts memory"]
+    names: tuple[str, ...] = eqx.field(static=True)
+    rule_cosine: Float[np.ndarray, " names"]
+
+
+def credit_limit(
+    loss: Callable[..., Any],
+    model: Any,
+    batches: Sequence[Any],
+    *,
+    types: Numbers | None = None,
+    counts: Sequence[int] | None = None,
+    rates: Numbers = RATES,
+    memory: Sequence[int] | None = None,
+    gated: Sequence[bool] = (False, True),
+    ridge: float | Sequence[float] | None = None,
+    held_out: int | None = None,
+    rounds: int = 2,
+    rules: Rules | None = None,
+) -> CreditLimit:
+    r"""How close any type-specific, time-invariant filters can come to exact credit.
+
+    \[ \min_{types} \min_{rates} \min_w \|g^{BPTT} - g^{TypeFilter}\|^2 \]
+
+    by number of types, by memory (exponentials a pair of types), and with and without a gate, on
+    batches that no fit has seen. The inner minimum is `fit_filters`'s; the outer ones are greedy,
+    so that another choice may be better: what is reported can be reached.
+
+    Types: those given; for more, neurons are split within them by a regression by clusters, so that
+    each group's one response leaves least of its neurons' gradients; senders are first of the given
+    types, then, in further `rounds`, of the groups found. Exponentials: those of `rates` that, one
+    after the other, leave least.
+
+    **Arguments:**
+
+    - `loss`, `model`, `batches`, `ridge`, `held_out`: as in `fit_filters`.
+    - `types`: where to begin; None: all neurons are alike.
+    - `counts`: numbers of types, at least those given; None: these, and 2 and 4 times as many.
+    - `rates`: exp(-dt/τ) of exponentials to choose from; by default τ of 3 ... 300 steps.
+    - `memory`: numbers of exponentials; None: 1, 2, ... of `rates`.
+    - `gated`: one of these, or both.
+    - `rounds`: how often to cluster.
+    - `rules`: marks to compare with, name -> rule; None: e-prop, MDGL and ModProp("auto") of the
+        given types. BPTT has 1.
+
+    **Returns:** a `CreditLimit`, which `plot_credit_limit` draws. Cost: for each gate and number of
+    types C a compiled scan of (rounds + 1) K C gradients a batch, and products of (K C)² numbers a
+    batch and neuron, where it clusters.
+
+    **Errors:** as `fit_filters`.
+    """
+    problem = problem_of(loss, model, batches)
+    check_maps(problem.cell)
+    n = _neurons(problem)
+    given = arguments.cell_types("types", np.zeros(n, int) if types is None else types)
+    start = max(given) + 1
+    counts = _counts(counts, start, n)
+    gated = _gates(gated)
+    all_rates = basis_of(given, rates, None, False).rates
+    memory = _memory(memory, len(all_rates))
+    rounds = arguments.size("rounds", rounds)
+    fitted, ridges = split(len(batches), held_out, ridge)
+    if fitted == len(batches):
+        raise ValueError(
+            f"held_out must be at least 1, but {fitted} of {len(batches)} batches are fitted: what "
+            "no fit has seen is what counts here."
+        )
+    if rules is None:
+        by_types: Any = given
+        rules = {"e-prop": EProp(), "MDGL": MDGL(by_types), "ModProp": ModProp("auto", by_types)}
+    names, marks = named(rules)
+
+    found, types_of, rates_of, against = [], [], [], None
+    for gate in gated:
+        for count in counts:
+            basis = Basis(given, all_rates, 0, gate)
+            chosen, products = _best_types(problem, basis, marks, count, fitted, rounds)
+            types_of.append(chosen)
+            if against is None:
+                against = [cosines(products[fitted:], _mark(products, k)) for k in range(len(marks))]
+            rows, taken = _by_memory(products, fitted, len(marks), len(all_rates), memory, ridges)
+            found += rows
+            rates_of.append(tuple(all_rates[k] for k in taken))
+    shape = len(gated), len(counts), len(memory)
+    each = np.moveaxis(np.array(found).reshape(*shape, 4), -1, 0)
+
+    def by_gate(values):
+        return tuple(
+            tuple(values[g * len(counts) : (g + 1) * len(counts)]) for g in range(len(gated))
+        )
+
+    return CreditLimit(
+        gated,
+        counts,
+        memory,
+        by_gate(types_of),
+        by_gate(rates_of),
+        *each,
+        names,
+        np.array([values.mean() for values in against or []]),
+    )
+
+
+def _best_types(
+    problem: Problem, basis: Basis, marks: Any, count: int, fitted: int, rounds: int
+) -> tuple[tuple[int, ...], np.ndarray]:
+    """Types, and products by them of all batches."""
+    given, best = basis.types, None
+    if count == basis.kinds:
+        return given, moments(problem, basis, marks)
+    seen = problem._replace(batches=_first(problem.batches, fitted))
+    for _ in range(rounds):
+        by_neuron = moments(problem=seen, basis=basis, groups=range(len(given)), summed=True)[0]
+        columns = range(2, by_neuron.shape[-1])
+        types = clustered(by_neuron, columns, 1, given, count)
+        basis = basis._replace(types=types)
+        products = moments(problem, basis, marks)
+        columns = range(2 + len(marks), products.shape[-1])
+        base = 1 + len(marks)
+        weights = solve(products[:fitted].sum(0), columns, base, 1e-6).weights
+        left = residual(
+            products[:fitted], combined(products.shape[-1], columns, base, weights)
+        )
+        if best is None or left < best[0]:
+            best = left, types, products
+    assert best is not None
+    return best[1:]
+
+
+def _by_memory(
+    products: np.ndarray,
+    fitted: int,
+    marks: int,
+    count: int,
+    memory: tuple[int, ...],
+    ridges: tuple[float, ...],
+) -> tuple[list[tuple[float, ...]], list[int]]:
+    """Four figures for each number of exponentials, and these in the order they were taken up."""
+    base, height = 1 + marks, products.shape[-1]
+    kinds = (height - base - 1) // count
+    total, taken, rows = products[:fitted].sum(0), [], []
+
+    def columns(modes):
+        return [base + 1 + mode * kinds + c for mode in modes for c in range(kinds)]
+
+    def left(mode):
+        chosen = columns([*taken, mode])
+        weights = solve(total, chosen, base, max(ridges[0], 1e-8)).weights
+        return residual(products[:fitted], combined(height, chosen, base, weights))
+
+    while len(taken) < max(memory):
+        taken.append(min(set(range(count)) - set(taken), key=left))
+        if len(taken) not in memory:
+            continue
+        chosen = columns(taken)
+        ridge = chosen_ridge(products[:fitted], chosen, base, ridges)
+        coefficients = combined(height, chosen, base, solve(total, chosen, base, ridge).weights)
+        seen, others = products[:fitted], products[fitted:]
+        rows.append(
+            (
+                cosines(seen, coefficients).mean(),
+                cosines(others, coefficients).mean(),
+                residual(seen, coefficients),
+                residual(others, coefficients),
+            )
+        )
+    return rows, taken
+
+
+def _mark(products: np.ndarray, index: int) -> np.ndarray:
+    rows = np.zeros(products.shape[1:3])
+    rows[:, 1 + index] = 1
+    return rows
+
+
+def _neurons(problem: Problem) -> int:
+    inner: Any = problem.cell.parts()[0]
+    return inner.hidden_size
+
+
+def _first(batches: Any, count: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[:count], batches)
+
+
+def _counts(given: Any, start: int, n: int) -> tuple[int, ...]:
+    if given is None:
+        return tuple(sorted({min(start * times, n) for times in (1, 2, 4)}))
+    if not isinstance(given, list | tuple) or not given:
+        raise ValueError(f"counts must be numbers of types, such as [2, 8], but is {given!r}.")
+    found = tuple(arguments.size("counts", count) for count in given)
+    if min(found) < start or max(found) > n or len(set(found)) < len(found):
+        raise ValueError(
+            f"counts must be different numbers of types from the {start} given to the {n} neurons, "
+            f"but are {list(found)}."
+        )
+    return tuple(sorted(found))
+
+
+def _gates(given: Any) -> tuple[bool, ...]:
+    each = given if isinstance(given, list | tuple) else (given,)
+    found = tuple(arguments.boolean("gated", gate) for gate in each)
+    if not found or len(set(found)) < len(found):
+        raise ValueError(f"gated must be False, True or both, but is {arguments.shown(given)}.")
+    return found
+
+
+def _memory(given: Any, most: int) -> tuple[int, ...]:
+    if given is None:
+        return tuple(range(1, most + 1))
+    if not isinstance(given, list | tuple) or not given:
+        raise ValueError(f"memory must be numbers of exponentials, such as [1, 3], but is {given!r}.")
+    found = tuple(sorted(arguments.size("memory", count) for count in given))
+    if found[-1] > most or len(set(found)) < len(found):
+        raise ValueError(
+            f"memory must be different numbers of exponentials, at most the {most} rates, but is "
+            f"{list(found)}."
+        )
+    return found
