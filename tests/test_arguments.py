@@ -575,7 +575,14 @@ Sparse.random Sparse.rewired""".split()
 
 
 # a figure, data that take seconds to make, and fits to numbers, which other tests do
-SLOW = {"fit_filters", "credit_limit", "plot_credit_limit", "plot_filter_taps", "tasks.mnist1d", "tasks.mnist1d_split"}
+SLOW = {
+    "fit_filters",
+    "credit_limit",
+    "plot_credit_limit",
+    "plot_filter_taps",
+    "tasks.mnist1d",
+    "tasks.mnist1d_split",
+}
 
 
 def public() -> list[str]:

@@ -118,7 +118,9 @@ def credit_limit(
             chosen, products = _best_types(problem, basis, marks, count, fitted, rounds)
             types_of.append(chosen)
             if against is None:
-                against = [cosines(products[fitted:], _mark(products, k)) for k in range(len(marks))]
+                against = [
+                    cosines(products[fitted:], _mark(products, k)) for k in range(len(marks))
+                ]
             rows, taken = _by_memory(products, fitted, len(marks), len(all_rates), memory, ridges)
             found += rows
             rates_of.append(tuple(all_rates[k] for k in taken))
@@ -159,9 +161,7 @@ def _best_types(
         columns = range(2 + len(marks), products.shape[-1])
         base = 1 + len(marks)
         weights = solve(products[:fitted].sum(0), columns, base, 1e-6).weights
-        left = residual(
-            products[:fitted], combined(products.shape[-1], columns, base, weights)
-        )
+        left = residual(products[:fitted], combined(products.shape[-1], columns, base, weights))
         if best is None or left < best[0]:
             best = left, types, products
     assert best is not None
@@ -249,7 +249,9 @@ def _memory(given: Any, most: int) -> tuple[int, ...]:
     if given is None:
         return tuple(range(1, most + 1))
     if not isinstance(given, list | tuple) or not given:
-        raise ValueError(f"memory must be numbers of exponentials, such as [1, 3], but is {given!r}.")
+        raise ValueError(
+            f"memory must be numbers of exponentials, such as [1, 3], but is {given!r}."
+        )
     found = tuple(sorted(arguments.size("memory", count) for count in given))
     if found[-1] > most or len(set(found)) < len(found):
         raise ValueError(

@@ -74,7 +74,13 @@ def test_the_types_and_exponentials_of_a_linear_network_are_found(linear):
 def test_with_given_types_it_is_the_fit():
     options: dict[str, Any] = dict(types=TYPES, rates=[0.9, 0.5], ridge=1e-3)
     limit = mpj.credit_limit(
-        loss, generic(), batches(4), counts=(2,), memory=(2,), gated=(True,), rules=mpj.EProp(),
+        loss,
+        generic(),
+        batches(4),
+        counts=(2,),
+        memory=(2,),
+        gated=(True,),
+        rules=mpj.EProp(),
         **options,
     )
     fit = mpj.fit_filters(loss, generic(), batches(4), **options)
