@@ -1,4 +1,4 @@
-"""How close filters of ModProp's locality can come to exact credit, on delayed XOR through training.
+"""How close filters of ModProp's locality come to exact credit, on delayed XOR through training.
 
 python reproductions/credit_limit.py --out docs/results/credit-limit
 """

@@ -563,8 +563,8 @@ ROWS: dict[str, Row] = {
 }
 
 # what calls return, records of plain values, and bases without a constructor of their own
-RETURNED = """Alignment AlignmentMatrix Carry Compartments CreditLimit CreditProfile EIBalance FilterFit
-GeneralisationGap GradientSpread HessianTop OnlineAlignment ThreeTimescales
+RETURNED = """Alignment AlignmentMatrix Carry Compartments CreditLimit CreditProfile EIBalance
+FilterFit GeneralisationGap GradientSpread HessianTop OnlineAlignment ThreeTimescales
 optim.RewireState""".split()
 RECORDS = ["Card", "tasks.Preset", "tasks.Task"]
 BASES = """AbstractCell SeparableCell AbstractSynapses AbstractLocalSynapses AbstractRule

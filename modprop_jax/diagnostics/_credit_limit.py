@@ -111,16 +111,15 @@ def credit_limit(
         rules = {"e-prop": EProp(), "MDGL": MDGL(by_types), "ModProp": ModProp("auto", by_types)}
     names, marks = named(rules)
 
-    found, types_of, rates_of, against = [], [], [], None
+    found, types_of, rates_of, against = [], [], [], []
     for gate in gated:
         for count in counts:
             basis = Basis(given, all_rates, 0, gate)
             chosen, products = _best_types(problem, basis, marks, count, fitted, rounds)
             types_of.append(chosen)
-            if against is None:
-                against = [
-                    cosines(products[fitted:], _mark(products, k)) for k in range(len(marks))
-                ]
+            if not against:  # the same with any types
+                others = products[fitted:]
+                against = [cosines(others, _mark(others, k)).mean() for k in range(len(marks))]
             rows, taken = _by_memory(products, fitted, len(marks), len(all_rates), memory, ridges)
             found += rows
             rates_of.append(tuple(all_rates[k] for k in taken))
@@ -138,9 +137,12 @@ def credit_limit(
         memory,
         by_gate(types_of),
         by_gate(rates_of),
-        *each,
+        each[0],
+        each[1],
+        each[2],
+        each[3],
         names,
-        np.array([values.mean() for values in against or []]),
+        np.array(against),
     )
 
 

@@ -10,9 +10,9 @@ COLOURS = ("#0072B2", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#D55E00", "#0
 
 
 def plot_credit_limit(limit: CreditLimit) -> Any:
-    """A matplotlib figure of `credit_limit`: cosine with BPTT on held-out batches against the number
-    of types, a line for each memory, a panel without and with a gate; rules are horizontal marks,
-    BPTT at 1.
+    """A matplotlib figure of `credit_limit`: cosine with BPTT, held out, by number of types.
+
+    A line for each memory, a panel without and with a gate; rules are horizontal marks, BPTT at 1.
     """
     arguments.instance("limit", limit, CreditLimit, "what credit_limit returns")
     # imported here: it takes a second, and only this function needs it
