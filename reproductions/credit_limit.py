@@ -32,7 +32,7 @@ PRESET = dataclasses.replace(
     cell_options={"tau": 30.0},
 )
 RATES = np.exp(-1 / np.geomspace(3, 300, 5))
-BATCHES, ITERATIONS = 24, (0, 300)
+BATCHES, ITERATIONS = 24, (0, 100, 300, 800)
 COUNTS = (2, 4, 8)
 
 

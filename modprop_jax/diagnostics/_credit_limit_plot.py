@@ -29,11 +29,12 @@ def plot_credit_limit(limit: CreditLimit) -> Any:
             label = f"{count} exponential{'s' * (count > 1)}"
             colour = COLOURS[index % len(COLOURS)]
             axes.plot(limit.counts, cosines[:, index], "o-", ms=4, color=colour, label=label)
-        for name, height in marks:
+        for place, (name, height) in enumerate(sorted(marks, key=lambda mark: mark[1])):
             axes.axhline(height, color="grey", lw=0.8, ls="--")
             axes.annotate(
                 name,
-                (1.0, height),
+                # side by side, as marks may lie close
+                (1.0 - 0.3 * (place % 3), height),
                 xycoords=("axes fraction", "data"),
                 fontsize=7,
                 ha="right",
