@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from ._filter_solve import solve
+from ._filter_solve import EPS, solve
 
 
 # a ridge, as prototypes of few neurons would fit rounding
@@ -19,6 +19,7 @@ def clustered(
     base: int,
     start: Sequence[int],
     count: int,
+    eps: float = EPS,
 ) -> tuple[int, ...]:
     r"""`count` groups of neurons, each within one of `start`.
 
@@ -38,7 +39,7 @@ def clustered(
 
     def weights_of(labels, size):
         sums = np.stack([products[labels == group].sum(0) for group in range(size)])
-        return solve(sums, columns, base, RIDGE).weights
+        return solve(sums, columns, base, RIDGE, eps).weights
 
     def settled(labels, size, movable):
         for _ in range(SWEEPS):
@@ -52,7 +53,7 @@ def clustered(
             labels = moved
         return labels
 
-    alone = solve(products, columns, base, RIDGE).weights
+    alone = solve(products, columns, base, RIDGE, eps).weights
     best = np.einsum("jw->j", gains(alone) * np.eye(len(labels)))
     for size in range(labels.max() + 1, count):
         now = gains(weights_of(labels, size))[np.arange(len(labels)), labels]

@@ -5,21 +5,24 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from .. import _arguments as arguments
 from .._arguments import Numbers
-from .._rule import EProp, MDGL, ModProp
+from .._rule import EProp, MDGL, ModProp, TypeFilter
 from ._clusters import clustered
-from ._filter_moments import Basis, check_maps, moments, Problem, problem_of
-from ._filter_solve import chosen_ridge, combined, cosines, residual, solve
-from ._fit_filters import basis_of, split
+from ._filter_moments import Basis, check_maps, judge, moments, precision_of, Problem, problem_of
+from ._filter_solve import above_rounding, chosen_ridge, combined, residual, solve
+from ._fit_filters import basis_of, by_mode, split
 from ._pairs import named, Rules
 
 
 RATES = tuple(float(np.exp(-1 / tau)) for tau in (3, 10, 30, 100, 300))
 """Of exponentials from 3 to 300 steps."""
+# the ridge where types and exponentials are compared
+_LEAST = 1e-6
 
 
 class CreditLimit(eqx.Module):
@@ -85,7 +88,7 @@ def credit_limit(
         given types. BPTT has 1.
 
     **Returns:** a `CreditLimit`, which `plot_credit_limit` draws. Cost: for each gate and number of
-    types C a compiled scan of (rounds + 1) K C gradients a batch, and products of (K C)² numbers a
+    types C a compiled scan of (2 rounds) K C gradients a batch, and products of (K C)² numbers a
     batch and neuron, where it clusters.
 
     **Errors:** as `fit_filters`.
@@ -111,20 +114,29 @@ def credit_limit(
         rules = {"e-prop": EProp(), "MDGL": MDGL(by_types), "ModProp": ModProp("auto", by_types)}
     names, marks = named(rules)
 
-    found, types_of, rates_of, against = [], [], [], []
+    eps = precision_of(problem)
+    found, types_of, rates_of = [], [], []
     for gate in gated:
         for count in counts:
             basis = Basis(given, all_rates, 0, gate)
-            chosen, products = _best_types(problem, basis, marks, count, fitted, rounds)
-            types_of.append(chosen)
-            if not against:  # the same with any types
-                others = products[fitted:]
-                against = [cosines(others, _mark(others, k)).mean() for k in range(len(marks))]
-            rows, taken = _by_memory(products, fitted, len(marks), len(all_rates), memory, ridges)
-            found += rows
+            basis, seen = _best_types(problem, basis, count, fitted, rounds, eps)
+            usable = ridges
+            if ridge is None:
+                usable = above_rounding(ridges, basis.modes * basis.kinds, eps)
+            filters, taken = _by_memory(seen, basis, memory, usable, eps)
+            judged = judge(problem, filters)
+            seen_by, others = slice(fitted), slice(fitted, None)
+            found.append(
+                [
+                    judged.cosine[:, seen_by].mean(1),
+                    judged.cosine[:, others].mean(1),
+                    judged.residual(seen_by),
+                    judged.residual(others),
+                ]
+            )
+            types_of.append(basis.types)
             rates_of.append(tuple(all_rates[k] for k in taken))
-    shape = len(gated), len(counts), len(memory)
-    each = np.moveaxis(np.array(found).reshape(*shape, 4), -1, 0)
+    each = np.moveaxis(np.array(found), 1, 0).reshape(4, len(gated), len(counts), len(memory))
 
     def by_gate(values):
         return tuple(
@@ -142,78 +154,60 @@ def credit_limit(
         each[2],
         each[3],
         names,
-        np.array(against),
+        judge(problem, marks).cosine[:, fitted:].mean(1),
     )
 
 
 def _best_types(
-    problem: Problem, basis: Basis, marks: Any, count: int, fitted: int, rounds: int
-) -> tuple[tuple[int, ...], np.ndarray]:
-    """Types, and products by them of all batches."""
+    problem: Problem, basis: Basis, count: int, fitted: int, rounds: int, eps: float
+) -> tuple[Basis, np.ndarray]:
+    """The basis with its types, and products by them of the fitted batches."""
     given, best = basis.types, None
-    if count == basis.kinds:
-        return given, moments(problem, basis, marks)
     seen = problem._replace(batches=_first(problem.batches, fitted))
+    if count == basis.kinds:
+        return basis, moments(seen, basis)
     for _ in range(rounds):
-        by_neuron = moments(problem=seen, basis=basis, groups=range(len(given)), summed=True)[0]
+        by_neuron = moments(seen, basis, groups=range(len(given)), summed=True)[0]
         columns = range(2, by_neuron.shape[-1])
-        types = clustered(by_neuron, columns, 1, given, count)
-        basis = basis._replace(types=types)
-        products = moments(problem, basis, marks)
-        columns = range(2 + len(marks), products.shape[-1])
-        base = 1 + len(marks)
-        weights = solve(products[:fitted].sum(0), columns, base, 1e-6).weights
-        left = residual(products[:fitted], combined(products.shape[-1], columns, base, weights))
+        basis = basis._replace(types=clustered(by_neuron, columns, 1, given, count, eps))
+        products = moments(seen, basis)
+        columns = range(2, products.shape[-1])
+        weights = solve(products.sum(0), columns, 1, _LEAST, eps).weights
+        left = residual(products, combined(products.shape[-1], columns, 1, weights))
         if best is None or left < best[0]:
-            best = left, types, products
+            best = left, basis, products
     assert best is not None
     return best[1:]
 
 
 def _by_memory(
     products: np.ndarray,
-    fitted: int,
-    marks: int,
-    count: int,
+    basis: Basis,
     memory: tuple[int, ...],
     ridges: tuple[float, ...],
-) -> tuple[list[tuple[float, ...]], list[int]]:
-    """Four figures for each number of exponentials, and these in the order they were taken up."""
-    base, height = 1 + marks, products.shape[-1]
-    kinds = (height - base - 1) // count
-    total, taken, rows = products[:fitted].sum(0), [], []
+    eps: float,
+) -> tuple[list[TypeFilter], list[int]]:
+    """The filter of each memory, all in one form, and modes in the order they were taken up."""
+    height, total, taken, filters = products.shape[-1], products.sum(0), [], []
 
     def columns(modes):
-        return [base + 1 + mode * kinds + c for mode in modes for c in range(kinds)]
+        return [2 + mode * basis.kinds + c for mode in modes for c in range(basis.kinds)]
 
     def left(mode):
         chosen = columns([*taken, mode])
-        weights = solve(total, chosen, base, max(ridges[0], 1e-8)).weights
-        return residual(products[:fitted], combined(height, chosen, base, weights))
+        weights = solve(total, chosen, 1, max(min(ridges), _LEAST), eps).weights
+        return residual(products, combined(height, chosen, 1, weights))
 
     while len(taken) < max(memory):
-        taken.append(min(set(range(count)) - set(taken), key=left))
+        taken.append(min(set(range(basis.modes)) - set(taken), key=left))
         if len(taken) not in memory:
             continue
         chosen = columns(taken)
-        ridge = chosen_ridge(products[:fitted], chosen, base, ridges)
-        coefficients = combined(height, chosen, base, solve(total, chosen, base, ridge).weights)
-        seen, others = products[:fitted], products[fitted:]
-        rows.append(
-            (
-                cosines(seen, coefficients).mean(),
-                cosines(others, coefficients).mean(),
-                residual(seen, coefficients),
-                residual(others, coefficients),
-            )
-        )
-    return rows, taken
-
-
-def _mark(products: np.ndarray, index: int) -> np.ndarray:
-    rows = np.zeros(products.shape[1:3])
-    rows[:, 1 + index] = 1
-    return rows
+        ridge = chosen_ridge(products, chosen, 1, ridges, eps)
+        rows = combined(height, chosen, 1, solve(total, chosen, 1, ridge, eps).weights)
+        weights = jnp.asarray(by_mode(rows[:, 2:], basis))
+        filters.append(basis.rule(weights))
+    return filters, taken
 
 
 def _neurons(problem: Problem) -> int:

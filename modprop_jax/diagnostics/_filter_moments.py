@@ -23,6 +23,8 @@ from .._rnn import layers
 from .._rule import AbstractRule, BPTT, TypeFilter
 from .._rule._base import require_neurons
 from .._synapses import AbstractLocalSynapses, AbstractSynapses
+from .._tree import inexact
+from ._pairs import cosine, norm
 
 
 class Basis(NamedTuple):
@@ -68,26 +70,66 @@ class Problem(NamedTuple):
 def moments(
     problem: Problem,
     basis: Basis,
-    rules: Sequence[AbstractRule] = (),
+    start: AbstractRule | None = None,
     groups: Sequence[int] | None = None,
     *,
     summed: bool = False,
 ) -> Float[np.ndarray, "N groups rows rows"]:
     """Products of gradients, of each batch and group of receiving neurons (of a type, or `groups`).
 
-    Rows: the exact gradient, those of `rules`, those of the filter of zeros, and from it the
-    responses [mode, secreting type]. `summed`: over batches, N = 1.
+    Rows: the exact gradient, that of `start` (None: of the filter of zeros), and the responses
+    [mode, secreting type]. `summed`: over batches, N = 1.
     """
     groups = basis.types if groups is None else tuple(groups)
-    found = _run(problem, basis, tuple(rules), groups, summed)
+    found = _products(problem, basis, start, groups, summed)
     return np.asarray(found[None] if summed else found, float)
 
 
+class Judged(NamedTuple):
+    """Gradients of rules, as they are, against the exact one, batch by batch."""
+
+    cosine: Float[np.ndarray, "rules N"]
+    error: Float[np.ndarray, "rules N"]
+    exact: Float[np.ndarray, " N"]
+
+    def residual(self, which: slice) -> Float[np.ndarray, " rules"]:
+        """‖exact - g‖² / ‖exact‖² over these batches; NaN of none."""
+        total = np.sum(self.exact[which] ** 2)
+        error = np.sum(self.error[:, which] ** 2, axis=1)
+        return error / total if total > 0 else np.full(len(error), np.nan)
+
+
+def judge(problem: Problem, rules: Sequence[AbstractRule]) -> Judged:
+    """Not by products, of which rounding may leave nothing: by each rule's own gradient."""
+    cosine, error, exact = (np.asarray(a, float) for a in _judged(problem, tuple(rules)))
+    return Judged(cosine.T, error.T, exact)
+
+
+def precision_of(problem: Problem) -> float:
+    """Of the gradients."""
+    leaf = eqx.filter_eval_shape(lambda model: reached(inexact(model)), problem.model)
+    return float(jnp.finfo(leaf.dtype).eps)
+
+
 @eqx.filter_jit
-def _run(
+def _judged(problem: Problem, rules: tuple[AbstractRule, ...]) -> tuple[Array, Array, Array]:
+    def gradient(rule, args):
+        return reached(value_and_grad(problem.loss, rule)(problem.model, *args)[1])
+
+    def one(args):
+        exact = gradient(BPTT(), args)
+        each = [gradient(rule, args) for rule in rules]
+        cosines = jnp.stack([cosine(g, exact) for g in each])
+        return cosines, jnp.stack([norm(exact - g) for g in each]), norm(exact)
+
+    return jax.lax.map(one, problem.batches)
+
+
+@eqx.filter_jit
+def _products(
     problem: Problem,
     basis: Basis,
-    rules: tuple[AbstractRule, ...],
+    start: AbstractRule | None,
     groups: tuple[int, ...],
     summed: bool,
 ) -> Array:
@@ -109,8 +151,8 @@ def _run(
             return jax.vmap(response)(jnp.arange(basis.kinds))
 
         responses = jax.lax.map(mode, jnp.arange(basis.modes)).reshape(-1, len(exact))
-        marks = [gradient(rule, args) for rule in rules]
-        rows = jnp.concatenate([jnp.stack([exact, *marks, zero]), responses])
+        base = zero if start is None else gradient(start, args)
+        rows = jnp.concatenate([jnp.stack([exact, base]), responses])
 
         def product(group):
             mine = jnp.where(jnp.broadcast_to(member == group, rows.shape), rows, 0)

@@ -7,6 +7,9 @@ import numpy as np
 from jaxtyping import Float
 
 
+EPS = float(np.finfo(float).eps)
+
+
 class Solved(NamedTuple):
     """Weights of each group of receiving neurons, and how well posed they are."""
 
@@ -19,18 +22,19 @@ def solve(
     columns: Sequence[int],
     base: int,
     ridge: float,
+    eps: float = EPS,
 ) -> Solved:
     r"""w = argmin \(\|exact - base - X w\|^2 + ridge \sum_k \|X_k\|^2 w_k^2\), group by group.
 
-    Products of row 0, the exact gradient; of row `base`; and of the `columns` X. Directions in
-    which the products know nothing but rounding stay at 0.
+    Products of row 0, the exact gradient; of row `base`; and of the `columns` X, good to `eps`.
+    Directions in which they know nothing but rounding stay at 0.
     """
     normal = products[:, columns][:, :, columns]
     right = products[:, columns, 0] - products[:, columns, base]
     scale = np.sqrt(np.maximum(np.diagonal(normal, axis1=1, axis2=2), 0))
     inverse = np.where(scale > 0, 1 / np.where(scale > 0, scale, 1), 0)
     values, vectors = np.linalg.eigh(normal * inverse[:, :, None] * inverse[:, None, :])
-    rounding = len(columns) * np.finfo(float).eps * np.maximum(values[:, -1:], 0)
+    rounding = len(columns) * eps * np.maximum(values[:, -1:], 0)
     known = values > rounding
     power = np.where(known, 1 / np.where(known, values + ridge, 1), 0)
     along = np.einsum("gck,gc->gk", vectors, right * inverse)
@@ -50,23 +54,11 @@ def combined(
     return rows
 
 
-def cosines(
-    products: Float[np.ndarray, "N groups rows rows"], rows: Float[np.ndarray, "groups rows"]
-) -> Float[np.ndarray, " N"]:
-    """Of a gradient, given by coefficients of rows, with the exact one, batch by batch; 0 of 0."""
-    dot = np.einsum("bgr,gr->b", products[:, :, 0], rows)
-    own = np.einsum("gr,bgrs,gs->b", rows, products, rows)
-    exact = products[:, :, 0, 0].sum(1)
-    length = np.sqrt(np.maximum(own, 0) * exact)
-    return np.where(length > 0, dot / np.where(length > 0, length, 1), 0)
-
-
 def residual(
     products: Float[np.ndarray, "N groups rows rows"], rows: Float[np.ndarray, "groups rows"]
 ) -> float:
-    """‖exact - gradient‖² / ‖exact‖², over batches; NaN of none."""
-    if len(products) == 0:
-        return float("nan")
+    """‖exact - gradient‖² / ‖exact‖², over batches, as products have it: to choose by, as small
+    ones are differences of large numbers."""
     error = -rows.copy()
     error[:, 0] += 1
     found = np.einsum("gr,bgrs,gs->", error, products, error)
@@ -79,6 +71,7 @@ def chosen_ridge(
     columns: Sequence[int],
     base: int,
     ridges: Sequence[float],
+    eps: float = EPS,
 ) -> float:
     """The ridge with which a fit to all batches but one leaves least of that one, on average."""
     if len(ridges) == 1:
@@ -88,8 +81,15 @@ def chosen_ridge(
     def left(ridge):
         each = []
         for batch in products:
-            weights = solve(total - batch, columns, base, ridge).weights
+            weights = solve(total - batch, columns, base, ridge, eps).weights
             each.append(residual(batch[None], combined(height, columns, base, weights)))
         return np.mean(each)
 
     return min(ridges, key=left)
+
+
+def above_rounding(ridges: Sequence[float], columns: int, eps: float) -> tuple[float, ...]:
+    """Those that are more than what rounding adds to the products' eigenvalues; the largest one
+    always."""
+    kept = tuple(ridge for ridge in ridges if ridge >= 10 * columns * eps)
+    return kept or (max(ridges),)

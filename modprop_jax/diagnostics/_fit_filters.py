@@ -5,6 +5,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
@@ -12,8 +13,8 @@ from .. import _arguments as arguments
 from .._arguments import Numbers
 from .._rule import ModProp, TypeFilter
 from .._static import content, FrozenArray
-from ._filter_moments import Basis, check_maps, moments, problem_of
-from ._filter_solve import chosen_ridge, combined, cosines, residual, solve
+from ._filter_moments import Basis, check_maps, judge, moments, precision_of, problem_of
+from ._filter_solve import above_rounding, chosen_ridge, solve
 
 
 RIDGES = tuple(10.0**power for power in range(-10, 1))
@@ -69,15 +70,16 @@ def fit_filters(
     - `rates`: real rates exp(-dt/τ) of the exponentials (K,); or `taps`: how many, S.
     - `gated`: as in `TypeFilter`.
     - `ridge`: relative to each column's own square; of several the one that leaves least of a
-        fitted batch when it is left out; None: of 1e-10, ..., 1. With a single fitted batch one
-        must be given.
+        fitted batch when it is left out; None: of 1e-10, ..., 1, those that are above rounding.
+        With a single fitted batch one must be given.
     - `towards`: what the ridge pulls to, a `TypeFilter` as `gated` and of these types, or
         `ModProp`, whose own filters it then is (gated if `gated`); None: no credit between neurons.
     - `held_out`: how many of the last batches to judge on alone; None: a third of them.
 
-    **Returns:** a `FilterFit`. One compiled scan over batches, 3 + K C gradients each, C of them
-    side by side; then products of (K C)² numbers a batch and type, solved in float64. In float32
-    the products are good to about 1e-6 of their size: ridges below that fit rounding.
+    **Returns:** a `FilterFit`, judged by the gradient of its rule. One compiled scan over batches,
+    3 + K C gradients each, C of them side by side; then products of (K C)² numbers a batch and
+    type, solved in float64 as far as gradients are good: in float32 what fewer than about 1e-7 K C
+    of the largest eigenvalue say is left at 0.
 
     **Errors:** ValueError for no or several recurrent layers, cells that are not made of neurons,
     maps whose parameters serve several neurons, batches of several shapes, and rates or a
@@ -90,23 +92,42 @@ def fit_filters(
     basis = basis._replace(own=None if start is None else _own(start))
     fitted, ridges = split(len(batches), held_out, ridge)
 
-    found = moments(problem, basis, () if start is None else (start,))
-    height, base = found.shape[-1], 1
-    columns = range(height - basis.modes * basis.kinds, height)
-    best = chosen_ridge(found[:fitted], columns, base, ridges)
-    weights, condition = solve(found[:fitted].sum(0), columns, base, best)
-    rows = combined(height, columns, base, weights)
-    # (receiving, mode x secreting) as (mode, secreting, receiving)
-    kept = weights.T.reshape(basis.modes, basis.kinds, basis.kinds)
+    eps = precision_of(problem)
+    if ridge is None:
+        ridges = above_rounding(ridges, basis.modes * basis.kinds, eps)
+    seen = moments(problem, basis, start)[:fitted]
+    columns = range(2, seen.shape[-1])
+    best = chosen_ridge(seen, columns, 1, ridges, eps)
+    weights, condition = solve(seen.sum(0), columns, 1, best, eps)
+    rule = _added(start, basis, by_mode(weights, basis))
+    judged = judge(problem, [as_arrays(rule)])
     return FilterFit(
-        _added(start, basis, kept),
-        cosines(found[:fitted], rows),
-        cosines(found[fitted:], rows),
-        residual(found[:fitted], rows),
-        residual(found[fitted:], rows),
+        rule,
+        judged.cosine[0, :fitted],
+        judged.cosine[0, fitted:],
+        float(judged.residual(slice(fitted))[0]),
+        float(judged.residual(slice(fitted, None))[0]),
         float(best),
         condition,
     )
+
+
+def by_mode(
+    weights: Float[np.ndarray, "C columns"], basis: Basis
+) -> Float[np.ndarray, "modes C C"]:
+    """[receiving, mode x secreting] as [mode, secreting, receiving]."""
+    return weights.T.reshape(basis.modes, basis.kinds, basis.kinds)
+
+
+def as_arrays(rule: TypeFilter) -> TypeFilter:
+    """The same with weights that a program takes: one serves all of them."""
+    filters: Any = jax.tree.map(content, rule.filters, is_leaf=_is_frozen)
+    if not isinstance(filters, tuple):
+        filters = jnp.asarray(filters)
+    else:
+        filters = filters[0], jnp.asarray(filters[1])
+    own: Any = content(rule.own)
+    return TypeFilter(filters, rule.types, gated=rule.gated, own=own)
 
 
 def basis_of(types: Any, rates: Any, taps: Any, gated: Any) -> Basis:
@@ -175,6 +196,10 @@ def _start(towards: Any, basis: Basis, cell: Any) -> TypeFilter | None:
     return towards
 
 
+def _is_frozen(node: Any) -> bool:
+    return isinstance(node, FrozenArray)
+
+
 def _own(rule: TypeFilter) -> tuple[float, ...] | None:
     return None if rule.own is None else tuple(np.asarray(content(rule.own)).tolist())
 
@@ -183,7 +208,7 @@ def _added(start: TypeFilter | None, basis: Basis, weights: np.ndarray) -> TypeF
     """The fitted filter and what it was pulled to, in one."""
     if start is None:
         return basis.rule(weights)
-    known: Any = jax.tree.map(content, start.filters, is_leaf=lambda n: isinstance(n, FrozenArray))
+    known: Any = jax.tree.map(content, start.filters, is_leaf=_is_frozen)
     if bool(basis.rates):
         rates, each = (np.asarray(part) for part in known)
         filters: Any = np.concatenate([rates, basis.rates]), np.concatenate([each, weights])

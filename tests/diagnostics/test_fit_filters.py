@@ -172,6 +172,24 @@ def test_a_ridge_is_chosen_by_what_is_left_of_a_batch_that_was_left_out():
     assert fit.residual < nothing.residual
 
 
+def test_in_float32_rounding_is_not_taken_for_credit():
+    """Exponentials that are nearly one: products of them differ by little more than rounding."""
+    model, *each = jax.tree.map(
+        lambda a: jnp.asarray(a, jnp.float32) if eqx.is_inexact_array(a) else a,
+        [generic(), *batches(6)],
+    )
+    rates = [0.9, 0.9001, 0.9002, 0.9003, 0.9004, 0.5]
+    for ridge in (None, 0.0):
+        fit = mpj.fit_filters(loss, model, each, types=TYPES, rates=rates, ridge=ridge)
+        one = mpj.fit_filters(loss, model, each, types=TYPES, rates=[0.9, 0.5], ridge=1e-4)
+        cosines = np.array([*fit.cosine, *fit.held_out_cosine])
+        assert (cosines <= 1 + 1e-6).all() and 0 < fit.residual
+        # as good as two of them, or a little better
+        assert abs(fit.residual - one.residual) < 0.02
+        truth, aligned = (by_rule(r, model, each[-1]) for r in (mpj.BPTT(), fit.rule))
+        np.testing.assert_allclose(fit.held_out_cosine[-1], cosine(aligned, truth), rtol=1e-4)
+
+
 BAD: Any = "rates"
 WRONG = [
     (dict(), "pass one of them"),
