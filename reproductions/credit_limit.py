@@ -120,6 +120,7 @@ def measure(seed: int, counts: tuple[int, ...]) -> list[dict]:
         if seed == 0:
             entry["figure"] = mpj.plot_credit_limit(limit)
         print(json.dumps({k: v for k, v in entry.items() if k != "figure"}), flush=True)
+        jax.clear_caches()  # each set of types has programs of its own
     return found
 
 

@@ -186,6 +186,8 @@ def test_in_float32_rounding_is_not_taken_for_credit():
         assert (cosines <= 1 + 1e-6).all() and 0 < fit.residual
         # as good as two of them, or a little better
         assert abs(fit.residual - one.residual) < 0.02
+        ours, theirs = (np.abs(f.rule.filters[1].numpy()).max() for f in (fit, one))
+        assert ours < 10 * theirs, "large weights that cancel"
         truth, aligned = (by_rule(r, model, each[-1]) for r in (mpj.BPTT(), fit.rule))
         np.testing.assert_allclose(fit.held_out_cosine[-1], cosine(aligned, truth), rtol=1e-4)
 
