@@ -55,7 +55,7 @@ class Timed:
 
     def __init__(self, gradient: Callable[..., Any], *args: Any):
         compiled = compile_gradient(gradient, *args)
-        self.run, self.megabytes = compiled.run, compiled.temporary / 1e6
+        self.run, self.megabytes = compiled.run, (compiled.temporary or 0) / 1e6
         self.steps = len(args[-1])
         self.seconds = timed(self.run)[0]  # the warm-up
         self.microseconds = []

@@ -18,6 +18,7 @@ from ._cell import (
     LSTMCell as LSTMCell,
     NeuronCell as NeuronCell,
     RateCell as RateCell,
+    RTUCell as RTUCell,
     SeparableCell as SeparableCell,
     spike as spike,
     spiking_preset as spiking_preset,
@@ -33,6 +34,7 @@ from ._grad import (
     value_and_grad as value_and_grad,
     with_rule as with_rule,
 )
+from ._perturbed import perturbed_value_and_grad as perturbed_value_and_grad
 from ._rate_cost import rate_cost as rate_cost
 from ._readout import Readout as Readout
 from ._rnn import RNN as RNN
@@ -49,6 +51,8 @@ from ._rule import (
     DNI as DNI,
     EICredit as EICredit,
     EProp as EProp,
+    EqProp as EqProp,
+    ForwardGradient as ForwardGradient,
     FutureBPTT as FutureBPTT,
     GLE as GLE,
     KeRNL as KeRNL,
@@ -56,6 +60,7 @@ from ._rule import (
     LocalDNI as LocalDNI,
     MDGL as MDGL,
     ModProp as ModProp,
+    NodePerturbation as NodePerturbation,
     QuasiStatic as QuasiStatic,
     ReadoutOnly as ReadoutOnly,
     RFLO as RFLO,
@@ -97,7 +102,11 @@ from .diagnostics import (
     EIBalance as EIBalance,
     filter_taps as filter_taps,
     FilterFit as FilterFit,
+    firing_rates as firing_rates,
+    FiringRates as FiringRates,
     fit_filters as fit_filters,
+    fixed_points as fixed_points,
+    FixedPoints as FixedPoints,
     generalisation_gap as generalisation_gap,
     GeneralisationGap as GeneralisationGap,
     gradient_spread as gradient_spread,
@@ -108,12 +117,22 @@ from .diagnostics import (
     matched_rates as matched_rates,
     online_alignment as online_alignment,
     OnlineAlignment as OnlineAlignment,
+    participation_ratio as participation_ratio,
+    ParticipationRatio as ParticipationRatio,
     plot_credit_limit as plot_credit_limit,
+    plot_eigenvalues as plot_eigenvalues,
     plot_filter_taps as plot_filter_taps,
+    plot_fixed_points as plot_fixed_points,
+    plot_participation_ratio as plot_participation_ratio,
+    plot_raster as plot_raster,
+    plot_weight_change as plot_weight_change,
+    recurrent_eigenvalues as recurrent_eigenvalues,
     running_mu as running_mu,
     spectral_radius as spectral_radius,
     three_timescales as three_timescales,
     ThreeTimescales as ThreeTimescales,
+    weight_change as weight_change,
+    WeightChange as WeightChange,
 )
 
 

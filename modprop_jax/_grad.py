@@ -116,7 +116,7 @@ def value_and_grad(
         else:
             with_rule(model, rule)  # whether it can be set
         value, gradients = under_rule(model, args, kwargs)
-        return _checked(model, value, gradients, rule) if check else (value, gradients)
+        return checked(model, value, gradients, rule) if check else (value, gradients)
 
     return wrapped
 
@@ -181,7 +181,7 @@ def online_value_and_grad(
         start = stop(carry), (loss, zeros_of(model))
         carry, (loss, sums) = _over_segments(one, *start, (xs, ys), size)
         value, gradients = (loss, carry), as_dtypes(sums, model)
-        return _checked(model, value, gradients) if check else (value, gradients)
+        return checked(model, value, gradients) if check else (value, gradients)
 
     return wrapped
 
@@ -236,7 +236,7 @@ def checkpointed_value_and_grad(
         carry, (xs, ys) = as_arrays(carry), as_sequences("A sequence of xs or ys", (xs, ys))
         value, sums = summed(widened(model), stop(model), carry, xs, ys)
         gradients = as_dtypes(sums, model)
-        return _checked(model, value, gradients) if check else (value, gradients)
+        return checked(model, value, gradients) if check else (value, gradients)
 
     return wrapped
 
@@ -325,7 +325,7 @@ def _start(
     return jnp.zeros((), wide(loss.dtype)), carry
 
 
-def _checked(
+def checked(
     model: PyTree, value: PyTree, gradients: PyTree, rule: AbstractRule | None = None
 ) -> tuple[PyTree, PyTree]:
     for condition, holds in in_range(model).items():

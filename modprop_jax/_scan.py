@@ -14,6 +14,7 @@ from ._check import (
 )
 from ._flags import as_flags, erase
 from ._inputs import Inputs
+from ._noisy import current
 from ._precision import widened
 from ._program._base import AbstractProgram, Boundary, Loop, Steps
 from ._rule import AbstractRule, BPTT, Carry
@@ -97,6 +98,9 @@ def scan(
     xs = check_scan(cell, carry, as_array("xs", xs), rule, chunk, unroll)
     cell, carry = computing(cell), widened(carry)
     steps = _steps(cell, xs, drive, context, done, valid)
+    noisy = current()
+    if noisy is not None:
+        steps = noisy.push(cell, steps)
     came = cell, rule, carry, steps
     axes = varying(came)
     cell, rule, carry, steps = vary(came, axes)
@@ -144,6 +148,8 @@ def _run(
 
     def segment(program, start, steps):
         end, zs, after = program.segment(start, steps, loop)
+        if (noisy := current()) is not None:
+            noisy.meet(program, start.state, steps, after)
         if steps.flags is not None:
             zs, after = erase(~steps.flags.keep, (zs, after))
         return end, zs, after

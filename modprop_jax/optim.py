@@ -49,6 +49,118 @@ def dale(signs: Sequence[int] | np.ndarray) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
+def symmetric(inputs: Sequence[bool] | np.ndarray) -> optax.GradientTransformation:
+    """Keep the weights among units that are not clamped symmetric, as `EqProp` needs it.
+
+    For each weight `w[post, pre]` with update `u[post, pre]`,
+
+        u ← ((w + u) + (w + u)ᵀ) / 2 − w   where neither unit is clamped, else u
+
+    so that the stepped weight is symmetric, whatever it was. Put it last in `optax.chain`, and use
+    `optax.masked` to keep it off biases. Both directions of a pair have to exist in a mask, or
+    neither.
+
+    **Arguments:** `inputs`: boolean (n,), the units that are clamped: those of the
+    `EquilibriumCell`.
+
+    **Raises:** `ValueError` if a weight is not (n, n), or if the optimizer is updated without its
+    parameters.
+    """
+    flags = arguments.array("inputs", inputs, "boolean (n,), one flag a unit")
+    if flags.ndim != 1 or flags.dtype != np.bool_ or arguments.is_traced(inputs):
+        raise ValueError(
+            f"inputs must be boolean (n,), one flag a unit, but is {arguments.shown(inputs)}."
+        )
+    free = ~np.asarray(flags)
+
+    def init(params):
+        del params
+        return optax.EmptyState()
+
+    def update(updates, state, params=None):
+        params = _needed(params, "symmetric")
+
+        def tie(u, w):
+            if w.shape[-2:] != (free.size, free.size):
+                raise ValueError(
+                    f"symmetric ties weights of {free.size} units, but got a weight of shape "
+                    f"{w.shape}: leave out biases with optax.masked."
+                )
+            stepped = w + u
+            tied = (stepped + jnp.swapaxes(stepped, -1, -2)) / 2
+            both = np.broadcast_to(free[:, None] & free[None, :], w.shape)
+            return jnp.where(both, tied - w, u)
+
+        return jax.tree.map(tie, updates, params), state
+
+    return optax.GradientTransformation(init, update)
+
+
+class FPTTState(NamedTuple):
+    """The running mean of the weights, and the running sum that holds them to it."""
+
+    mean: PyTree
+    multiplier: PyTree
+
+
+def fptt(
+    alpha: float | int = 0.5, beta: float | int = 0.5, rho: float | int = 0.0
+) -> optax.GradientTransformation:
+    r"""Forward propagation through time: gradients of segments, held to a running mean of weights.
+
+    For the gradient g of each segment, by backpropagation within it, at the weights θ,
+
+        g ← g + (ρ − 1) λ + α (θ − θ̄)
+
+    and, once the optimizer has stepped to a new θ,
+
+        λ ← λ − α (θ − θ̄),   θ̄ ← (1 − β) θ̄ + β θ − (β / α) λ
+
+    with θ̄ the first θ and λ = 0 at the start. Put it first in `optax.chain`: what follows the step
+    is done when the next gradient comes, as its parameters are the new θ. Memory: twice the
+    parameters; no trace of the past, so a rule of segments such as `BPTT` stays truncated. The
+    published program weights the loss of the k-th of K segments by k / K.
+
+    **Arguments:** `alpha`: α, how strongly weights are held to their mean, above 0. `beta`: β, the
+    share of the new weights in it. `rho`: ρ. The defaults are those of the published add task.
+
+    **Raises:** `ValueError` if the optimizer is updated without its parameters.
+
+    Sources: Kag & Saligrama, "Training recurrent neural networks via forward propagation through
+    time", ICML 2021; on spiking networks Yin, Corradi & Bohté (arXiv 2112.11231), whose program
+    this follows.
+    """
+    alpha = arguments.number("alpha", alpha, arguments.POSITIVE)
+    beta = arguments.number("beta", beta, arguments.FRACTION)
+    rho = arguments.number("rho", rho, arguments.FRACTION)
+
+    def init(params):
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return FPTTState(jax.tree.map(jnp.copy, params), zeros)
+
+    def update(updates, state, params=None):
+        params = _needed(params, "fptt")
+        multiplier = jax.tree.map(
+            lambda m, w, mean: m - alpha * (w - mean), state.multiplier, params, state.mean
+        )
+        mean = jax.tree.map(
+            lambda mean, w, m: (1 - beta) * mean + beta * w - beta / alpha * m,
+            state.mean,
+            params,
+            multiplier,
+        )
+        held = jax.tree.map(
+            lambda g, m, w, mean: g + (rho - 1) * m + alpha * (w - mean),
+            updates,
+            multiplier,
+            params,
+            mean,
+        )
+        return held, FPTTState(mean, multiplier)
+
+    return optax.GradientTransformation(init, update)
+
+
 class RewireState(NamedTuple):
     """Steps taken, and the data of the key that draws synapses to revive."""
 

@@ -250,6 +250,15 @@ RULES = {
     "uoro": RuleRow(lambda n: mpj.UORO(), ("leaky", "function"), APPROXIMATE | ANY_CELL | DRAWS),
     "kf_rtrl": RuleRow(lambda n: mpj.KFRTRL(), ("leaky",), APPROXIMATE | DRAWS, like="uoro"),
     "rkf_rtrl": RuleRow(lambda n: mpj.RKFRTRL(), ("leaky",), APPROXIMATE | DRAWS, like="uoro"),
+    "forward_gradient": RuleRow(
+        lambda n: mpj.ForwardGradient(),
+        ("leaky", "function"),
+        APPROXIMATE | ANY_CELL | DRAWS,
+        like="uoro",
+    ),
+    "node_perturbation": RuleRow(
+        lambda n: mpj.NodePerturbation(), ("leaky",), APPROXIMATE | DRAWS, like="uoro"
+    ),
     "kernl": RuleRow(lambda n: mpj.KeRNL(sigma=0.1, learn=SGD), ("rate",), APPROXIMATE | LEARNS),
     "dni": RuleRow(
         lambda n: mpj.DNI(labels=LABELS, learn=SGD),
@@ -273,6 +282,12 @@ RULES = {
         lambda n: mpj.EICredit(rtol=1e-13, atol=1e-13),
         ("equilibrium",),
         EXACT | ANOTHER_CELL,
+        kind=settling,
+    ),
+    "eqprop": RuleRow(
+        lambda n: mpj.EqProp(),
+        ("equilibrium",),
+        APPROXIMATE | ANOTHER_CELL,
         kind=settling,
     ),
     "gle": RuleRow(

@@ -120,6 +120,7 @@ FLOATS = [*WORDS, "u", 3, np.ones(2, int), jnp.ones(2, bool)]
 CHOICE = [*WORDS, "other", 3, jnp.ones(2)]
 TYPES = ["abc", 3, {}, [0, 2], [0.5, 1.5], [[0, 1]], [], jnp.ones(3)]
 NOISE = [*WORDS, "uniform", 3, np.ones(3), [["a", "b"]]]
+EMISSIONS = [*WORDS, 3, np.ones(3), np.full((2, 3), math.nan)]
 REALS = [*WORDS, 1j, [1j], np.array("1")]
 PERIODS = [*WORDS, 3, [], ["1"], [0], [-2], [None]]
 
@@ -290,6 +291,7 @@ ROWS: dict[str, Row] = {
     "GRUCell.from_equinox": Row(lambda: dict(cell=GRU), {"cell": [*CELL[:-1], leaky()]}),
     "LSTMCell.from_equinox": Row(lambda: dict(cell=LSTM)),
     "LRUCell": Row(of_cell()),
+    "RTUCell": Row(of_cell(), {"nonlinear": FLAG}),
     "Dense": Row(lambda: dict(weight=jnp.ones((N, M)))),
     "Masked": Row(lambda: dict(weight=jnp.ones((N, N)), exists=np.eye(N, dtype=bool))),
     "Sparse": Row(
@@ -403,6 +405,9 @@ ROWS: dict[str, Row] = {
     ),
     "with_rule": Row(lambda: dict(model=model(), rule=mpj.EProp())),
     "value_and_grad": Row(lambda: dict(loss=loss), {"rule": or_none(RULE)}),
+    "perturbed_value_and_grad": Row(
+        lambda: dict(loss=loss, key=KEY), {"kind": CHOICE, "noise": CHOICE, "antithetic": FLAG}
+    ),
     "online_value_and_grad": Row(
         lambda: dict(segment_loss=segment_loss),
         {"segment": [*SIZE, "all"], "memory": [0, -1, "1", 1.5]},
@@ -429,10 +434,12 @@ ROWS: dict[str, Row] = {
     "DNI": Row(lambda: dict(learn=SGD), {"learn_jacobian": or_none(OPTAX)}),
     "LocalDNI": Row(lambda: dict(learn=SGD, learn_jacobian=SGD)),
     "EICredit": Row(),
+    "EqProp": Row(wrong={"beta": POSITIVE, "symmetric": FLAG}),
     "FutureBPTT": Row(lambda: dict(horizon=2)),
     "GLE": Row(),
     "KeRNL": Row(wrong={"alpha": or_none([*FRACTION, 0])}),
     **{name: Row() for name in ("UORO", "KFRTRL", "RKFRTRL")},
+    **{name: Row() for name in ("ForwardGradient", "NodePerturbation")},
     "MDGL": Row(),
     "ModProp": Row(lambda: dict(mu=0.5)),
     "QuasiStatic": Row(),
@@ -441,7 +448,11 @@ ROWS: dict[str, Row] = {
         lambda: dict(filters=np.ones((1, 2, 2)), types=[0, 1, 1, 0]),
         {"filters": FILTERS, "own": [*or_none(WORDS), 0.1, [0.1], ["a", "b"], [math.nan, 0.0]]},
     ),
-    "alignment": Row(lambda: dict(loss=loss, model=model(), rule=mpj.EProp()), args=(XS,)),
+    "alignment": Row(
+        lambda: dict(loss=loss, model=model(), rule=mpj.EProp()),
+        {"rule": or_none(RULE)},
+        args=(XS,),
+    ),
     "alignment_matrix": Row(
         lambda: dict(loss=loss, model=model(), rules=[mpj.EProp()]), args=(XS,)
     ),
@@ -496,6 +507,34 @@ ROWS: dict[str, Row] = {
         lambda: dict(rule=mpj.ModProp(0.1), cell=leaky()), {"rule": [*RULE, mpj.EProp()]}
     ),
     "running_mu": Row(lambda: dict(cell=leaky(), xs=jnp.asarray(XS))),
+    "firing_rates": Row(lambda: dict(zs=YS), {"zs": EMISSIONS, "dt": POSITIVE}),
+    "participation_ratio": Row(lambda: dict(zs=YS), {"zs": EMISSIONS}),
+    "plot_raster": Row(
+        lambda: dict(zs=YS), {"zs": EMISSIONS, "example": [*WHOLE, -1, 2], "dt": POSITIVE}
+    ),
+    "plot_participation_ratio": Row(
+        lambda: dict(found=mpj.participation_ratio(YS)), free=("found",)
+    ),
+    "recurrent_eigenvalues": Row(
+        lambda: dict(cell=leaky()), {"state": [3, jnp.ones((2, N))]}, free=("x",)
+    ),
+    "plot_eigenvalues": Row(lambda: dict(values=np.ones(3)), free=("values", "radius")),
+    "fixed_points": Row(
+        lambda: dict(cell=leaky(), starts=jnp.ones((2, N))),
+        {"starts": [3, jnp.ones((2, 7))], "slow": POSITIVE, "apart": POSITIVE},
+        free=("x",),
+    ),
+    "plot_fixed_points": Row(
+        lambda: dict(found=mpj.fixed_points(leaky(), jnp.ones((2, N)))), free=("found", "states")
+    ),
+    "weight_change": Row(
+        lambda: dict(before=np.eye(N), after=np.ones((N, N))),
+        dict.fromkeys(["before", "after"], [*WORDS, 3, np.ones(3), np.ones((N, N), int)])
+        | {"presynaptic": TYPES},
+    ),
+    "plot_weight_change": Row(
+        lambda: dict(found=mpj.weight_change(np.eye(N), np.ones((N, N)))), free=("found", "names")
+    ),
     "generalisation_gap": Row(
         keyed(loss=scored, model=model(), train=(XS, YS), test=(jnp.asarray(XS), YS)),
         free=("model",),
@@ -515,6 +554,10 @@ ROWS: dict[str, Row] = {
     "three_timescales": Row(
         lambda: dict(cell=settling(), x=jnp.ones(2), loss=jnp.sum, duration=1.0), EI
     ),
+    "optim.symmetric": Row(
+        lambda: dict(inputs=np.ones(N, bool)), {"inputs": [*WORDS, 3, np.ones(N), [[True]]]}
+    ),
+    "optim.fptt": Row(wrong={"alpha": POSITIVE, "beta": FRACTION, "rho": FRACTION}),
     "optim.dale": Row(lambda: dict(signs=SIGNS), {"signs": GIVEN}),
     "optim.rewire": Row(lambda: dict(signs=SIGNS), {"signs": GIVEN}),
     **{
@@ -564,8 +607,9 @@ ROWS: dict[str, Row] = {
 
 # what calls return, records of plain values, and bases without a constructor of their own
 RETURNED = """Alignment AlignmentMatrix Carry Compartments CreditLimit CreditProfile EIBalance
-FilterFit GeneralisationGap GradientSpread HessianTop OnlineAlignment ThreeTimescales
-optim.RewireState""".split()
+FilterFit FiringRates FixedPoints GeneralisationGap GradientSpread HessianTop OnlineAlignment
+ParticipationRatio ThreeTimescales WeightChange optim.RewireState
+optim.FPTTState""".split()
 RECORDS = ["Card", "tasks.Preset", "tasks.Task"]
 BASES = """AbstractCell SeparableCell AbstractSynapses AbstractLocalSynapses AbstractRule
 AbstractTransportRule AbstractSurrogateRule
@@ -575,14 +619,11 @@ Sparse.random Sparse.rewired""".split()
 
 
 # a figure, data that take seconds to make, and fits to numbers, which other tests do
-SLOW = {
-    "fit_filters",
-    "credit_limit",
-    "plot_credit_limit",
-    "plot_filter_taps",
-    "tasks.mnist1d",
-    "tasks.mnist1d_split",
-}
+SLOW = {"plot_filter_taps", "tasks.mnist1d", "tasks.mnist1d_split"}
+SLOW |= {"fit_filters", "credit_limit", "plot_credit_limit"}
+# NumPy's, of what has been computed
+SLOW |= {name for name in ROWS if "eigenvalues" in name or "fixed_points" in name}
+SLOW |= {"plot_raster", "plot_participation_ratio", "plot_weight_change"}
 
 
 def public() -> list[str]:

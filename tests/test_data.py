@@ -130,6 +130,7 @@ CELLS = {
     "gru": lambda: mpj.GRUCell(M, N, key=jr.key(0)),
     "lstm": lambda: mpj.LSTMCell(M, N, key=jr.key(0)),
     "lru": lambda: mpj.LRUCell(M, N, key=jr.key(0)),
+    "rtu": lambda: mpj.RTUCell(M, N, key=jr.key(0)),
 }
 
 

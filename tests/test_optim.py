@@ -106,6 +106,32 @@ def test_float32_stays_float32():
     assert after.dtype == jnp.float32
 
 
+# --- FPTT ---
+
+
+def test_fptt_is_the_published_program():
+    """Its two parts around the optimizer's step, in their order."""
+    alpha, beta, rho, rate = 0.3, 0.4, 0.2, 0.1
+    rng = np.random.default_rng(0)
+    w, gradients = rng.normal(size=3), rng.normal(size=(5, 3))
+    optimizer = optax.chain(optim.fptt(alpha, beta, rho), optax.sgd(rate))
+    found: Any = jnp.asarray(w)
+    state = optimizer.init(found)
+    mean, multiplier = w.copy(), np.zeros(3)
+    for g in gradients:
+        # a gradient that depends on the weights
+        updates, state = optimizer.update(jnp.asarray(g) + 0.1 * found, state, found)
+        found = optax.apply_updates(found, updates)
+        g = g + 0.1 * w + (rho - 1) * multiplier + alpha * (w - mean)
+        w = w - rate * g
+        multiplier = multiplier - alpha * (w - mean)
+        mean = (1 - beta) * mean + beta * w - beta / alpha * multiplier
+        np.testing.assert_allclose(found, w, rtol=0, atol=1e-14)
+    assert np.abs(multiplier).max() > 1e-3
+    with pytest.raises(ValueError, match="fptt needs the weights"):
+        optimizer.update(found, state)
+
+
 @pytest.mark.parametrize(
     "call, message",
     [

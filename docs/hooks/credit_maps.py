@@ -63,6 +63,24 @@ def settling() -> mpj.EquilibriumCell:
     return eqx.tree_at(lambda c: c.weight, cell, weight)
 
 
+def tied() -> mpj.EquilibriumCell:
+    """The same, with a synapse back for each one between neurons, of the same weight."""
+    cell = settling()
+    free = np.arange(STEPS + N) >= STEPS
+    mask = np.asarray(cell.mask)
+    weight = jnp.where(mask, cell.weight, 0)
+    weight = jnp.where(free[:, None] & free[None], weight + weight.T, weight)
+    made = mpj.EquilibriumCell(
+        STEPS + N,
+        inputs=~free,
+        outputs=cell.outputs.numpy(),
+        activation=jnp.tanh,
+        mask=(mask | mask.T) & free[:, None],
+        key=jr.key(0),
+    )
+    return eqx.tree_at(lambda c: c.weight, made, weight)
+
+
 def prospective() -> mpj.GLECell:
     """Six neurons below an output; the first three lag behind their drive."""
     lags = np.where(np.arange(N) < N // 2, 0.5, 1.5)
@@ -191,6 +209,8 @@ PANELS: dict[str, Callable[[], Panels]] = {
     "UORO": lambda: _noisy(mpj.UORO()),
     "KFRTRL": lambda: _noisy(mpj.KFRTRL()),
     "RKFRTRL": lambda: _noisy(mpj.RKFRTRL()),
+    "ForwardGradient": lambda: _noisy(mpj.ForwardGradient()),
+    "NodePerturbation": lambda: _noisy(mpj.NodePerturbation()),
     "KeRNL": lambda: _learnt(mpj.KeRNL()),
     "FutureBPTT": lambda: _beside({"FutureBPTT(3)": mpj.FutureBPTT(3)}, 1),
     "DNI": lambda: _learnt(mpj.DNI(learn=_SGD)),
@@ -203,6 +223,11 @@ PANELS: dict[str, Callable[[], Panels]] = {
         cell=settling,
         error=pulse(settling(), STEPS),
     ),
+    "EqProp": lambda: [
+        *_beside({"EqProp()": mpj.EqProp()}, None, settling, pulse(settling(), STEPS)),
+        ("BPTT, weights tied", credit(mpj.BPTT(), tied(), pulse(settling(), STEPS))),
+        ("EqProp(), weights tied", credit(mpj.EqProp(), tied(), pulse(settling(), STEPS))),
+    ],
     "GLE": lambda: _beside(
         {"GLE()": mpj.GLE(), "GLE(prospective_errors=False)": mpj.GLE(prospective_errors=False)},
         1,

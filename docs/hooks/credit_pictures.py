@@ -22,6 +22,7 @@ OTHERS = {
     "GLE": (OWN, "the error comes and goes slowly; lines: own memory"),
     "EICredit": ([], "the error enters at neuron 1, at the last step; nothing is remembered"),
 }
+OTHERS["EqProp"] = OTHERS["EICredit"]
 USUAL = WIRED, "the error enters at neuron 1, at the last step; lines: synapses and own memory"
 
 

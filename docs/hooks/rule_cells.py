@@ -21,6 +21,7 @@ CELLS = {
     "GRUCell": f"mpj.GRUCell(3, 8, {KEY})",
     "LSTMCell": f"mpj.LSTMCell(3, 8, {KEY})",
     "LRUCell": f"mpj.LRUCell(3, 8, {KEY})",
+    "RTUCell": f"mpj.RTUCell(3, 8, {KEY})",
     "GLECell": f"mpj.GLECell([3, 8, 2], tau_m=5.0, tau_r=1.0, dt=1.0, activations=jnp.tanh, {KEY})",
     "EquilibriumCell": f"mpj.EquilibriumCell.layered([3, 8, 2], activation=jax.nn.sigmoid, {KEY})",
     "FunctionCell": "mpj.FunctionCell(lambda p, s, x: jnp.tanh(s @ p), jnp.eye(8), jnp.zeros(8))",

@@ -13,5 +13,6 @@ from ._lstm import LSTMCell as LSTMCell
 from ._neuron import NeuronCell as NeuronCell
 from ._presets import spiking_preset as spiking_preset
 from ._rate import RateCell as RateCell
+from ._rtu import RTUCell as RTUCell
 from ._separable import SeparableCell as SeparableCell
 from ._surrogate import spike as spike, triangular as triangular

@@ -65,8 +65,8 @@ def check_leaky(who: str, cell: AbstractCell) -> None:
     if not of_package(defined_in(type(cell), "integrate")) and not leaky(_bones(cell)):
         raise ValueError(
             f"{type(cell).__name__}.uniform_leak is True, by which {who} keeps presynaptic activity"
-            " alone, but integrate is not leak * state + gain * drive, on a state of one variable "
-            "with a scalar leak and gain: leave uniform_leak at False."
+            " in place of the membrane's past, but integrate does not make it leak * membrane + "
+            "gain * drive, with a scalar leak and gain: leave uniform_leak at False."
         )
 
 

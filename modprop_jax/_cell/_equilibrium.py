@@ -57,7 +57,7 @@ class EquilibriumCell(AbstractCell):
     \[ a = (1 - W^T \mathrm{diag}(M\sigma'))^{-1} e, \qquad
        \nabla_W = (a \odot M\sigma') \otimes r, \qquad \nabla_x = (1 - M)\, a \]
 
-    `EICredit` lets credit relax instead.
+    `EICredit` lets credit relax instead, and `EqProp` has the network settle again under a nudge.
 
     An equilibrium that was not reached, in `max_steps` sweeps or for a NaN, is reported:
     `state.converged` is False, its gradient is NaN (`value_and_grad(..., check=True)` raises;
@@ -271,22 +271,29 @@ class EquilibriumCell(AbstractCell):
         weight = widened(self.effective().weight)
         return (state.rates @ jnp.maximum(weight, 0).T, state.rates @ jnp.maximum(-weight, 0).T)
 
-    def relax(self, start: Float[Array, "*batch n"], x: Float[Array, "*batch k"]) -> Relaxed:
-        """The equilibrium of each example, from these rates."""
+    def relax(
+        self,
+        start: Float[Array, "*batch n"],
+        x: Float[Array, "*batch k"],
+        push: Float[Array, "*batch n"] | None = None,
+    ) -> Relaxed:
+        """The equilibrium of each example, from these rates; `push`: added to the net input."""
         cell = self.effective()
         options = {"rtol": self.rtol, "atol": self.atol, "max_steps": self.max_steps}
         # an example that was lost starts anew
         start = jnp.where(jnp.isfinite(start), start, 0)
         if self.solver is None:
-            return relax(cell.sweep(x), start, damping=self.damping, **options)
+            return relax(cell.sweep(x, push), start, damping=self.damping, **options)
 
-        def one(start, x):
-            return accelerated(self.solver, cell.sweep(x), start, **options)
+        def one(start, x, push):
+            return accelerated(self.solver, cell.sweep(x, push), start, **options)
 
-        return each(one, start.ndim - 1)(start, x)
+        return each(one, start.ndim - 1)(start, x, push)
 
-    def sweep(self, x: Float[Array, "*batch k"]) -> Callable[[Array], Array]:
-        """`r -> M σ(W r + b) + (1 - M) x`."""
+    def sweep(
+        self, x: Float[Array, "*batch k"], push: Float[Array, "*batch n"] | None = None
+    ) -> Callable[[Array], Array]:
+        """`r -> M σ(W r + b + push) + (1 - M) x`."""
         inputs = self.inputs.numpy()
         # a last feature for the units that have none
         padded = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, 1)])
@@ -294,7 +301,9 @@ class EquilibriumCell(AbstractCell):
         clamped = np.broadcast_to(inputs, held.shape)
 
         def swept(rates):
-            return jnp.where(clamped, held, self.activation(self.drive(rates)))
+            drive = self.drive(rates)
+            drive = drive if push is None else drive + push
+            return jnp.where(clamped, held, self.activation(drive))
 
         return swept
 

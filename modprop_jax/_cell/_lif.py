@@ -80,6 +80,11 @@ class AbstractLIF(NeuronCell):
         """s_in."""
         return rise(self.tau, self.dt, wide(self.dtype)) if self.scale_input else 1.0
 
+    @property
+    def uniform_leak(self) -> bool:
+        """Whether one τ serves all neurons, and no credit passes through the reset."""
+        return np.ndim(self.leak) == np.ndim(self.gain) == 0 and not self.reset_gradient
+
     def membrane(self, state: PyTree) -> Float[Array, "*batch n"]:
         """v, the first of the state's variables."""
         return state[0]
@@ -141,11 +146,6 @@ class LIFCell(AbstractLIF):
         - `reset_gradient`: whether credit passes through the reset, within the neuron (False).
         """
         AbstractLIF.__init__(self, in_size, hidden_size, tau=tau, **options)
-
-    @property
-    def uniform_leak(self) -> bool:
-        """Whether one τ serves all neurons, and no credit passes through the reset."""
-        return np.ndim(self.leak) == np.ndim(self.gain) == 0 and not self.reset_gradient
 
     def init(self, batch_shape: BatchShape = ()) -> tuple[Array, Array]:
         """Zero membrane, not refractory."""

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from .. import _arguments as arguments
 from .._precision import times, wide, widened
 from ._base import batch_axes, BatchShape, Final
+from ._ring import in_ring
 from ._separable import SeparableCell
 
 
@@ -76,23 +77,13 @@ class LRUCell(SeparableCell):
             `D ~ N(0, 1)`. `gamma_log` starts at log √(1 - |λ|²): white inputs of
             variance 1 then keep E|h|² = 1.
         """
-        r_min = arguments.number("r_min", r_min, arguments.FRACTION)
-        r_max = arguments.number("r_max", r_max, arguments.FRACTION)
-        if r_min > r_max:
-            raise ValueError(f"r_min must be at most r_max={r_max}, but is {r_min}.")
-        max_phase = arguments.number("max_phase", max_phase, arguments.POSITIVE)
         narrow = arguments.dtype("dtype", dtype)
         dtype = wide(narrow)
         n, m = arguments.size("hidden_size", hidden_size), arguments.size("in_size", in_size)
-        tiny = float(jnp.finfo(dtype).eps)
         keys = jr.split(arguments.key("key", key), 7)
-        # 1 - |λ|², so that no digits are lost near the unit circle
-        missing = jr.uniform(keys[0], (n,), dtype, 1 - r_max**2, 1 - r_min**2)
-        missing = jnp.clip(missing, tiny, 1 - tiny)
-        self.nu = jnp.log(-0.5 * jnp.log1p(-missing)).astype(narrow)
-        theta = jnp.log(max_phase * jr.uniform(keys[1], (n,), dtype, tiny))
-        self.theta = theta.astype(narrow)
-        self.gamma_log = (0.5 * jnp.log(missing)).astype(narrow)
+        ring = in_ring((keys[0], keys[1]), n, r_min, r_max, max_phase, dtype)
+        self.nu, self.theta = ring.nu.astype(narrow), ring.theta.astype(narrow)
+        self.gamma_log = (0.5 * jnp.log(ring.missing)).astype(narrow)
         into, out = 1 / math.sqrt(2 * max(m, 1)), 1 / math.sqrt(n)
         self.B_re = (into * jr.normal(keys[2], (n, m), dtype)).astype(narrow)
         self.B_im = (into * jr.normal(keys[3], (n, m), dtype)).astype(narrow)

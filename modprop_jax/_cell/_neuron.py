@@ -234,11 +234,13 @@ class NeuronCell(SeparableCell):
 
     @property
     def uniform_leak(self) -> bool:
-        """Whether credit on the membrane, which is all of the state that has credit, passes every
-        step as `leak` times itself and reaches the drive as `gain`, one number for all neurons.
+        """Whether credit on the membrane passes every step as `leak` times itself, to nothing else,
+        and reaches the drive as `gain`, one number for all neurons.
 
         True lets the filters of e-prop, MDGL and type-specific ModProp act on presynaptic activity
-        alone: `integrate` is then `leak · state + gain · drive`, and terms without a derivative.
+        alone: what `integrate` makes of the membrane is then `leak · membrane + gain · drive`, and
+        terms without a derivative. Where neurons have other variables, which may depend on
+        anything of their neuron, e-prop and MDGL keep traces a synapse of these alone.
         """
         return False
 

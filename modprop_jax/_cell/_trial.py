@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, Bool, PyTree
 
 from .._arguments import is_traced
-from .._tree import inexact, pullback
+from .._tree import pullback
 from ._dataflow import ENTRIES, EXAMPLES
 from ._reach import call, ClosesOver, floating, pulled, reach, reads, shapes, Skeleton, units
 
@@ -123,20 +123,24 @@ def shared(bones: Skeleton, names: frozenset[str], emits: bool, copies: bool) ->
 
 @functools.lru_cache(maxsize=256)
 def leaky(bones: Skeleton) -> bool:
-    """By trial: whether `integrate` has the derivatives `leak`, by the state, and `gain`, by the
-    drive, one number each; of a cell with one variable of the state."""
+    """By trial: whether what `integrate` makes of the membrane has the derivatives `leak`, by the
+    membrane, and `gain`, by the drive, one number each, and none by other variables of the state.
+    """
     masks, at = _masks(units(bones)), shapes(bones)
 
     def trial(seeds):
         cell, batch = bones.cell(generic(bones.arrays, SEED)), generic(at, seeds)
-        back = pullback(cell.integrate, batch.state, batch.drive)
-        found = back(jax.tree.map(jnp.ones_like, inexact(batch.state)))
-        return jax.tree.leaves(found), [jnp.asarray(cell.leak), jnp.asarray(cell.gain)]
+        membrane = cell.membrane(batch.state)
+        (credit,) = pullback(cell.membrane, batch.state)(jnp.ones_like(membrane))
+        found = pullback(cell.integrate, batch.state, batch.drive)(credit)
+        said = jnp.asarray(cell.leak), jnp.asarray(cell.gain)
+        return jax.tree.leaves(credit), *map(jax.tree.leaves, found), said
 
-    ((found, said),) = _tried(trial, _seeds(masks))
-    if len(found) != 2 or any(number.ndim for number in said):
+    ((credit, before, drive, (leak, gain)),) = _tried(trial, _seeds(masks))
+    if leak.ndim or gain.ndim:
         return False
-    return all(_near(a, b) for a, b in zip(found, said))
+    pairs = [*zip(before, [leak * c for c in credit], strict=True), *((d, gain) for d in drive)]
+    return all(_near(a, b) for a, b in pairs)
 
 
 def _near(a: np.ndarray, b: np.ndarray) -> bool:

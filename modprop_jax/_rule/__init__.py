@@ -4,6 +4,7 @@ from ._card import Card as Card, LAST as LAST, Named as Named
 from ._diagonal_rtrl import DiagonalRTRL as DiagonalRTRL
 from ._ei_credit import EICredit as EICredit
 from ._eprop import EProp as EProp, RFLO as RFLO, ThreeFactor as ThreeFactor
+from ._eqprop import EqProp as EqProp
 from ._estimating import AbstractEstimatingRule as AbstractEstimatingRule
 from ._future_bptt import FutureBPTT as FutureBPTT
 from ._influence import AbstractInfluenceRule as AbstractInfluenceRule
@@ -18,6 +19,12 @@ from .kernl import KeRNL as KeRNL
 from .mdgl import MDGL as MDGL
 from .modprop import ModProp as ModProp
 from .snap import SnAp as SnAp
-from .stochastic import KFRTRL as KFRTRL, RKFRTRL as RKFRTRL, UORO as UORO
+from .stochastic import (
+    ForwardGradient as ForwardGradient,
+    KFRTRL as KFRTRL,
+    NodePerturbation as NodePerturbation,
+    RKFRTRL as RKFRTRL,
+    UORO as UORO,
+)
 from .synthetic import DNI as DNI, LocalDNI as LocalDNI
 from .type_filter import TypeFilter as TypeFilter

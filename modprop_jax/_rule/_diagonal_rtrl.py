@@ -58,7 +58,7 @@ class DiagonalRTRL(AbstractSurrogateRule):
         names=(
             Named(
                 "diagonal_rtrl",
-                "exact RTRL of units that send nothing to each other: cell lru",
+                "exact RTRL of units that send nothing to each other: cell lru, rtu",
                 place=80,
             ),
         ),
@@ -69,8 +69,9 @@ class DiagonalRTRL(AbstractSurrogateRule):
         inner = require_units(self, cell)
         if jax.eval_shape(lambda: inner.message(start_of(inner))) is not None:
             raise ValueError(
-                f"DiagonalRTRL needs units that send nothing to each other (LRUCell, or a "
-                f"SeparableCell whose message is None), but those of {type(inner).__name__} send "
+                "DiagonalRTRL needs units that send nothing to each other (LRUCell, RTUCell, or a "
+                "SeparableCell whose message is None), but those of "
+                f"{type(inner).__name__} send "
                 "messages: use EProp (the same transport, approximate), RTRL or BPTT."
             )
 

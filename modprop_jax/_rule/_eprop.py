@@ -6,10 +6,11 @@ from jaxtyping import Array, PyTree
 from .. import _arguments as arguments
 from .._cell import AbstractCell, SeparableCell
 from .._cell._claims import check_leaky
+from .._cell._membrane import variables
 from .._cell._separable import stopped_message
 from .._credit import Back, Credit, Point
 from .._program._base import AbstractProgram
-from .._trace import AbstractTrace, PerSynapse, PerUnit, Presynaptic
+from .._trace import AbstractTrace, ByMembrane, PerSynapse, PerUnit, Presynaptic
 from .._tree import add, pullback
 from ._base import require_units
 from ._card import Card, Named
@@ -29,7 +30,7 @@ class EProp(AbstractSurrogateRule):
     Exact: everything inside a neuron, and the emission's filter. Approximate: credit through other
     neurons is dropped. Exact where `W_rec` = 0. Time: forward and one weight matmul, no transposed
     recurrence; memory O(T·n) offline; streamed, an example takes O(n+m) where one leak serves all
-    neurons, else O(n(n+m)) a state variable.
+    neurons, else O(n(n+m)) a state variable, other than a membrane of one leak.
     Locality: a synapse knows its presynaptic activity, its neuron's state and the learning signal.
 
     Sources: Bellec et al., Nature Communications 11 (2020); Murray, eLife 8 (2019).
@@ -60,15 +61,17 @@ class EProp(AbstractSurrogateRule):
         require_units(self, cell)
 
     def trace(self, on: AbstractProgram) -> AbstractTrace:
-        """One eligibility trace a synapse and state variable."""
+        """One eligibility trace a synapse and state variable, but for what all neurons share."""
         if Presynaptic.serves(on):
             return Presynaptic()
+        if type(self).back is EProp.back and ByMembrane.serves(on):
+            return ByMembrane()
         return PerSynapse(filter_is_local=True) if on.neurons else PerUnit()
 
     def decay(self, on: AbstractProgram) -> ArrayLike | None:
         """The leak, where one serves all neurons; None for a subclass with another `back`."""
         alike = on.neurons and on.cell.uniform_leak and type(self).back is EProp.back
-        if not alike:
+        if not alike or variables(on.cell) > 1:
             return None
         check_leaky(on.name, on.cell)
         return on.cell.leak

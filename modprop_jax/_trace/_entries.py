@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .._cell import SeparableCell
 from .._synapses import AbstractLocalSynapses, AbstractSynapses, Gates
-from ._per_synapse import moved
+from ._response import moved
 
 
 # not registered with JAX: each is a leaf, in the place of a parameter

@@ -61,6 +61,10 @@ class AbstractInfluence(AbstractTrace):
         steps = points_of(on.cell, record), record.states
         return over_steps(body, trace, steps)[0]
 
+    def renews(self, on: AbstractProgram) -> bool:
+        """Whether a sequence begins with something, also where its start does not learn."""
+        return False
+
     def hold(self, keep: Bool[Array, "*batch"], further: PyTree, trace: PyTree) -> PyTree:
         """`further` where an example's step takes place, else the trace as it was."""
         return select_trace(keep, further, trace)
@@ -82,7 +86,7 @@ def advance_or_begin(
     if point.flags is None:
         return influence.advance(on, point, after, trace)
     fresh = point.flags.fresh
-    if begins:
+    if begins or influence.renews(on):
         trace = influence.begin(on, fresh, trace)
     else:
         trace = influence.forget(fresh, trace)

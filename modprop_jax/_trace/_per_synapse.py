@@ -1,5 +1,3 @@
-import functools
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,20 +8,12 @@ from .._cell._claims import check_apart, check_own
 from .._credit import Credit, Record
 from .._precision import start_of, wide, widened
 from .._program._base import AbstractProgram
-from .._program._reverse import bring_back, charge_neurons, points_of
 from .._start import read_by_start, start_mixes_units
 from .._synapses import AbstractLocalSynapses
 from .._synapses._base import described
 from .._tree import pullback
-from ._base import (
-    AbstractTrace,
-    arrivals,
-    inside,
-    no_credit,
-    over_batch,
-    refusal,
-    units,
-)
+from ._base import AbstractTrace, arrivals, no_credit, over_batch, refusal, units
+from ._response import activity, moved, moved_neurons, respond
 
 
 class PerSynapse(AbstractTrace):
@@ -46,9 +36,7 @@ class PerSynapse(AbstractTrace):
         """Zeros."""
         inner = on.cell
         batch = batch_shape(inner, state)
-        zero = no_credit(on, state, batch)
-        rows = len(jax.tree.leaves(units(zero, batch, self._together(zero)))[0])
-        n = inner.hidden_size
+        rows, n = self.count(on, state, batch), inner.hidden_size
 
         def zeros(p):
             return jnp.zeros((rows, *batch, n), wide(p.dtype))
@@ -61,7 +49,7 @@ class PerSynapse(AbstractTrace):
                     f"value a neuron (n={n}), but {type(inner).__name__}"
                     f"{jax.tree_util.keystr(path)} has shape {p.shape}: reshape it, or use RTRL."
                 )
-        joint = any(jax.tree.leaves(self._together(zero).memory))
+        joint = any(jax.tree.leaves(self._together(no_credit(on, state, batch)).memory))
         if joint:
             check_apart(f"{on.name}, under a Filtered emission,", inner, "emit")
         check_own(on.name, inner, emits=joint)
@@ -77,8 +65,7 @@ class PerSynapse(AbstractTrace):
         weights = [getattr(reads, name) for name in inner.afferents]
         if (any(jax.tree.leaves(weights)) and not self.weights) or start_mixes_units(inner, n):
             raise refusal(on)
-        zero = no_credit(on, start_of(inner), ())
-        rows = units(zero, (), self._together(zero)).state
+        rows = self.units(on, start_of(inner), ()).state
         own, rest = widened(inner).split()
         own = jax.tree.map(lambda p: jnp.broadcast_to(p, (n,)), own)
         back = pullback(lambda own, rest: start_of(eqx.combine(own, rest)), own, rest)
@@ -91,7 +78,7 @@ class PerSynapse(AbstractTrace):
 
     def contract(self, on: AbstractProgram, trace: PyTree, credit: Credit) -> PyTree:
         """`Σ_rows,batch credit[row, post] M[row, post, pre]`."""
-        rows = self._rows(credit, 0)
+        rows = self.coefficients(credit, 0)
         flat = rows.reshape(-1, rows.shape[-1])
         own, weights = trace
 
@@ -109,38 +96,11 @@ class PerSynapse(AbstractTrace):
 
     def extend(self, on: AbstractProgram, record: Record, trace: PyTree) -> PyTree:
         """`M_K = (credit at the start) · M_0 + Σ_t (credit at t) ⊗ pre_t`."""
-        inner = on.cell
-        batch = record.xs.shape[1:-1]
-        zero = no_credit(on, record.before, batch)
-        rows = inside(units(zero, batch, self._together(zero)), record)
-        own, rest = inner.split()
-        n = inner.hidden_size
-        # one copy a step and neuron: elementwise code then sees equal shapes
-        own = jax.tree.map(lambda p: jnp.broadcast_to(p, (len(record.xs), n)), own)
-
-        def flat(tree):
-            lead = len(batch)
-            return jax.tree.map(lambda a: a.reshape(len(a), -1, *a.shape[1 + lead :]), tree)
-
-        def response(credit):
-            start, points, *credits = bring_back(on, record, credit)
-
-            def example(points, states, total, message, ct_z):
-                return charge_neurons(own, rest, points, states, total, message, ct_z)
-
-            each = jax.vmap(example, in_axes=1, out_axes=(0, 1))
-            return start, *each(*flat((points, record.states, *credits)))
-
-        end, fresh_own, drive = jax.vmap(response)(rows)
-        sent = inner.message(points_of(inner, record).before)
-        pre = flat(inner.presynaptic(sent, record.xs))
+        rows = self.units(on, record.before, record.xs.shape[1:-1])
+        end, fresh_own, drive = respond(on, record, rows)
+        pre = activity(on, record)
         came = arrivals(on, self, record, trace, end)
-        carries = [self._rows(credit, 1) for credit, _ in came]
-
-        def neuron(fresh, *values):
-            for carry, m in zip(carries, values, strict=True):
-                fresh = moved(carry, m.reshape(carry[0].shape)) + fresh
-            return fresh.reshape(values[0].shape)
+        carries = [self.coefficients(credit, 1) for credit, _ in came]
 
         def synapse(name, synapses):
             fresh = synapses.outer(drive, pre[name])
@@ -149,10 +109,18 @@ class PerSynapse(AbstractTrace):
                 fresh = moved(synapses.spread(carry), m) + fresh
             return fresh.reshape(trace[1][name].shape)
 
-        own = jax.tree.map(
-            lambda f, *m: neuron(f.sum(2), *m), fresh_own, *(own for _, (own, _) in came)
-        )
+        own = moved_neurons(fresh_own, carries, [own for _, (own, _) in came])
         return own, {name: synapse(name, s) for name, s in self._synapses(on).items()}
+
+    def units(self, on: AbstractProgram, state: PyTree, batch: tuple[int, ...]) -> Credit:
+        """Unit credits, one a row, from a cell's state."""
+        zero = no_credit(on, state, batch)
+        return units(zero, batch, self._together(zero))
+
+    def count(self, on: AbstractProgram, state: PyTree, batch: tuple[int, ...]) -> int:
+        """How many rows there are."""
+        rows = jax.eval_shape(lambda: self.units(on, state, batch))
+        return len(jax.tree.leaves(rows)[0])
 
     def _synapses(self, on: AbstractProgram) -> dict[str, AbstractLocalSynapses]:
         return local_afferents(on) if self.weights else {}
@@ -167,7 +135,7 @@ class PerSynapse(AbstractTrace):
             jax.tree.map(lambda z: self.filter_is_local and z.shape[-1] == n, zero.memory),
         )
 
-    def _rows(self, credit: Credit, lead: int) -> Array:
+    def coefficients(self, credit: Credit, lead: int) -> Array:
         """Credit as one coefficient for each row, example and neuron: (*lead, rows, batch, n)."""
         together = self._together(credit)
         leaves = jax.tree.leaves(credit)
@@ -195,18 +163,6 @@ def local_afferents(on: AbstractProgram) -> dict[str, AbstractLocalSynapses]:
                 "stream with RTRL."
             )
     return found
-
-
-def moved(carry: Array, m: Array) -> Array:
-    """Σ_r carry[row, r, batch, ...] m[r, batch, ...], of which carry may be 1 on the last axis.
-
-    For few rows a static sum of products, which is one elementwise loop; a reduction over rows is
-    two orders of magnitude slower on CPU. For many rows a matmul for each example and neuron.
-    """
-    if len(m) > 8 and m.ndim == 4 and carry.shape[-1] == 1:
-        return jnp.einsum("qrbj,rbji->qbji", carry[..., 0], m)
-    each = [carry[:, r] * m[r][None] for r in range(len(m))]
-    return functools.reduce(jnp.add, each)
 
 
 def _reduce(value: Array, like: Array) -> Array:

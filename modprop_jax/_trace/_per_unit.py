@@ -69,6 +69,13 @@ class PerUnit(AbstractTrace):
     def _check(who: str, cell: SeparableCell, *, filtered: bool) -> None:
         if filtered:
             check_apart(f"{who}, under a Filtered emission,", cell, "emit")
+            features = jax.eval_shape(lambda: cell.emit(start_of(cell))).shape[-1]
+            if features != cell.hidden_size:  # the memory of a feature would be no unit's
+                raise ValueError(
+                    f"{who} does not stream a Filtered {type(cell).__name__}, which emits "
+                    f"{features} features of {cell.hidden_size} units: filter its readout "
+                    "instead, use RTRL, or learn offline."
+                )
         for name in cell.unit_parameters:
             for synapses in maps_in(getattr(cell, name)):
                 if not isinstance(synapses, AbstractLocalSynapses):

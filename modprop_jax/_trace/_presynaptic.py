@@ -4,9 +4,10 @@ from jaxtyping import Array, PyTree
 
 from .._cell._base import batch_shape
 from .._cell._claims import check_leaky
+from .._cell._membrane import variables
 from .._credit import Credit, Record
 from .._flags import erase, select
-from .._precision import start_of, wide, widened
+from .._precision import wide, widened
 from .._program._base import AbstractProgram
 from .._program._reverse import points_of
 from .._sharding import over_steps
@@ -35,7 +36,8 @@ class Presynaptic(AbstractTrace):
     @staticmethod
     def serves(on: AbstractProgram) -> bool:
         """Whether a cell's own credit decays at one rate for all neurons, seen as it is emitted."""
-        return on.neurons and not on.emission.remembers and on.cell.uniform_leak
+        alike = on.neurons and not on.emission.remembers and on.cell.uniform_leak
+        return alike and variables(on.cell) == 1
 
     @property
     def _count(self) -> int:
@@ -50,20 +52,22 @@ class Presynaptic(AbstractTrace):
         """Zeros."""
         inner = on.cell
         check_leaky(on.name, inner)
-        batch = batch_shape(inner, state)
+        own, _ = self._neuron.init(on, state)
+        return own, self.silent(on, batch_shape(inner, state))
+
+    def silent(self, on: AbstractProgram, batch: tuple[int, ...]) -> dict[str, Array]:
+        """The channels of no activity, for each afferent."""
         count = self._count
         channels = 1 if self.types is None else count + count**2
-        own, _ = self._neuron.init(on, state)
-        return own, {
-            name: jnp.zeros((channels, *batch, synapses.shape[1]), wide(inner.dtype))
-            for name, synapses in inner.afferents.items()
+        return {
+            name: jnp.zeros((channels, *batch, synapses.shape[1]), wide(on.cell.dtype))
+            for name, synapses in on.cell.afferents.items()
         }
 
     def of_start(self, on: AbstractProgram, batch: tuple[int, ...]) -> PyTree:
         """Of parameters of the neuron itself; no activity yet."""
         own, _ = self._neuron.of_start(on, batch)
-        _, channels = self.init(on, start_of(on.cell, batch))
-        return own, channels
+        return own, self.silent(on, batch)
 
     def contract(self, on: AbstractProgram, trace: PyTree, credit: Credit) -> PyTree:
         """`λ_j e[i, type j] + Σ_c G_c M[i, type j, c]`, summed over the batch."""
@@ -85,15 +89,21 @@ class Presynaptic(AbstractTrace):
         return eqx.combine(gradient, self._neuron.contract(on, (own, {}), credit))
 
     def extend(self, on: AbstractProgram, record: Record, trace: PyTree) -> PyTree:
-        """The channels after the segment: taps over its activity, and the past moved on."""
-        inner = on.cell
+        """The channels after the segment, and the neurons' own."""
         own, filtered = trace
         own, _ = self._neuron.extend(on, record, (own, {}))
+        return own, self.advance(on, record, filtered)
+
+    def advance(
+        self, on: AbstractProgram, record: Record, filtered: dict[str, Array]
+    ) -> dict[str, Array]:
+        """The channels after the segment: taps over its activity, and the past moved on."""
+        inner = on.cell
         sent = inner.message(points_of(inner, record).before)
         taps, start = self._taps(on, record)
         count = self._count
 
-        def advance(past, pre):
+        def one(past, pre):
             axes = past.ndim - 1
             local, modulated, summed = (_over(a, k, axes) for a, k in zip(start, (1, 2, 2)))
             e, m = past[:count], past[count:].reshape(-1, count, *past.shape[1:])
@@ -107,7 +117,7 @@ class Presynaptic(AbstractTrace):
             return moved + _filtered(taps, pre)
 
         activity = inner.presynaptic(sent, record.xs)
-        return own, {name: advance(past, activity[name]) for name, past in filtered.items()}
+        return {name: one(past, activity[name]) for name, past in filtered.items()}
 
     def _taps(self, on: AbstractProgram, record: Record) -> tuple[Array, tuple]:
         """Taps (T, *batch, channels) for a segment's activity; and what unit credit at its end is

@@ -56,7 +56,7 @@ def alignment(
     loss: Callable[..., Any],
     model: PyTree,
     *args: Any,
-    rule: AbstractRule,
+    rule: AbstractRule | None,
     reference: AbstractRule = BPTT(),
 ) -> Alignment:
     r"""Compare the gradients of two rules on the same model and data.
@@ -67,11 +67,12 @@ def alignment(
 
     with \(\rho\) the `projection`: \(g = \rho r + e\) with \(e \perp r\).
 
-    **Arguments:** `loss(model, *args) -> scalar`; `rule` gives g and `reference` r. Runs under
-    `jit` and `vmap`. Cost: the two gradients.
+    **Arguments:** `loss(model, *args) -> scalar`; `rule` gives g (None: each layer's own rule) and
+    `reference` r. Runs under `jit` and `vmap`. Cost: the two gradients.
     """
     arguments.function("loss", loss, "loss(model, *args) -> scalar")
-    rule, reference = as_rule("rule", rule), as_rule("reference", reference)
+    rule = None if rule is None else as_rule("rule", rule)
+    reference = as_rule("reference", reference)
     _, gradient = value_and_grad(loss, rule)(model, *args)
     _, target = value_and_grad(loss, reference)(model, *args)
 

@@ -21,6 +21,12 @@ from ._rules import (
     RULES as RULES,
 )
 from ._soundness import RuleUnstable as RuleUnstable, TrainingDiverged as TrainingDiverged
+from ._statistics import (
+    Centre as Centre,
+    Pair as Pair,
+    paired_differences as paired_differences,
+    Reached as Reached,
+)
 from ._stream_align import (
     align_stream as align_stream,
     resume_align_stream as resume_align_stream,

@@ -13,6 +13,7 @@ from typing import Any
 from jaxtyping import Array, Key
 from rich.console import Console
 
+from .._figures import check_style, Style
 from ._align_config import AlignConfig, sweep_labels
 from ._align_measure import Measurements, measurements
 from ._align_plots import figures
@@ -35,7 +36,6 @@ from ._rules import build_rule
 from ._runs import advising, check_precision, drive, introduce, Run, saved
 from ._setup import seed_keys, Setup
 from ._storage import RunFolder
-from ._stream_align import holds_stream
 from ._summary import SECONDS
 from ._train import iterate, State
 
@@ -59,6 +59,7 @@ def align(
     preset: str = "small",
     out: str | os.PathLike | None = None,
     quiet: bool = False,
+    style: Style = None,
     optimizer: str = "sgd",
     checkpoints: int = 6,
     measure: int = 256,
@@ -77,7 +78,7 @@ def align(
 
     **Arguments:**
 
-    - `task`, `rules`, `seeds`, `preset`, `out`, `quiet`, `settings`: as in `compare`.
+    - `task`, `rules`, `seeds`, `preset`, `out`, `quiet`, `style`, `settings`: as in `compare`.
     - `optimizer`: `"sgd"`, plain and at a constant rate, or `"adam"`, as `compare`'s. The bounds
         2/η and 2/(ηρ) on the curvature are those of plain SGD.
     - `checkpoints`: how often to measure, start and end included.
@@ -106,39 +107,38 @@ def align(
         sweep=sweep,
         **settings,
     )
-    return execute_align(config, new_folder(config, out), Console(quiet=quiet))
+    check_style(style)
+    return execute_align(config, new_folder(config, out), Console(quiet=quiet), style)
 
 
-def resume_align(folder: str | os.PathLike, *, quiet: bool = False) -> Alignments:
+def resume_align(
+    folder: str | os.PathLike, *, quiet: bool = False, style: Style = None
+) -> Alignments:
     """Continue an interrupted `align` from its folder, as `resume` does a `compare`."""
+    check_style(style)
     run = RunFolder(Path(folder))
-    return execute_align(reopen_align(run), run, Console(quiet=quiet))
+    return execute_align(reopen_align(run), run, Console(quiet=quiet), style)
 
 
 def new_folder(config: AlignConfig, out: str | os.PathLike | None) -> RunFolder:
     """An empty folder for a run."""
-    return RunFolder.create(config.run, out, align=config.options())
+    return RunFolder.create(config.run, out, kind="align", align=config.options())
 
 
 def reopen_align(folder: RunFolder) -> AlignConfig:
     """A run's configuration, if it can go on here."""
-    data = folder.read_config()
-    if "align" not in data:
-        raise ValueError(
-            f"{folder.path} holds a run of compare: continue it with "
-            f"`modprop-jax compare --resume {folder.path}`."
-        )
-    if holds_stream(data):
-        raise ValueError(
-            f"{folder.path} holds a run of align_stream: continue it with resume_align_stream, or "
-            f"`modprop-jax align --resume {folder.path}`."
-        )
-    config = AlignConfig.from_dict(data)
+    _, data = folder.read_config("align")
+    with folder.reading_config():
+        config = AlignConfig.from_dict(data)
+        config.run.checked()
+        config.checked()
     check_precision(config.run, folder)
     return config
 
 
-def execute_align(config: AlignConfig, folder: RunFolder, console: Console) -> Alignments:
+def execute_align(
+    config: AlignConfig, folder: RunFolder, console: Console, style: Style = None
+) -> Alignments:
     """Do what is left to do of a run; all of it, if the folder is new."""
     swept = [label for each in config.swept for label in sweep_labels(*each)]
     labels = (*config.run.rules, *swept)
@@ -159,11 +159,11 @@ def execute_align(config: AlignConfig, folder: RunFolder, console: Console) -> A
                 yield Run(exact, at_rate(fresh, matched), functools.partial(lines, "bptt", exact))
 
     reporter = Reporter(dataclasses.replace(config.run, rules=labels), console)
-    with reporter, advising("align", folder, reporter):
+    with folder.locked(), reporter, advising("align", folder, reporter):
         introduce(config.run, folder, reporter)
         parts, (weight_keys, keys) = align_setup(config), seed_keys(config.run)
         fresh, measures = parts.start(weight_keys), measurements(config)
-        states, metrics = saved(folder, dict.fromkeys(labels, fresh))
+        states, metrics = saved(folder, dict.fromkeys(labels, fresh), config.settings.iterations)
         lines = functools.partial(_lines, config, keys, parts, measures)
         diverged = drive(trainings(), folder, states, metrics, reporter)
         diverged |= drive(sweep(), folder, states, metrics, reporter)
@@ -179,7 +179,7 @@ def execute_align(config: AlignConfig, folder: RunFolder, console: Console) -> A
     }
     folder.write("align.json", json.dumps(found, indent=1) + "\n")
     folder.write("table.md", markdown(config, rows, comparisons, metrics))
-    for name, figure in figures(config, metrics).items():
+    for name, figure in figures(config, metrics, style).items():
         folder.write(name, figure)
     text = [cells(row) for row in rows]
     reporter.grid(headers(config), text, caption(config, correlations(config, metrics)))

@@ -5,17 +5,27 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
+from .._figures import check_style
 from ..tasks import TASKS
 from ._align import execute_align, new_folder, reopen_align
 from ._align_config import AlignConfig, learns_online, stream_rules, StreamAlignConfig
 from ._devices import use_cores
-from ._options import CellName, Cores, FeedbackName, Folder, Mu, PresetFloat, PresetInt, TaskName
+from ._options import (
+    CellName,
+    Cores,
+    FeedbackName,
+    Folder,
+    Mu,
+    PresetFloat,
+    PresetInt,
+    StyleName,
+    TaskName,
+)
 from ._rules import DEFAULT_RULES
 from ._runs import continued
 from ._storage import RunFolder
 from ._stream_align import (
     execute_align_stream,
-    holds_stream,
     new_stream_folder,
     reopen_align_stream,
 )
@@ -45,6 +55,7 @@ def align(
     rules: _Rules = None,
     seeds: int = 5,
     preset: str = "small",
+    first_seed: int = 0,
     out: Folder = None,
     resume: Folder = None,
     learner: Annotated[str | None, _shown("NAME", "rtrl, else the first rule")] = None,
@@ -60,6 +71,7 @@ def align(
     cell: CellName = None,
     feedback: FeedbackName = None,
     mu: Mu = None,
+    style: StyleName = None,
     cores: Cores = None,
 ) -> Work:
     """Follow how well each rule's gradient points along training, and where it leads.
@@ -103,6 +115,7 @@ def align(
         seeds: Networks per rule, each with its own weights and data.
         preset: small (two or three minutes on two cores) or published (sizes of the
             paper); of a task without end, such as add, also brief, on a stream.
+        first_seed: The first of the seeds.
         out: Folder for the results; by default runs/TASK-PRESET-TIME.
         resume: Folder of an interrupted run to continue; takes no other option.
         learner: On streams, the rule that trains the network; rtrl where it is among the rules.
@@ -125,10 +138,13 @@ def align(
         feedback: How the readout sends error back. On streams there is one network, so that
             a rule that asks for random feedback (local_dni) gets what all others get.
         mu: ModProp's stand-in for the activation's derivative; auto measures it.
+        style: Of the figures: a file of matplotlib's settings, or one of its styles. With --resume
+            a finished run draws them anew.
         cores: Cores of the CPU to spread seeds over, where there is no accelerator and no stream; 1
             for one network after the other. A resumed run continues bit for bit on as many.
     """
     use_cores(cores)
+    check_style(style)
     if (resume is None) == (task is None):
         raise ValueError(
             "name either a task or a run to continue: "
@@ -143,6 +159,7 @@ def align(
     }
     given = {name: value for name, value in of_batches.items() if value is not None}
     overrides = {
+        "first_seed": first_seed,
         "iterations": iterations,
         "batch": batch,
         "hidden_size": hidden_size,
@@ -153,9 +170,10 @@ def align(
     }
     if resume is not None:
         folder = RunFolder(resume)
-        if holds_stream(folder.read_config()):
-            return _on_stream(reopen_align_stream(folder), folder)
-        return _in_batches(reopen_align(folder), folder)
+        kind, _ = folder.read_config("align", "align_stream")
+        if kind == "align_stream":
+            return _on_stream(reopen_align_stream(folder), folder, style)
+        return _in_batches(reopen_align(folder), folder, style)
     if not learns_online(str(task), preset):
         if learner is not None:
             raise ValueError(
@@ -163,26 +181,27 @@ def align(
                 "in batches: leave it out, or take --preset brief of a task such as add."
             )
         config = AlignConfig.make(str(task), preset, rules, seeds, **given, **overrides)
-        return _in_batches(config, new_folder(config, out))
+        return _in_batches(config, new_folder(config, out), style)
     if given:
         raise ValueError(
             f"--{next(iter(given))} is for networks that train in batches, but preset {preset!r} "
             "learns from a stream: leave it out."
         )
     config = StreamAlignConfig.make(str(task), preset, rules, seeds, learner=learner, **overrides)
-    return _on_stream(config, new_stream_folder(config, out))
+    return _on_stream(config, new_stream_folder(config, out), style)
 
 
-def _in_batches(config: AlignConfig, folder: RunFolder) -> Work:
+def _in_batches(config: AlignConfig, folder: RunFolder, style: str | None) -> Work:
     def run() -> int:
-        result = execute_align(config, folder, Console())
+        result = execute_align(config, folder, Console(), style)
         return int(any(row.diverged for row in result.rows))
 
     return Work(run, continued("align", folder))
 
 
-def _on_stream(config: StreamAlignConfig, folder: RunFolder) -> Work:
+def _on_stream(config: StreamAlignConfig, folder: RunFolder, style: str | None) -> Work:
     def run() -> int:
-        return int(execute_align_stream(config, folder, Console()).diverged is not None)
+        result = execute_align_stream(config, folder, Console(), style)
+        return int(result.diverged is not None)
 
     return Work(run, continued("align", folder))

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..tasks import Preset, TASKS
+from . import _schema as schema
 from ._cells import CELLS
 from ._config import Config
 from ._names import each_name, known
@@ -51,31 +52,8 @@ class AlignConfig:
         **overrides: Any,
     ) -> "AlignConfig":
         """A checked configuration; overrides that are None keep the preset's value."""
-        known("optimizer", optimizer, OPTIMIZERS)
-        if checkpoints < 2:
-            raise ValueError(f"checkpoints must be at least 2 (start, end), but got {checkpoints}.")
-        if measure < 1 or not noise > 0:
-            raise ValueError(
-                "measure and noise must be greater than 0, but got "
-                f"measure={measure}, noise={noise}."
-            )
-        if sweep and optimizer != "sgd":
-            raise ValueError(
-                "--sweep matches learning rates by ρη, which is about plain SGD: use it with "
-                "--optimizer sgd."
-            )
         run = Config.make(task, preset, rules, seeds, **overrides)
-        if run.settings.segment is not None:
-            raise ValueError(
-                f"preset {preset!r} of {task!r} learns online: follow it with align_stream, or "
-                "take a preset without a segment."
-            )
-        for label in run.rules:
-            if rule_alone(label) != label:
-                raise ValueError(
-                    f"rule {label!r} trains in a way of its own, but align trains all rules alike: "
-                    f"say {rule_alone(label)!r}, and settings that are for all of them."
-                )
+        made = cls(run, optimizer, checkpoints, measure, noise, sweep).checked()
         changes: dict[str, Any] = {
             "eval_every": math.ceil(run.settings.iterations / (checkpoints - 1))
         }
@@ -84,13 +62,42 @@ class AlignConfig:
             if overrides.get("learning_rate") is None:
                 changes["learning_rate"] = SGD_FACTOR * run.settings.learning_rate
         run = dataclasses.replace(run, settings=dataclasses.replace(run.settings, **changes))
-        return cls(run, optimizer, checkpoints, measure, noise, sweep)
+        return dataclasses.replace(made, run=run)
+
+    def checked(self) -> "AlignConfig":
+        """Itself; a ValueError for what can't be measured."""
+        known("optimizer", self.optimizer, OPTIMIZERS)
+        if self.checkpoints < 2:
+            raise ValueError(
+                f"checkpoints must be at least 2 (start, end), but got {self.checkpoints}."
+            )
+        if self.measure < 1 or not self.noise > 0:
+            raise ValueError(
+                "measure and noise must be greater than 0, but got "
+                f"measure={self.measure}, noise={self.noise}."
+            )
+        if self.sweep and self.optimizer != "sgd":
+            raise ValueError(
+                "--sweep matches learning rates by ρη, which is about plain SGD: use it with "
+                "--optimizer sgd."
+            )
+        if self.run.settings.segment is not None:
+            raise ValueError(
+                f"preset {self.run.preset!r} of {self.run.task!r} learns online: follow it with "
+                "align_stream, or take a preset without a segment."
+            )
+        for label in self.run.rules:
+            if rule_alone(label) != label:
+                raise ValueError(
+                    f"rule {label!r} trains in a way of its own, but align trains all rules alike: "
+                    f"say {rule_alone(label)!r}, and settings that are for all of them."
+                )
+        return self
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "AlignConfig":
-        """From `config.json`."""
-        rest = {name: value for name, value in data.items() if name != "align"}
-        return cls(Config.from_dict(rest), **data["align"])
+        """From `config.json`; a ValueError that names the field for what is none."""
+        return cls(*_parts(cls, data))
 
     def options(self) -> dict[str, Any]:
         """Everything but `run`."""
@@ -146,31 +153,38 @@ class StreamAlignConfig:
         elif learner not in chosen:
             chosen = (learner, *chosen)
         run = Config.make(task, preset, chosen, seeds, **overrides)
-        for rule in chosen:
+        return cls(run, learner, BLOCKS).checked()
+
+    def checked(self) -> "StreamAlignConfig":
+        """Itself; a ValueError where rules can't be followed on one network."""
+        run = self.run
+        known("learner", self.learner, run.rules)
+        for rule in run.rules:
             # how error comes back can be the preset's; an optimizer of its own can't be shared
             if set(rule_entry(rule).settings) - {"feedback"} or rule_alone(rule) != rule:
                 raise ValueError(
                     f"rule {rule!r} trains a network of its own, but here all rules share one: "
                     "leave it out."
                 )
-        steps = [run.settings.segment, *(segment_of(rule, 1) for rule in chosen)]
+        steps = [run.settings.segment, *(segment_of(rule, 1) for rule in run.rules)]
         if steps[0] is None:
             raise ValueError(
-                f"preset {preset!r} of {task!r} trains in batches: follow it with align, or take a "
-                "preset with segment=1."
+                f"preset {run.preset!r} of {run.task!r} trains in batches: follow it with align, "
+                "or take a preset with segment=1."
             )
         if set(steps) != {1}:
             raise ValueError(
                 "align compares the gradients of single steps of a stream, so every segment must "
                 f"be 1, but got {steps[0]}, and {steps[1:]} of the rules."
             )
-        return cls(run, learner, BLOCKS)
+        if self.blocks != BLOCKS:
+            raise ValueError(f"a stream has {BLOCKS} blocks, but got {self.blocks}.")
+        return self
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "StreamAlignConfig":
-        """From `config.json`."""
-        rest = {name: value for name, value in data.items() if name != "align"}
-        return cls(Config.from_dict(rest), **data["align"])
+        """From `config.json`; a ValueError that names the field for what is none."""
+        return cls(*_parts(cls, data))
 
     def options(self) -> dict[str, Any]:
         """Everything but `run`."""
@@ -185,6 +199,17 @@ class StreamAlignConfig:
     def left_out(self) -> int:
         """Blocks at the start that tables leave out."""
         return self.blocks // 6
+
+
+def _parts(cls: type, data: dict[str, Any]) -> list[Any]:
+    """Of what `config.json` has, the fields in order."""
+    given = dict(data)
+    options = given.pop("align", None)
+    run = Config.from_dict(given)
+    if not isinstance(options, dict):
+        raise ValueError(f"align must be an object, but is {options!r}")
+    schema.check(cls, {"run": run.to_dict(), **options})
+    return [run, *(options[field.name] for field in dataclasses.fields(cls)[1:])]
 
 
 def learns_online(task: str, preset: str) -> bool:

@@ -21,6 +21,7 @@ from .._cell import (
     LRUCell,
     LSTMCell,
     RateCell,
+    RTUCell,
 )
 from .._cell._lif import AbstractLIF
 from ..tasks import Preset
@@ -63,8 +64,12 @@ def _partly_adaptive(
     return ALIFCell(in_size, hidden_size, beta=np.array(betas), **options)
 
 
+TAU = 20.0
+"""In steps, of leaky neurons where a preset says none."""
+
+
 def _tau(preset: Preset) -> float:
-    return preset.cell_options.get("tau", 20.0)
+    return preset.cell_options.get("tau", TAU)
 
 
 def _leaky(preset: Preset) -> Mapping[str, Any]:
@@ -114,11 +119,11 @@ def _prospective(
 
 
 def _leaky_cell(
-    in_size: int, hidden_size: int, *, activation: str = "relu", **options: Any
+    in_size: int, hidden_size: int, *, tau: float = TAU, activation: str = "relu", **options: Any
 ) -> LeakyCell:
     """With an activation by its name."""
     function = getattr(jax.nn, known("activation", activation, ACTIVATIONS))
-    return LeakyCell(in_size, hidden_size, activation=function, **options)
+    return LeakyCell(in_size, hidden_size, tau=tau, activation=function, **options)
 
 
 LAYERS = 2
@@ -160,6 +165,7 @@ CELLS: dict[str, CellEntry] = {
     "gru": CellEntry(GRUCell, recurrent=lambda cell: (cell.weight_hh,), synapses=None),
     "lstm": CellEntry(LSTMCell, recurrent=lambda cell: (cell.weight_hh,), synapses=None),
     "lru": CellEntry(LRUCell, recurrent=lambda cell: (cell.nu, cell.theta), synapses=None),
+    "rtu": CellEntry(RTUCell, recurrent=lambda cell: (cell.nu, cell.theta), synapses=None),
     "gle": CellEntry(
         GLECell,
         lambda preset: {"cell_options": {"tau": _tau(preset)}},

@@ -8,6 +8,7 @@ from typing import Any
 import tyro
 from rich.console import Console
 
+from .._figures import check_style
 from .._taxonomy import taxonomy as table_of_rules
 from ..tasks import TASKS
 from ._align_cli import align
@@ -17,6 +18,7 @@ from ._cite_cli import cite
 from ._compare import execute, reopen
 from ._config import Config
 from ._devices import use_cores
+from ._files import FolderFault
 from ._names import known, summary
 from ._options import (
     CellName,
@@ -26,10 +28,13 @@ from ._options import (
     FeedbackName,
     Folder,
     Mu,
+    NetworkName,
     PresetFloat,
     PresetInt,
     PresetSeeds,
+    Rates,
     RuleNames,
+    StyleName,
     TaskName,
 )
 from ._processes import join, leads
@@ -42,9 +47,13 @@ from ._work import Work
 def compare(
     task: TaskName = None,
     *,
+    network: NetworkName = None,
     rules: RuleNames = None,
     seeds: PresetSeeds = None,
     preset: str = "small",
+    first_seed: int = 0,
+    learning_rates: Rates = None,
+    tune_seeds: Count = None,
     out: Folder = None,
     resume: Folder = None,
     iterations: PresetInt = None,
@@ -56,6 +65,7 @@ def compare(
     feedback: FeedbackName = None,
     segment: PresetInt = None,
     mu: Mu = None,
+    style: StyleName = None,
     cores: Cores = None,
     distributed: bool = False,
     coordinator: Coordinator = None,
@@ -69,18 +79,27 @@ def compare(
         modprop-jax compare delayed_xor --rules modprop eprop bptt --seeds 3
 
     prints a table and writes a folder with config.json, metrics.jsonl (a line per
-    evaluation), table.md, curves.png and checkpoints. Stop it at any moment; it
+    evaluation), summary.json, table.md, curves.png (and .pdf,
+    .svg, .csv) and checkpoints. Stop it at any moment; it
     continues with
 
         modprop-jax compare --resume FOLDER
 
     Args:
-        task: What to learn; `modprop-jax list` shows the tasks.
+        task: What to learn; `modprop-jax list` shows the tasks. Or your own, FILE.py:NAME: a
+            function (key, batch) -> (xs, ys).
+        network: Your own, FILE.py:NAME: a function (in_size, out_size, *, key) that returns an
+            equinox module with RNN layers.
         rules: Credit rules, with options as in modprop:mu=0.5; `modprop-jax list` shows
             them.
         seeds: Networks per rule, each with its own weights and data.
         preset: small (a minute or two on two cores) or published (sizes of the paper); of task
             connectome small, column or fly, leaky neurons, and small_spiking and so on.
+        first_seed: The first of the seeds.
+        learning_rates: Tune first: every rule at each of these rates, such as 1e-4..1e-2 (five,
+            evenly spaced by their logarithms; 1e-4..1e-2/9: nine) or 0.01,0.03, on seeds and
+            data that are not reported; then each rule at the rate that served it best.
+        tune_seeds: Networks a rate; 3 by default.
         out: Folder for the results; by default runs/TASK-PRESET-TIME.
         resume: Folder of an interrupted run to continue; takes no other option.
         iterations: Optimizer steps.
@@ -95,6 +114,8 @@ def compare(
         segment: Online learning from endless streams: time steps from one optimizer step to
             the next. For tasks without trials, such as add.
         mu: ModProp's stand-in for the activation's derivative; auto measures it.
+        style: Of the figures: a file of matplotlib's settings, or one of its styles. With --resume
+            a finished run draws them anew.
         cores: Cores of the CPU to spread seeds and trials over, where there is no accelerator; 1
             for one network after the other. A resumed run continues bit for bit on as many.
         distributed: Spread seeds and trials over the devices of several processes, each started
@@ -110,6 +131,7 @@ def compare(
         raise ValueError("--coordinator, --processes and --process belong to --distributed.")
     else:
         use_cores(cores)
+    check_style(style)
     if (resume is None) == (task is None):
         raise ValueError(
             "name either a task or a run to continue: "
@@ -125,6 +147,10 @@ def compare(
             preset,
             rules,
             seeds,
+            network,
+            first_seed=first_seed,
+            learning_rates=learning_rates,
+            tune_seeds=tune_seeds,
             iterations=iterations,
             eval_every=eval_every,
             batch=batch,
@@ -138,7 +164,7 @@ def compare(
         folder = RunFolder.create(config, out)
 
     def run() -> int:
-        result = execute(config, folder, Console(quiet=not leads()))
+        result = execute(config, folder, Console(quiet=not leads()), style=style)
         return int(any(row.diverged for row in result.rows))
 
     return Work(run, continued("compare", folder))
@@ -207,6 +233,9 @@ def main(
         return work.run()
     except KeyboardInterrupt:
         return 130
+    except FolderFault as error:
+        print(f"modprop-jax: {error}", file=sys.stderr)
+        return 2
 
 
 def _check_names(arguments: list[str]) -> None:
@@ -224,7 +253,7 @@ def _check_names(arguments: list[str]) -> None:
         for argument in arguments[1:]
         if argument.startswith("--")
     ]
-    where = ("--cores", "--distributed", "--coordinator", "--processes", "--process")
+    where = ("--style", "--cores", "--distributed", "--coordinator", "--processes", "--process")
     others = [name for name in typed if name not in ("--resume", "--help", *where)]
     if "--resume" in typed and others:
         raise ValueError(

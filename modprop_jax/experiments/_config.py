@@ -2,9 +2,12 @@
 
 import dataclasses
 import datetime
+import functools
 import importlib.metadata
+import json
+import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,9 +15,11 @@ import jax.numpy as jnp
 
 from .._rule import AbstractRule
 from ..tasks import Preset, Task, TASKS
+from . import _own as own, _schema as schema
 from ._cells import CELLS, with_cell
 from ._names import each_name, known
 from ._network import build_network, build_optimizer, cell_types
+from ._rates import Tuning
 from ._rules import build_rule, network_of, rule_alone, rule_entry, segment_of, settings_of
 
 
@@ -29,25 +34,44 @@ class Config:
     settings: Preset
     environment: dict[str, Any]
     created: str
+    network: str | None = None
+    """Somebody's own, by name; None: the preset's."""
+    sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Digests of the files that names of one's own are of, as they were when it began."""
+    first_seed: int = 0
+    tune: Tuning | None = None
+    """How each rule gets its learning rate; None: from the settings."""
+    tuning: bool = False
+    """Whether this is the tuning of another run: judged on data which that does not report."""
 
     @classmethod
     def make(
         cls,
-        task: str,
+        task: Any,
         preset: str,
         rules: Sequence[str] | None,
         seeds: int | None,
+        network: Any = None,
+        *,
+        first_seed: int = 0,
+        learning_rates: str | Sequence[float] | None = None,
+        tune_seeds: int | None = None,
         **overrides: Any,
     ) -> "Config":
         """A checked configuration; overrides that are None keep the preset's value.
 
-        `rules`, `seeds`: None for those that are compared by default.
+        `rules`, `seeds`: None for those that are compared by default. `task`, `network`: names, or
+        what they are names of.
         """
-        entry = TASKS[known("task", task, TASKS)]
+        task = own.name_of(task)
+        network = None if network is None else own.name_of(network)
+        entry = own.find_task(task)
         settings = entry.presets[known("preset", preset, entry.presets)]
         given = {name: value for name, value in overrides.items() if value is not None}
         for name in given:
             known("setting", name, [field.name for field in dataclasses.fields(Preset)])
+        if network is not None:
+            settings = _of_training(settings, given, network)
         settings = with_cell(settings, given.pop("cell", settings.cell))
         n = given.get("hidden_size", settings.hidden_size)
         if settings.excitatory is not None and "excitatory" not in given:
@@ -59,18 +83,46 @@ class Config:
             rules = settings.rules or (offline if settings.segment is None else online)
         rules, seeds = each_name(rules), settings.seeds if seeds is None else seeds
         _check(settings, rules, seeds)
+        _check_seeds(first_seed, seeds)
+        tune = _tuning(range(first_seed, first_seed + seeds), learning_rates, tune_seeds)
         created = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        config = cls(task, preset, rules, seeds, settings, environment(), created)
+        files = {name: own.digest(name) for name in (task, network) if name is not None}
+        sources = {name: digest for name, digest in files.items() if digest is not None}
+        config = cls(
+            *(task, preset, rules, seeds, settings, environment(), created, network, sources),
+            *(first_seed, tune),
+        )
         _check_rules(config)
         return config
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Config":
+        """From `config.json`; a ValueError that names the field for what is none."""
+        schema.check(cls, data)
         data = data | {
             "rules": tuple(data["rules"]),
             "settings": Preset(**data["settings"]),
         }
+        if data.get("tune"):
+            tune = data["tune"] | {"rates": tuple(data["tune"]["rates"])}
+            data["tune"] = Tuning(**tune)
         return cls(**data)
+
+    def checked(self) -> "Config":
+        """Itself; a ValueError where it is one that `make` would not have made."""
+        known("preset", self.preset, self.entry.presets)
+        known("cell", self.settings.cell, CELLS)
+        known("precision", self.environment.get("precision", ""), ("float32", "float64"))
+        _check(self.settings, self.rules, self.seeds)
+        _check_seeds(self.first_seed, self.seeds)
+        _check_rules(self)
+        return self
+
+    def trains_as(self, other: "Config") -> bool:
+        """Whether both say the same, apart from where and when."""
+        mine, its = (json.loads(json.dumps(each.to_dict())) for each in (self, other))
+        apart = ("environment", "created", "sources")
+        return all(mine[name] == its[name] for name in mine if name not in apart)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -82,13 +134,33 @@ class Config:
 
     def rule(self, label: str) -> AbstractRule:
         """The rule of this name, for these settings."""
-        settings = self.settings
-        defaults = {"mu": settings.mu, "labels": self.entry.out_size}
-        return build_rule(rule_alone(label), cell_types(settings), **defaults)
+        return self.rule_of_types(label, cell_types(self.settings))
+
+    def rule_of_types(self, label: str, types: tuple[int, ...]) -> AbstractRule:
+        """The rule of this name, for neurons of these cell types."""
+        defaults = {"mu": self.settings.mu, "labels": self.entry.out_size}
+        return build_rule(rule_alone(label), types, **defaults)
+
+    def of_tuning(self, tune: Tuning) -> "Config":
+        """The run that tunes this one: every rule at every rate."""
+        labels = tuple(label for rule in self.rules for label in tune.labels(rule))
+        return dataclasses.replace(
+            self,
+            rules=labels,
+            seeds=tune.seeds,
+            first_seed=tune.first_seed,
+            tune=None,
+            tuning=True,
+        )
+
+    def tuned(self, labels: Mapping[str, str]) -> "Config":
+        """With the rules as tuning has chosen them."""
+        return dataclasses.replace(self, rules=tuple(labels[rule] for rule in self.rules))
 
     @property
     def entry(self) -> Task:
-        return TASKS[known("task", self.task, TASKS)]
+        task = own.find_task(self.task)
+        return task.of_tuning() if self.tuning else task
 
 
 def environment() -> dict[str, Any]:
@@ -121,11 +193,24 @@ def _check(settings: Preset, rules: Sequence[str], seeds: int) -> None:
         "batch": settings.batch,
         "hidden_size": settings.hidden_size,
         "learning_rate": settings.learning_rate,
+        "decay_every": settings.decay_every,
+        "patience": settings.patience,
         "segment": 1 if settings.segment is None else settings.segment,
+        "readout_steps": 1 if settings.readout_steps is None else settings.readout_steps,
+        "readout_tau": 1 if settings.readout_tau is None else settings.readout_tau,
     }
     for name, value in counts.items():
-        if not value > 0:
+        if not 0 < value < math.inf:
             raise ValueError(f"{name} must be greater than 0, but got {value}.")
+        if name not in ("learning_rate", "readout_tau") and value >= 2**31:
+            raise ValueError(f"{name} must be less than 2³¹, but got {value}.")
+    if not 0 < settings.density <= 1:
+        raise ValueError(f"density is a share, above 0 up to 1, but got {settings.density}.")
+    if settings.iterations * (settings.segment or 1) >= 2**31:
+        raise ValueError(
+            f"a stream has less than 2³¹ steps, but got iterations={settings.iterations} of "
+            f"{settings.segment}."
+        )
     if not rules:
         raise ValueError("no rules given: name at least one, such as --rules bptt.")
     twice = [rule for rule in rules if rules.count(rule) > 1]
@@ -133,9 +218,57 @@ def _check(settings: Preset, rules: Sequence[str], seeds: int) -> None:
         raise ValueError(f"rule {twice[0]!r} is given twice.")
 
 
+def _check_seeds(first: int, seeds: int) -> None:
+    if not 0 <= first < first + seeds <= 2**31 - 1:
+        raise ValueError(f"seeds are numbers from 0 to 2³¹ − 2, but got {seeds} from {first} on.")
+
+
+def _tuning(
+    reported: range, rates: str | Sequence[float] | None, seeds: int | None
+) -> Tuning | None:
+    if rates is None:
+        if seeds is not None:
+            raise ValueError(f"tune_seeds={seeds} is for tuning: give learning_rates too.")
+        return None
+    # far from those that anybody reports
+    return Tuning.make(rates, 3 if seeds is None else seeds, 1_000_000, reported)
+
+
+_TRAINING = (
+    *("hidden_size", "iterations", "learning_rate", "data", "batch", "eval_every", "optimizer"),
+    *("decay", "decay_every", "l2", "mu", "criterion", "patience", "readout_steps", "rules"),
+    "seeds",
+)
+
+
+def _of_training(settings: Preset, given: Mapping[str, Any], network: str) -> Preset:
+    """What of a preset is left where the network is somebody's own."""
+    for name in given:
+        if name not in _TRAINING:
+            raise ValueError(
+                f"{name}={given[name]} is of the package's networks, but this one is {network}: "
+                "say it there."
+            )
+    return Preset(**{name: getattr(settings, name) for name in _TRAINING})
+
+
 def _check_rules(config: Config) -> None:
     """A ValueError unless the network can be built and every rule serves its cell."""
     task, settings = config.entry, config.settings
+    for label in config.rules:
+        mine = config.for_rule(label).settings
+        _check(mine, config.rules, config.seeds)
+        build_optimizer(mine)
+    if config.network is not None:
+        if settings.segment is not None:
+            raise ValueError(
+                f"network {config.network} learns from trials: streams are for the package's own "
+                "networks (or modprop_jax.online_value_and_grad)."
+            )
+        _check_batches(config)
+        rules = [functools.partial(config.rule_of_types, label) for label in config.rules]
+        own.check_network(config.network, task, settings, rules)
+        return
     built = {label: config.rule(label) for label in config.rules}
     trained: dict[str, list[str]] = {}
     for label in config.rules:
@@ -143,15 +276,10 @@ def _check_rules(config: Config) -> None:
 
     def outline(key):
         for labels in trained.values():
-            own = config.for_rule(labels[0]).settings
-            network = build_network(task, own, key)
+            network = build_network(task, config.for_rule(labels[0]).settings, key)
             for label in labels:
                 built[label].check(network_of(label, network, key).rnn.cell)
 
-    for label in config.rules:
-        own = config.for_rule(label).settings
-        _check(own, config.rules, config.seeds)
-        build_optimizer(own)
     jax.eval_shape(outline, jax.random.key(0))
     if settings.segment is None:
         _check_batches(config)

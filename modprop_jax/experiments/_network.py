@@ -267,13 +267,18 @@ def build_optimizer(preset: Preset) -> optax.GradientTransformation:
 def weights(params: PyTree) -> PyTree:
     """Which parameters the L2 term is of: matrices and lists, but not fixed feedback."""
 
-    def is_list(node):
-        return isinstance(node, AbstractSynapses)
+    def is_whole(node):
+        return isinstance(node, AbstractSynapses | Readout)
 
-    matrices = jax.tree.map(lambda p: is_list(p) or p.ndim >= 2, params, is_leaf=is_list)
-    if not (isinstance(params.readout, Readout) and params.readout.feedback == "random"):
-        return matrices
-    return eqx.tree_at(lambda net: net.readout.feedback_weight, matrices, False)
+    def learns(node):
+        if not isinstance(node, Readout):
+            return isinstance(node, AbstractSynapses) or node.ndim >= 2
+        matrices = jax.tree.map(lambda p: p.ndim >= 2, node)
+        if node.feedback != "random":
+            return matrices
+        return eqx.tree_at(lambda readout: readout.feedback_weight, matrices, False)
+
+    return jax.tree.map(learns, params, is_leaf=is_whole)
 
 
 def dales_law(

@@ -19,6 +19,13 @@ RuleName = Annotated[
     tyro.conf.Positional,
     tyro.conf.arg(metavar="RULE", help_behavior_hint=""),
 ]
+NetworkName = Annotated[
+    str | None,
+    tyro.conf.arg(metavar="FILE.py:NAME", help_behavior_hint="(default: the preset's)"),
+]
+Rates = Annotated[
+    str | None, tyro.conf.arg(metavar="LOW..HIGH", help_behavior_hint="(default: no tuning)")
+]
 CitedCell = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
 RuleNames = Annotated[
     tuple[str, ...] | None,
@@ -31,6 +38,7 @@ RuleNames = Annotated[
     ),
 ]
 Folder = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")]
+StyleName = Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")]
 Coordinator = Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="")]
 Count = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 Cores = Annotated[

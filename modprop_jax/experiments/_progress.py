@@ -11,7 +11,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from ._config import Config
+from ._seed_tables import pair_cells, pair_headers, verdict
+from ._statistics import Pair
 from ._summary import caption, cells, headers, Row, SECONDS
+
+
+_PAIRS = 15
+"""So many that a screen holds them."""
 
 
 class Reporter:
@@ -83,6 +89,16 @@ class Reporter:
         config = self._config
         lines = [cells(row, config.seeds) for row in rows]
         self.grid(headers(config), lines, caption(config))
+
+    def differences(self, pairs: list[Pair], diverged: dict[str, str]) -> None:
+        """The table of differences, and what it says; of many pairs the first."""
+        text = verdict(self._config, pairs, diverged)
+        if not pairs:
+            return self.say(text) if text else None
+        if len(pairs) > _PAIRS:
+            text += f" The first {_PAIRS} of {len(pairs)} pairs; all of them are in table.md."
+        lines = [pair_cells(pair) for pair in pairs[:_PAIRS]]
+        self.grid(pair_headers(self._config), lines, text)
 
     def grid(self, titles: list[str], lines: list[list[str]], text: str) -> None:
         """A table of text with a caption; the first column is the rule."""

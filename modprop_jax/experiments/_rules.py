@@ -156,7 +156,7 @@ SETTINGS: dict[str, type] = {"learning_rate": float, "optimizer": str, "feedback
 
 
 def _parse(text: str) -> tuple[RuleEntry, dict[str, Any]]:
-    """A rule's entry, and the options that come with its name; all take `segment` and `SETTINGS`."""
+    """A rule's entry, and the options that come with it; all take `segment` and `SETTINGS`."""
     name, _, rest = text.partition(":")
     entry = RULES[known("rule", name, RULES)]
     options: dict[str, Any] = {}

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from . import _own as own
 from ._config import Config, environment
 from ._progress import Reporter
 from ._soundness import RuleUnstable, TrainingDiverged
@@ -21,13 +22,16 @@ class Run(NamedTuple):
 
 
 def saved(
-    folder: RunFolder, like: Mapping[str, State]
+    folder: RunFolder, like: Mapping[str, State], iterations: int
 ) -> tuple[dict[str, State], list[dict[str, Any]]]:
-    """The states and metrics that the folder holds of these runs, shaped as `like`."""
-    found = {label: folder.load_state(label, state) for label, state in like.items()}
+    """The states and metrics that the folder holds of these runs, shaped as `like`, of at most so
+    many iterations."""
+    found = {label: folder.load_state(label, state, iterations) for label, state in like.items()}
     # A checkpoint of iteration 0 saves nothing: that run starts over.
-    states = {label: s for label, s in found.items() if s is not None and s.iteration > 0}
-    return states, folder.load_metrics({label: int(s.iteration) for label, s in states.items()})
+    kept = {label: each for label, each in found.items() if each and each[0].iteration > 0}
+    reached = {label: (int(state.iteration), lines) for label, (state, lines) in kept.items()}
+    metrics = folder.load_metrics(reached)
+    return {label: state for label, (state, _) in kept.items()}, metrics
 
 
 def drive(
@@ -91,4 +95,7 @@ def introduce(config: Config, folder: RunFolder, reporter: Reporter) -> None:
             f"note: {', '.join(changed)} changed since this run began; results may "
             "differ in the last digits from an uninterrupted run."
         )
+    for name, digest in config.sources.items():
+        if own.digest(name) != digest:
+            reporter.say(f"note: the file of {name} changed since this run began.")
     reporter.say("starting: making the networks, then a compilation for each rule")

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import optax
-from jaxtyping import Array, Key
+from jaxtyping import Array, Key, PRNGKeyArray, PyTree
 
 from .._rate_cost import rate_cost
-from ..tasks import Preset, TASKS
+from ..tasks import Preset, Task
+from . import _own as own
 from ._config import Config
 from ._network import build_network, build_optimizer, Network
 from ._train import Data, initial_state, Loss, State
@@ -32,18 +33,22 @@ class Setup(NamedTuple):
 
 def setup(config: Config) -> Setup:
     """The same objects for the same settings: compiled functions are kept by their identity."""
-    return _setup(config.task, json.dumps(config.to_dict()["settings"], sort_keys=True))
+    settings = json.dumps(config.to_dict()["settings"], sort_keys=True)
+    if config.network is None:
+        return _setup(config.task, config.tuning, settings)
+    return _own_setup(config.task, config.tuning, settings, config.network)
 
 
 def seed_keys(config: Config) -> tuple[Key[Array, " seeds"], Key[Array, " seeds"]]:
     """Keys of the initial weights and of the training; seed s has the same in any run."""
-    pairs = jax.vmap(lambda seed: jr.split(jr.key(seed)))(jnp.arange(config.seeds))
+    seeds = config.first_seed + jnp.arange(config.seeds)
+    pairs = jax.vmap(lambda seed: jr.split(jr.key(seed)))(seeds)
     return pairs[:, 0], pairs[:, 1]
 
 
 @functools.lru_cache(maxsize=16)
-def _setup(task_name: str, settings: str) -> Setup:
-    task, preset = TASKS[task_name], Preset(**json.loads(settings))
+def _setup(task_name: str, tuning: bool, settings: str) -> Setup:
+    task, preset = _task(task_name, tuning), Preset(**json.loads(settings))
     optimizer = build_optimizer(preset)
 
     @eqx.filter_jit
@@ -73,3 +78,34 @@ def _setup(task_name: str, settings: str) -> Setup:
         functools.partial(task.evaluation, **preset.data),
         optimizer,
     )
+
+
+def _task(name: str, tuning: bool) -> Task:
+    task = own.find_task(name)
+    return task.of_tuning() if tuning else task
+
+
+@functools.lru_cache(maxsize=16)
+def _own_setup(task_name: str, tuning: bool, settings: str, network: str) -> Setup:
+    """Of a network of one's own."""
+    task, preset = _task(task_name, tuning), Preset(**json.loads(settings))
+    optimizer = build_optimizer(preset)
+
+    def make(key: PRNGKeyArray) -> eqx.Module:
+        return own.make_network(network, task, preset, key)
+
+    @eqx.filter_jit
+    def start(keys: Key[Array, " seeds"]) -> State:
+        return initial_state(eqx.filter_vmap(make)(keys), optimizer)
+
+    def loss(model: PyTree, xs: PyTree, ys: PyTree) -> tuple[Array, Array]:
+        outputs, cost = own.outputs_of(model, xs, preset.readout_steps or task.readout)
+        value, score = task.loss(outputs, ys)
+        # Its gradient only: the loss that is reported is the task's.
+        return value if cost is None else value + (cost - jax.lax.stop_gradient(cost)), score
+
+    data = functools.partial(task.batch, batch=preset.batch, **preset.data)
+    evaluate = functools.partial(task.evaluation, **preset.data)
+    if own.takes_key(jax.eval_shape(make, jr.key(0))):
+        data, evaluate = own.with_key(data), own.with_key(evaluate)
+    return Setup(start, loss, data, evaluate, optimizer)

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from rich.console import Console
 
+from .._figures import check_style, Style
 from ..diagnostics._online import Block, make_study, Running, Study
 from ..tasks import Task
 from ._align_config import StreamAlignConfig
@@ -56,6 +57,7 @@ def align_stream(
     preset: str = "brief",
     out: str | os.PathLike | None = None,
     quiet: bool = False,
+    style: Style = None,
     **settings: object,
 ) -> StreamAlignments:
     r"""Train online under one rule, and compare the gradients of all rules step by step.
@@ -66,8 +68,8 @@ def align_stream(
 
     **Arguments:**
 
-    - `task`, `seeds`, `out`, `quiet`, `settings`: as in `compare`; `preset` one with a segment of a
-        single step.
+    - `task`, `seeds`, `out`, `quiet`, `style`, `settings`: as in `compare`; `preset` one with a
+        segment of a single step.
     - `rules`: what is compared, the learner in any case; by default the online family, or those
         that serve the cell (`CELLS[cell].rules`).
     - `learner`: the rule that trains the network; by default `"rtrl"` where it is among the rules,
@@ -84,47 +86,46 @@ def align_stream(
     1,000 of 6,000 steps.
     """
     config = StreamAlignConfig.make(task, preset, rules, seeds, learner=learner, **settings)
-    return execute_align_stream(config, new_stream_folder(config, out), Console(quiet=quiet))
+    check_style(style)
+    return execute_align_stream(config, new_stream_folder(config, out), Console(quiet=quiet), style)
 
 
-def resume_align_stream(folder: str | os.PathLike, *, quiet: bool = False) -> StreamAlignments:
+def resume_align_stream(
+    folder: str | os.PathLike, *, quiet: bool = False, style: Style = None
+) -> StreamAlignments:
     """Continue an interrupted `align_stream` from its folder, as `resume` does a `compare`."""
+    check_style(style)
     run = RunFolder(Path(folder))
-    return execute_align_stream(reopen_align_stream(run), run, Console(quiet=quiet))
+    return execute_align_stream(reopen_align_stream(run), run, Console(quiet=quiet), style)
 
 
 def new_stream_folder(config: StreamAlignConfig, out: str | os.PathLike | None) -> RunFolder:
     """An empty folder for a run."""
     _study(config).bounds(config.settings.iterations, config.blocks)  # a ValueError if too short
-    return RunFolder.create(config.run, out, align=config.options())
-
-
-def holds_stream(data: dict[str, Any]) -> bool:
-    """Whether this `config.json` is of a run of `align_stream`."""
-    return "learner" in data.get("align", {})
+    return RunFolder.create(config.run, out, kind="align_stream", align=config.options())
 
 
 def reopen_align_stream(folder: RunFolder) -> StreamAlignConfig:
     """A run's configuration, if it can go on here."""
-    data = folder.read_config()
-    if not holds_stream(data):
-        raise ValueError(
-            f"{folder.path} holds no run of align_stream: continue it with resume or resume_align."
-        )
-    config = StreamAlignConfig.from_dict(data)
+    _, data = folder.read_config("align_stream")
+    with folder.reading_config():
+        config = StreamAlignConfig.from_dict(data)
+        config.run.checked()
+        config.checked()
     check_precision(config.run, folder)
     return config
 
 
 def execute_align_stream(
-    config: StreamAlignConfig, folder: RunFolder, console: Console
+    config: StreamAlignConfig, folder: RunFolder, console: Console, style: Style = None
 ) -> StreamAlignments:
     """Do what is left to do of a run; all of it, if the folder is new."""
     study, diverged = _study(config), None
-    with Reporter(config.run, console) as reporter, advising("align", folder, reporter):
+    reporter = Reporter(config.run, console)
+    with folder.locked(), reporter, advising("align", folder, reporter):
         introduce(config.run, folder, reporter)
         fresh = _start(config, study)
-        states, metrics = saved(folder, {config.learner: fresh})
+        states, metrics = saved(folder, {config.learner: fresh}, config.run.settings.iterations)
         state = states.get(config.learner, fresh)
         reporter.say(f"{config.learner}: compiling, then steps from {int(state.iteration)} on")
         try:
@@ -140,7 +141,7 @@ def execute_align_stream(
     found = summary(config, rows, metrics) | {"diverged": diverged, "metrics": metrics}
     folder.write("alignment.json", json.dumps(found, indent=1) + "\n")
     folder.write("table.md", markdown(config, rows, metrics, diverged))
-    for name, figure in figures(config, metrics).items():
+    for name, figure in figures(config, metrics, style).items():
         folder.write(name, figure)
     reporter.grid(headers(config), [row.cells() for row in rows], caption(config))
     reporter.say(f"written to {folder.path}")

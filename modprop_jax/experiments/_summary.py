@@ -2,10 +2,19 @@
 
 import dataclasses
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ._config import Config
+from ._seed_tables import (
+    centre_cells,
+    centre_headers,
+    iterations,
+    pair_cells,
+    pair_headers,
+    verdict,
+)
+from ._statistics import Centre, centre, Pair, paired_differences, Reached, time_to_criterion
 
 
 SECONDS = "seconds_per_iteration"
@@ -39,12 +48,15 @@ class Row:
     iteration: int
     accuracy: Spread | None
     loss: Spread | None
-    criterion: Spread | None
-    """Iterations to criterion, over the seeds that reached it."""
+    criterion: Reached | None
+    """Iterations to criterion; seeds that never met it count as longer than the run."""
     seconds: float | None
     cosine_start: float | None
     cosine_end: float | None
     diverged: str | None = None
+    centre: Centre | None = None
+    """Of the score."""
+    loss_centre: Centre | None = None
 
 
 def summarise(
@@ -77,26 +89,48 @@ def _row(config: Config, rule: str, lines: list[dict[str, Any]], diverged: str |
     ]
     seconds = [line[SECONDS] for line in lines if line[SECONDS] is not None]
     cosine = {line["iteration"]: line["cosine"] for line in lines if "cosine" in line}
-    ending = lines[-1:]
-    if config.settings.segment is not None:
-        # online losses are of a few outputs each
-        ending = [line for line in lines if line["iteration"] > 0.9 * last["iteration"]] or ending
+    scores, losses = (_final(config, lines, name) for name in ("accuracy", "loss"))
     end = cosine.get(config.settings.iterations)
     return Row(
         rule,
         last["iteration"],
-        Spread.of(_mean_by_seed(ending, "accuracy")),
-        Spread.of(_mean_by_seed(ending, "loss")),
-        Spread.of([r for r in reached if r is not None]),
+        Spread.of(scores),
+        Spread.of(losses),
+        time_to_criterion(reached, last["iteration"]),
         statistics.median(seconds) if seconds else None,
         statistics.fmean(cosine[0]) if 0 in cosine else None,
         statistics.fmean(end) if end else None,
         diverged,
+        centre(scores),
+        centre(losses),
     )
 
 
-def _mean_by_seed(lines: Sequence[dict[str, Any]], quantity: str) -> list[float]:
-    return [statistics.fmean(values) for values in zip(*(line[quantity] for line in lines))]
+def _final(config: Config, lines: list[dict[str, Any]], quantity: str) -> list[float]:
+    """By seed, at the end of training."""
+    ending = lines[-1:]
+    if config.settings.segment is not None:
+        # online losses are of a few outputs each
+        begin = 0.9 * lines[-1]["iteration"]
+        ending = [line for line in lines if line["iteration"] > begin] or ending
+    return [statistics.fmean(values) for values in zip(*(line[quantity] for line in ending))]
+
+
+def differences(
+    config: Config,
+    metrics: Sequence[dict[str, Any]],
+    diverged: dict[str, str],
+    quantity: str = "accuracy",
+) -> list[Pair]:
+    """Between all rules that reached the end: a difference of what ended early has no meaning."""
+    by_rule = {
+        rule: [line for line in metrics if line["rule"] == rule]
+        for rule in config.rules
+        if rule not in diverged
+    }
+    return paired_differences(
+        {rule: _final(config, lines, quantity) for rule, lines in by_rule.items() if lines}
+    )
 
 
 def iterations_to_criterion(
@@ -133,7 +167,7 @@ def cells(row: Row, seeds: int) -> list[str]:
         return "–" if value is None else f"{scale * value:.{digits}f}"
 
     reached = row.criterion.count if row.criterion else 0
-    to_criterion = f"{row.criterion.text(0)} " if row.criterion else ""
+    to_criterion = f"{iterations(row.criterion)} " if row.criterion else ""
     state = f" (stopped after {row.iteration})" if row.diverged else ""
     return [
         row.rule + state,
@@ -153,15 +187,36 @@ def caption(config: Config) -> str:
         f"{config.task}, preset {config.preset}: mean ± sd over {config.seeds} "
         f"seed{'s' if config.seeds > 1 else ''}, {settings.iterations} iterations{online}; "
         f"criterion: {settings.patience} evaluations in a row, one every "
-        f"{settings.eval_every} iterations, over the seeds that met it (how many); "
+        f"{settings.eval_every} iterations: median time (how many seeds met it), where a seed that "
+        "did not counts as longer than the run; "
         "time: median, without compilation; cosine of the gradient, start → end."
     )
 
 
-def markdown(config: Config, rows: Sequence[Row]) -> str:
-    """The table as a Markdown file."""
-    titles = [title.replace("\n", " ") for title in headers(config)]
-    lines = [titles, ["---"] * len(titles), *(cells(row, config.seeds) for row in rows)]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    broken = "".join(f"\n- {row.diverged}" for row in rows if row.diverged)
-    return f"{caption(config)}\n\n{table}\n{broken}"
+def markdown(config: Config, rows: Sequence[Row], pairs: Sequence[Pair] = ()) -> str:
+    """The tables as a Markdown file."""
+    diverged = {row.rule: row.diverged for row in rows if row.diverged}
+    parts = [caption(config), _table(headers(config), [cells(row, config.seeds) for row in rows])]
+    if diverged:
+        parts.append("\n".join(f"- {message}" for message in diverged.values()))
+    parts.append(
+        "Over seeds: mean with a bootstrap interval, median, mean of the middle half; times to "
+        "criterion by Kaplan and Meier, and their mean with the end of the run for seeds that did "
+        "not meet it."
+    )
+    parts.append(
+        _table(
+            centre_headers(config),
+            (centre_cells(row.rule, row.centre, row.loss_centre, row.criterion) for row in rows),
+        )
+    )
+    parts.append(verdict(config, pairs, diverged))
+    if pairs:
+        parts.append(_table(pair_headers(config), map(pair_cells, pairs)))
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _table(titles: list[str], rows: Iterable[list[str]]) -> str:
+    titles = [title.replace("\n", " ") for title in titles]
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

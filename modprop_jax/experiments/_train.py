@@ -173,7 +173,7 @@ def iterate(
     """
     label = label or ("of each layer" if rule is None else type(rule).__name__)
     data_keys, eval_keys = stream_keys(keys)
-    batch = jax.eval_shape(data, keys[0])[0].shape[1]
+    batch = jax.tree.leaves(jax.eval_shape(data, keys[0])[0])[0].shape[1]
     mesh = device_mesh(len(keys), batch)
     check_divided(len(keys), batch, mesh)
     state = placed(state, mesh)
@@ -215,7 +215,7 @@ def cosines(
     *,
     loss: Loss,
     data: Data,
-    rule: AbstractRule,
+    rule: AbstractRule | None,
 ) -> np.ndarray:
     """Cosine of the rule's gradient to BPTT's on that iteration's batch, by seed."""
     data_keys, _ = stream_keys(keys)
@@ -259,7 +259,10 @@ def _advance(
             xs, ys = data(jr.fold_in(key, i))
             if mesh is not None:
                 over_batch = NamedSharding(mesh, P(None, "batch"))
-                xs = jax.lax.with_sharding_constraint(xs, over_batch)
+                xs = jax.tree.map(
+                    lambda a: jax.lax.with_sharding_constraint(a, over_batch) if a.ndim > 1 else a,
+                    xs,
+                )
             (value, _), grads = gradient(model, xs, ys)
             params = eqx.filter(model, eqx.is_inexact_array)
             with jax.numpy_dtype_promotion("standard"):  # optax knows no strict mode
@@ -293,7 +296,7 @@ def _cosine(
     *,
     loss: Loss,
     data: Data,
-    rule: AbstractRule,
+    rule: AbstractRule | None,
     mesh: Mesh | None,
 ):
     def one_seed(model, key):

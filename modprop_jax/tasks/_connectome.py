@@ -134,12 +134,14 @@ _COLUMN: dict[str, Any] = {
     "eval_every": 50,
 }
 # As many neurons and connections as a fly's brain: 127,978 and 2,613,129 (Lin et al., Nature 634,
-# 2024), of which the largest in-degree is 2,077. Who hears whom is drawn.
+# 2024), of which the largest in-degree is 2,077; about 1,300 of its neurons descend to the body.
+# Who hears whom is drawn.
 _FLY: dict[str, Any] = _COLUMN | {
-    "wiring": {"fan_in": 20.0, "most": 2_077, "sensory": 0.2, "motor": 10},
+    "wiring": {"fan_in": 20.0, "most": 2_077, "sensory": 0.2, "motor": 1_300},
     "hidden_size": 127_978,
     "excitatory": 102_382,
 }
+_FLY_RATE: dict[str, Any] = _FLY | {"iterations": 800, "learning_rate": 0.01}
 
 CONNECTOME = Task(
     name="connectome",
@@ -155,7 +157,7 @@ CONNECTOME = Task(
         "small_spiking": _SPIKING(**_SMALL_SPIKING),
         "column": _RATE(**_COLUMN),
         "column_spiking": _SPIKING(**_COLUMN),
-        "fly": _RATE(**_FLY),
+        "fly": _RATE(**_FLY_RATE),
         "fly_spiking": _SPIKING(**_FLY),
     },
 )

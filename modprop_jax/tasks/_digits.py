@@ -33,7 +33,7 @@ def sequential_digits(
     - `key`: PRNG key: the same key gives the same batch.
     - `batch`: number of images.
     - `split`: `"train"` (about 80 % of each class) or `"test"` (the rest); always the
-      same split.
+      same split. For choices, `"validation"` is a fifth of the training images, `"fit"` the others.
     - `by`: `"rows"` or `"pixels"`.
     - `hold`: steps for which each row or pixel is shown.
     - `dtype`: of `xs`; by default JAX's default float.
@@ -69,7 +69,16 @@ def _sequences(images: Array, by: str, hold: int, dtype: DTypeLike | None) -> Ar
 
 def images_of(split: str) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, 64), pixels 0 to 16, and labels (N,), of one split."""
-    return _images_of(arguments.choice("split", split, ("train", "test")))
+    return _images_of(arguments.choice("split", split, SPLITS))
+
+
+SPLITS = "train", "test", "fit", "validation"
+
+
+def part_of(count: int, split: str) -> np.ndarray:
+    """Which of the training data are of a split: every fifth is for validation."""
+    held_out = np.arange(count) % 5 == 4
+    return {"fit": ~held_out, "validation": held_out}.get(split, np.ones(count, bool))
 
 
 @functools.cache
@@ -87,6 +96,7 @@ def _images_of(split: str) -> tuple[np.ndarray, np.ndarray]:
         held_out = round(len(members) / 5)
         chosen.append(members[:held_out] if split == "test" else members[held_out:])
     index = np.sort(np.concatenate(chosen))
+    index = index[part_of(len(index), split)]
     return images[index].astype(np.uint8), labels[index].astype(np.int32)
 
 
@@ -97,6 +107,10 @@ SEQUENTIAL_DIGITS = Task(
     batch=sequential_digits,
     # the test set is what it is
     evaluation=lambda key, **options: sequential_digits_split("test", **options),
+    validation=(
+        functools.partial(sequential_digits, split="fit"),
+        lambda key, **options: sequential_digits_split("validation", **options),
+    ),
     loss=cross_entropy,
     readout="last",
     presets={

@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .. import _arguments as arguments
+from ._digits import part_of, SPLITS
 from ._task import cross_entropy, Preset, Task
 
 
@@ -34,7 +35,8 @@ def mnist1d(
 
     - `key`: PRNG key: the same key gives the same batch.
     - `batch`: number of lines.
-    - `split`: "train" (4,000 lines) or "test" (1,000).
+    - `split`: "train" (4,000 lines) or "test" (1,000). For choices, "validation" is a fifth of the
+        training lines, and "fit" the others.
     - `steps`: T; 360, the published choice for GLE, is 72 units of time in steps of 0.2.
     - `dtype`: of `xs`; by default JAX's default float.
 
@@ -80,10 +82,12 @@ def _sequences(lines: Array, dtype: DTypeLike | None) -> Array:
 
 def _arrays(split: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """Lines (N, steps) and labels (N,) of one split."""
-    arguments.choice("split", split, ("train", "test"))
+    arguments.choice("split", split, SPLITS)
     made = _made(arguments.size("steps", steps))
     suffix = "_test" if split == "test" else ""
-    return made["x" + suffix], made["y" + suffix].astype(np.int32)
+    lines, labels = made["x" + suffix], made["y" + suffix].astype(np.int32)
+    part = part_of(len(labels), split)
+    return lines[part], labels[part]
 
 
 @functools.cache
@@ -120,6 +124,10 @@ MNIST1D = Task(
     batch=mnist1d,
     # the test set is what it is
     evaluation=lambda key, **options: mnist1d_split("test", **options),
+    validation=(
+        functools.partial(mnist1d, split="fit"),
+        lambda key, **options: mnist1d_split("validation", **options),
+    ),
     loss=summed_cross_entropy,
     readout="every",
     presets={

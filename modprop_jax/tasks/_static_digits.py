@@ -29,6 +29,7 @@ def digits(
     - `key`: PRNG key: the same key gives the same batch.
     - `batch`: number of images.
     - `split`: `"train"` (about 80 % of each class) or `"test"` (the rest); always the same split.
+        For choices, `"validation"` is a fifth of the training images, and `"fit"` the others.
     - `paired`: all pixels a second time, 128 features: an excitatory afferent of each and an
         inhibitory one, for networks whose inputs obey Dale's law.
     - `dtype`: of `xs`; by default JAX's default float.
@@ -78,6 +79,10 @@ DIGITS = Task(
     batch=digits,
     # the test set is what it is
     evaluation=lambda key, **options: digits_split("test", **options),
+    validation=(
+        functools.partial(digits, split="fit"),
+        lambda key, **options: digits_split("validation", **options),
+    ),
     loss=cross_entropy,
     readout="last",
     presets={

@@ -107,6 +107,9 @@ class Task:
       steps, `(k, size, out_size)`.
     - `score`: what tables and figures call the second output of `loss`.
     - `floors`: losses that mark something, by name: lines in figures.
+    - `validation`: of tasks whose data are limited: `batch` and `evaluation` of the training data
+      alone, parted anew, for choices (such as a learning rate) that what is reported must not see.
+      None: other keys draw other data.
     - `stream`: whether it has no trials and so can be learnt online, from one endless stream
       (`Preset.segment`): `batch` takes `steps`, every step is read, and the loss is a mean over
       steps.
@@ -123,6 +126,14 @@ class Task:
     score: str = "accuracy"
     floors: Mapping[str, float] = dataclasses.field(default_factory=dict)
     stream: bool = False
+    validation: tuple[Callable[..., Any], Callable[..., Any]] | None = None
+
+    def of_tuning(self) -> "Task":
+        """The task as tuning sees it."""
+        if self.validation is None:
+            return self
+        batch, evaluation = self.validation
+        return dataclasses.replace(self, batch=batch, evaluation=evaluation)
 
     def in_size(self, preset: Preset) -> int:
         """Number of input features under the preset's data options."""

@@ -169,6 +169,7 @@ PUBLIC = (
     mpj.GRUCell,
     mpj.LSTMCell,
     mpj.LRUCell,
+    mpj.RTUCell,
     mpj.Filtered,
     mpj.GLECell,
     mpj.EquilibriumCell,
@@ -681,10 +682,16 @@ class WrongGain(Uniform):
     gain = property(lambda self: 0.4)
 
 
+class Doubled(Uniform):
+    def membrane(self, state):
+        return 2 * state
+
+
 def test_a_uniform_leak_is_one():
     assert set(verify(Uniform(), ("eprop", "modprop"))) == set()
-    for cell in (Cubic(), WrongGain()):
-        for rule in (mpj.EProp(), mpj.MDGL(), mpj.ModProp(0.1, TYPES)):
+    for cell in (Cubic(), WrongGain(), Doubled()):
+        local = mpj.EProp(), mpj.MDGL(), mpj.ModProp(0.1, TYPES)
+        for rule in local[:2] if isinstance(cell, Doubled) else local:
             with pytest.raises(ValueError, match="uniform_leak is True.*leave uniform_leak"):
                 rule.init(cell, cell.init((B,)))
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from folders import unsigned
 from helpers import jit
 
 import modprop_jax as mpj
@@ -20,7 +21,7 @@ from modprop_jax.experiments._align_measure import _unit_bounds, plain
 from modprop_jax.experiments._align_setup import align_setup, plain_sgd
 from modprop_jax.experiments._align_summary import correlations, matched_rate
 from modprop_jax.experiments._setup import seed_keys
-from modprop_jax.experiments._storage import RunFolder
+from modprop_jax.experiments._storage import RunFolder, signed
 from modprop_jax.experiments._train import iterate
 from modprop_jax.tasks import TASKS
 
@@ -143,8 +144,9 @@ def test_sweep_trains_bptt_at_the_matched_rate(whole):
             (f"eprop x{row.factor:g}", row.own, row.factor * base),
             (f"bptt for eprop x{row.factor:g}", row.exact, row.factor * base * rho),
         ):
-            state = folder.load_state(label, like)
-            assert state is not None and state.iteration == 9
+            found = folder.load_state(label, like, 9)
+            assert found is not None and found[0].iteration == 9
+            state, _ = found
             np.testing.assert_allclose(state.opt_state.hyperparams["learning_rate"], [rate] * 2)
             np.testing.assert_allclose(outcome.rate, rate)
             np.testing.assert_allclose(
@@ -315,9 +317,9 @@ def test_diverging_rule_is_stopped_and_the_others_go_on(
 )
 @pytest.mark.slow
 def test_usage_errors_are_one_line(arguments, message, capsys, whole, tmp_path):
-    config = json.loads((whole.folder / "config.json").read_text())
+    config = unsigned(whole.folder / "config.json")
     other = {name: value for name, value in config.items() if name != "align"}
-    (tmp_path / "config.json").write_text(json.dumps(other))
+    (tmp_path / "config.json").write_text(signed(other))
     places = {"FOLDER": str(whole.folder), "OTHER": str(tmp_path)}
     assert main([places[word] if word in places else word for word in arguments.split()]) == 2
     captured = capsys.readouterr()

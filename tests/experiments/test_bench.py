@@ -10,13 +10,18 @@ import pytest
 from modprop_jax.experiments import main
 from modprop_jax.experiments._bench import _peers
 from modprop_jax.experiments._bench._measure import measure, Settings
+from modprop_jax.experiments._bench._memory import growth
+from modprop_jax.experiments._bench._networks import NETWORKS
 from modprop_jax.experiments._bench._problem import checkpoint_segment, Size
 from modprop_jax.experiments._bench._programs import programs
 from modprop_jax.experiments._bench._report import notes
-from modprop_jax.experiments._bench._results import summarise
+from modprop_jax.experiments._bench._results import Line, summarise
 
 
 B, T, n, m = 2, 6, 8, 32
+PEERS = _peers.PEERS
+BRAINTRACE = "braintrace_d_rtrl", "braintrace_pp_prop"
+ONE = Settings(batch=2, runs=1)
 ARGUMENTS = [
     *("--sizes", f"{n}x{T}", "--batch", str(B), "--runs", "1"),
     *("--rules", "eprop", "rtrl", "--modes", "offline", "segment=4", "checkpointed"),
@@ -105,6 +110,7 @@ def test_traces_that_do_not_fit_are_left_out():
 @pytest.mark.slow
 def test_runs_that_would_take_too_long_are_left_out():
     known = {"program": "plain", "mode": "offline", "n": 5, "T": 2, "milliseconds": 1e4}
+    known["network"] = "leaky"
     found = [*measure(Size(5, 8), (), ("checkpointed",), Settings(batch=1, runs=1), [known])]
     assert [row["mode"] for row in found] == ["offline", "checkpointed"]
     assert "about 40 s, more than --seconds 30" in found[0]["skipped"]
@@ -125,10 +131,12 @@ def test_several_processes(tmp_path):
 
 
 def test_without_peers_the_table_says_how_to_install_them(monkeypatch):
-    monkeypatch.setattr(_peers, "installed", lambda: False)
-    rules = tuple(_peers.ALGORITHMS)
-    assert [p.key for p in programs(rules, ("segment=1",))] == [("plain", "offline")]
-    assert any('pip install -e ".[peers]"' in note for note in notes([], None))
+    monkeypatch.setattr(_peers.Peer, "installed", False)
+    assert [p.key for p in programs("leaky", BRAINTRACE, ("segment=1",))] == [("plain", "offline")]
+    assert "snntorch" not in {program.name for program in programs("lif")}
+    for network, install in ("leaky", '-e ".[peers]"'), ("lif", "snntorch"):
+        found = notes([Line("plain", "offline", 5, 2, network)])
+        assert any("install it" in note and f"pip install {install}" in note for note in found)
 
 
 @pytest.mark.filterwarnings("default")
@@ -136,10 +144,85 @@ def test_peers_compute_eprop():
     pytest.importorskip("braintrace")
     settings = Settings(batch=2, runs=1)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        rows = [*measure(Size(8, 6), tuple(_peers.ALGORITHMS), ("segment=1",), settings)]
+        rows = [*measure(Size(8, 6), BRAINTRACE, ("segment=1",), settings)]
     assert len(rows) == 3
     for row in rows[1:]:
         assert row["difference"] < 1e-5 and row["cosine"] < 1 - 1e-5
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("peer", ("spyx", "snntorch"))
+def test_peers_compute_the_exact_gradient_of_the_same_spikes(peer):
+    pytest.importorskip(peer)
+    size = Size(16, 60, _peers.PEERS[peer].network)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        rows = [*measure(size, ("eprop", peer), ("offline",), Settings(batch=4, runs=1))]
+    eprop, found = (next(row for row in rows if row["program"] == name) for name in ("eprop", peer))
+    assert found["loss_difference"] < 1e-5 and found["difference"] < 1e-4
+    assert found["cosine"] > 1 - 1e-5 > eprop["cosine"]
+    assert found["peak_megabytes"] is None or found["peak_megabytes"] > 0
+
+
+# the approximate rules of each; its others are exact, and streamed all equal themselves offline
+SERVED = {
+    "lif": ["eprop"],
+    "lif_reset": ["eprop"],
+    "alif": ["eprop", "mdgl:online=1", "mdgl"],
+    "gru": ["snap1"],
+    "lru": [],
+    "gle": ["gle"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", SERVED)
+def test_networks(network):
+    found = [*measure(Size(6, 5, network), None, ("offline", "segment=2"), ONE)]
+    rows = {(row["program"], row["mode"]): row for row in found if row["program"] not in PEERS}
+    default = NETWORKS[network]
+    ours = {rule for rule in (*default.rules, *default.offline) if rule not in PEERS}
+    assert ours <= {name for name, _ in rows}
+    for (name, mode), row in rows.items():
+        assert row["loss_difference"] < 1e-5
+        if name == "forward" or (name, mode) == ("bptt", "segment=2"):
+            continue
+        if mode == "offline":
+            assert (row["cosine"] < 1 - 1e-6) == (name in SERVED[network]), name
+        if (name, mode) != ("plain", "offline") and name not in SERVED[network]:
+            assert row["difference"] < 1e-4, name
+        if mode == "segment=2":
+            assert row["difference"] < 1e-4, name
+        assert ("over_floor" in row) == (default.drives is not None)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_rules_serve_their_networks(network):
+    default = NETWORKS[network]
+    assert programs(network, default.rules) and programs(network, default.offline)
+
+
+@pytest.mark.slow
+def test_a_batch_over_two_devices(tmp_path):
+    path = tmp_path / "split"
+    sizes = ["--sizes", "6x4", "--batch", "4", "--runs", "1", "--rules", "eprop"]
+    split = ["--modes", "offline", "--devices", "1", "2"]
+    assert main(["bench", *sizes, *split, "--out", str(path)]) == 0
+    rows = _rows(path)
+    for name in "plain", "eprop":
+        for way in "", ", sharded":
+            row = rows[name, f"offline, 2 devices{way}"]
+            assert row["difference"] < 1e-5 and row["loss_difference"] < 1e-5
+            assert row["same_as"] == [name, "offline"]
+    assert "| eprop, 2 devices, sharded |" in path.with_suffix(".md").read_text()
+
+
+def test_growth_is_what_a_run_allocates():
+    _, grown = growth(lambda: np.ones(5_000_000))
+    if grown is None:
+        pytest.skip("another C library")
+    assert 35 < grown < 90  # 40, and at most one result beside
+    _, least = growth(lambda: 1)
+    assert least is not None and least < 5
 
 
 def test_checkpoint_segments_divide_the_sequence():
@@ -154,6 +237,10 @@ def test_checkpoint_segments_divide_the_sequence():
         ("--modes online", "unknown mode 'online'; possible: offline, segment=1"),
         ("--modes segment=0", "unknown mode 'segment=0'"),
         ("--sizes 128", "size '128': write neurons x steps as in 128x1000"),
+        ("--devices 3", "devices=3: a batch of 32 has to divide"),
+        ("--networks leeky", "unknown network 'leeky'; .*Did you mean 'leaky'"),
+        ("--networks gru --rules modprop", "ModProp.*GRUCell"),
+        ("--rules snntorch", "snntorch was written for --networks lif, not leaky"),
         ("--seconds 0", "seconds must be greater than 0"),
         ("--secnds 3", "unknown option '--secnds'.*mean '--seconds'"),
     ],

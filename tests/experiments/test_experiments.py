@@ -17,6 +17,7 @@ import jax.random as jr
 import numpy as np
 import optax
 import pytest
+from folders import resigned, unsigned
 from helpers import jit
 
 from modprop_jax import (
@@ -189,11 +190,20 @@ def test_compare_writes_its_results(comparison):
     assert {"jax", "modprop_jax"} <= set(config["environment"]["versions"])
     row = comparison.rows[0]
     lines = [m for m in comparison.metrics if m["rule"] == row.rule]
-    assert row.loss is not None and row.seconds is not None
+    assert row.loss is not None and row.seconds is not None and row.accuracy is not None
     np.testing.assert_allclose(row.loss.mean, np.mean(lines[-1]["loss"]))
     np.testing.assert_allclose(row.loss.sd, np.std(lines[-1]["loss"], ddof=1))
     table = (folder / "table.md").read_text()
     assert "| modprop:mu=0.5 |" in table and f"{row.loss.mean:.3f}" in table
+    (pair,) = comparison.pairs
+    last = {m["rule"]: m for m in comparison.metrics if m["iteration"] == 40}
+    scores = (last[rule]["accuracy"] for rule in (pair.first, pair.second))
+    np.testing.assert_allclose(pair.mean, np.subtract(*scores).mean())
+    assert "| modprop:mu=0.5 − bptt |" in table and "2 seeds support" in table
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["pairs"] == [dataclasses.asdict(pair)]
+    assert [each["rule"] for each in summary["rows"]] == ["modprop:mu=0.5", "bptt"]
+    assert summary["rows"][0]["centre"]["mean"] == row.accuracy.mean
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -206,15 +216,15 @@ def test_trained_networks_obey_dale(comparison):
         assert weight.shape[0] == 2
         assert (weight[..., :excitatory] >= 0).all() and (weight[..., :excitatory] > 0).any()
         assert (weight[..., excitatory:] <= 0).all() and (weight[..., excitatory:] < 0).any()
-    with pytest.raises(ValueError, match="no checkpoint of rule 'eprop'"):
+    with pytest.raises(ValueError, match="unknown rule 'eprop'; possible: modprop:mu=0.5, bptt"):
         trained(comparison.folder, "eprop")
 
 
 def _copy_of(comparison, folder, **changes):
     """A folder with the module's run still to be done."""
-    config = json.loads((comparison.folder / "config.json").read_text()) | changes
     (folder / "checkpoints").mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(config))
+    text = resigned(comparison.folder / "config.json", **changes)
+    (folder / "config.json").write_text(text)
     return folder
 
 
@@ -528,7 +538,7 @@ def test_cell_and_feedback_from_the_command_line(tmp_path, capsys):
     network = trained(out, "eprop")
     cell = network.rnn.cell
     assert isinstance(cell, Filtered) and isinstance(cell.cell, ALIFCell)
-    config = Config.from_dict(json.loads((out / "config.json").read_text()))
+    config = Config.from_dict(unsigned(out / "config.json"))
     assert (config.settings.cell, config.settings.feedback) == ("alif", "random")
     start = setup(config).start(seed_keys(config)[0]).model
     np.testing.assert_array_equal(network.readout.feedback_weight, start.readout.feedback_weight)
@@ -586,12 +596,13 @@ def test_a_rule_may_have_a_learning_rate_and_feedback_of_its_own(tmp_path):
     rules = "bptt", "bptt:learning_rate=0.02", "modprop:mu=0.5,feedback=random"
     options = TINY | {"iterations": 2, "eval_every": 2, "learning_rate": 0.01}
     result = compare("delayed_xor", rules, seeds=1, out=tmp_path / "run", quiet=True, **options)
-    config = Config.from_dict(json.loads((tmp_path / "run" / "config.json").read_text()))
+    config = Config.from_dict(unsigned(tmp_path / "run" / "config.json"))
     assert config.rules == tuple(rules)
     own = [config.for_rule(label).settings for label in rules]
     assert [each.learning_rate for each in own] == [0.01, 0.02, 0.01]
     assert [each.feedback for each in own] == ["symmetric", "symmetric", "random"]
-    assert float(config.rule(rules[2]).mu) == 0.5
+    rule: Any = config.rule(rules[2])
+    assert float(rule.mu) == 0.5
     slow, fast, random = (trained(tmp_path / "run", label) for label in rules)
     start = setup(config).start(seed_keys(config)[0]).model
     weight_in = [net.rnn.cell.weight_in - start.rnn.cell.weight_in for net in (slow, fast)]
@@ -614,9 +625,12 @@ def test_a_rule_may_have_a_learning_rate_and_feedback_of_its_own(tmp_path):
         ("compare delayed_xor --rules modprop:taps=x", "taps needs a number, but got 'x'"),
         ("compare delayed_xor --rules modprop:mu=auto,taps=3", "taps must be a number of steps"),
         ("compare delayed_xor --rules bptt bptt", "'bptt' is given twice"),
-        ("compare delayed_xor --rules bptt:learning_rate=0", "learning_rate must be greater than 0"),
+        (
+            "compare delayed_xor --rules bptt:learning_rate=0",
+            "learning_rate must be greater than 0",
+        ),
         ("compare delayed_xor --rules bptt:optimizer=lion", "unknown optimizer 'lion'"),
-        ("compare delayed_xor --rules bptt:feedback=none", "feedback must be \"symmetric\""),
+        ("compare delayed_xor --rules bptt:feedback=none", 'feedback must be "symmetric"'),
         ("compare delayed_xor --rules bptt:l2=1,l2=2", "l2 is given twice"),
         ("compare add --segment 1 --rules force:learning_rate=2", "learning_rate is what force is"),
         ("align delayed_xor --rules bptt:learning_rate=1", "align trains all rules alike"),

@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import numpy as np
 import pytest
+from folders import cut_back
 from helpers import jit
 
 import modprop_jax as mpj
@@ -15,7 +16,6 @@ from modprop_jax.experiments import compare, main, resume, trained, TrainingDive
 from modprop_jax.experiments._compare import _records, _start
 from modprop_jax.experiments._config import Config
 from modprop_jax.experiments._setup import seed_keys, setup
-from modprop_jax.experiments._storage import RunFolder
 from modprop_jax.experiments._train import stream_keys
 from modprop_jax.tasks import add, TASKS
 
@@ -138,7 +138,7 @@ def test_a_stream_that_was_killed_goes_on_bit_for_bit(tmp_path, label):
     made = config("eprop", label)
     records = _records(made, label, _start(made, label))
     state, _ = [next(records) for _ in range(2)][-1]
-    RunFolder(folder).save_state(label, state)
+    cut_back(folder, label, state)
     again = resume(folder, quiet=True)
     assert lines(folder) == lines(tmp_path / "whole")
     assert again.rows[1].loss == whole.rows[1].loss
@@ -152,7 +152,7 @@ def test_a_stream_that_was_killed_goes_on_bit_for_bit(tmp_path, label):
 
 @pytest.mark.slow
 def test_the_table_averages_the_last_tenth(tmp_path):
-    settings = TINY | {"iterations": 40, "eval_every": 2}
+    settings: dict[str, Any] = TINY | {"iterations": 40, "eval_every": 2}
     found = compare(
         "add", ["eprop"], seeds=2, preset="brief", quiet=True, out=tmp_path / "run", **settings
     )
@@ -165,7 +165,7 @@ def test_the_table_averages_the_last_tenth(tmp_path):
 
 @pytest.mark.slow
 def test_a_stream_stops_at_nan():
-    sizes = {"hidden_size": 4, "iterations": 8, "eval_every": 8}
+    sizes: dict[str, Any] = {"hidden_size": 4, "iterations": 8, "eval_every": 8}
     made = Config.make("mimic", "brief", ["eprop"], 1, learning_rate=1e30, **sizes)
     with pytest.raises(TrainingDiverged, match="eprop, seed .* iteration"):
         list(_records(made, "eprop", _start(made, "eprop")))

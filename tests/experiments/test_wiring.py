@@ -10,13 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from folders import cut_back
 
 from modprop_jax import Sparse
 from modprop_jax.experiments import compare, resume, trained
 from modprop_jax.experiments._compare import _records, _start
 from modprop_jax.experiments._config import Config
 from modprop_jax.experiments._setup import seed_keys, setup
-from modprop_jax.experiments._storage import RunFolder
 from modprop_jax.experiments._stream import _advance, Streaming
 from modprop_jax.tasks import TASKS
 
@@ -120,7 +120,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     made = config("modprop")
     records = _records(made, "modprop", _start(made, "modprop"))
     state, _ = [next(records) for _ in range(2)][-1]
-    RunFolder(tmp_path / "part").save_state("modprop", state)
+    cut_back(tmp_path / "part", "modprop", state)
     resume(tmp_path / "part", quiet=True)
 
     def lines(folder):

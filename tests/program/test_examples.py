@@ -198,6 +198,7 @@ STARTS = {
     "gru": lambda k: mpj.GRUCell(M, N, key=k),
     "lstm": lambda k: mpj.LSTMCell(M, N, key=k),
     "lru": lambda k: mpj.LRUCell(M, N, key=k),
+    "rtu": lambda k: mpj.RTUCell(M, N, key=k),
     "gle": lambda _: CELLS["gle"](),
     "equilibrium": lambda k: mpj.EquilibriumCell.layered([M, N], activation=jnp.tanh, key=k),
     "filters": lambda _: mpj.Filtered(cell("leaky"), (0.5, 1.0)),

@@ -41,6 +41,7 @@ SLOW = {
         key=key,
     ),
     "lru": lambda: mpj.LRUCell(M, N, r_min=0.998, r_max=0.999, max_phase=0.01, key=key),
+    "rtu": lambda: mpj.RTUCell(M, N, r_min=0.998, r_max=0.999, max_phase=0.01, key=key),
     "gle": lambda: mpj.GLECell(
         [M, N], tau_m=500.0, tau_r=1.0, dt=1.0, activations=jnp.tanh, learn_tau=True, key=key
     ),

@@ -138,9 +138,10 @@ def test_the_value_of_a_rules_step_is_the_cells(name):
 def test_step_and_back_exist_where_they_mean_something():
     rules = [v for v in vars(mpj).values() if isinstance(v, type) and "card" in vars(v)]
     steps = {mpj.BPTT, mpj.RTRL, mpj.DiagonalRTRL, mpj.EProp, mpj.EICredit, mpj.ReadoutOnly}
+    steps |= {mpj.EqProp}
     assert {r for r in rules if hasattr(r, "step")} == steps | {mpj.ModProp}
     assert {r for r in rules if issubclass(r, mpj.AbstractSurrogateRule)} == steps
-    back = {mpj.MDGL, mpj.FutureBPTT, mpj.QuasiStatic}
+    back = {mpj.MDGL, mpj.FutureBPTT, mpj.QuasiStatic, mpj.TypeFilter}
     assert {r for r in rules if hasattr(r, "back")} == steps | back
 
 

@@ -229,7 +229,9 @@ def test_mnist1d_batches():
 
 
 def test_mnist1d_refuses(monkeypatch):
-    with pytest.raises(ValueError, match='split must be "train" or "test", but is .valid.'):
+    with pytest.raises(
+        ValueError, match='split must be "train", "test", "fit" or "validation", but is .valid.'
+    ):
         mnist1d_split("valid")
     with pytest.raises(ValueError, match="steps must be a whole number of at least 1, but is 0"):
         mnist1d(jr.key(0), 2, steps=0)

@@ -225,7 +225,9 @@ def test_digits_shown_whole():
 def test_digits_errors():
     with pytest.raises(ValueError, match='by must be "rows" or "pixels", but is .columns.'):
         sequential_digits_split("test", by="columns")
-    with pytest.raises(ValueError, match='split must be "train" or "test", but is .all.'):
+    with pytest.raises(
+        ValueError, match='split must be "train", "test", "fit" or "validation", but is .all.'
+    ):
         sequential_digits_split("all")
 
 

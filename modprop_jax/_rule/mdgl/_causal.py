@@ -11,7 +11,7 @@ from ..._precision import start_of, wide
 from ..._program._base import AbstractProgram
 from ..._program._reverse import points_of
 from ..._synapses import AbstractSynapses
-from ..._trace import AbstractTrace, PerSynapse
+from ..._trace import AbstractTrace, ByMembrane, PerSynapse
 from ..._tree import pullback, stop
 from ..._vjp import with_derivative
 from .._eprop import EProp
@@ -32,8 +32,8 @@ class CausalHop(AbstractTransportRule):
         return self.rule.prepare(cell)
 
     def trace(self, on: AbstractProgram) -> AbstractTrace:
-        """One a synapse and variable."""
-        return PerSynapse(filter_is_local=True)
+        """That of e-prop."""
+        return ByMembrane() if ByMembrane.serves(on) else PerSynapse(filter_is_local=True)
 
     @property
     def observer(self) -> AbstractObserver:

@@ -12,7 +12,7 @@ from ..._precision import widened
 from ..._program._base import AbstractProgram
 from ..._program._transport import Transport
 from ..._synapses import AbstractSynapses, Blocks
-from ..._trace import AbstractTrace, PerSynapse, Presynaptic
+from ..._trace import AbstractTrace, ByMembrane, PerSynapse, Presynaptic
 from ..._tree import add, pullback, stop
 from .._base import require_neurons, require_types
 from .._card import Card, Named
@@ -69,8 +69,9 @@ class MDGL(AbstractTransportRule):
         names=(
             Named(
                 "mdgl",
-                "MDGL: one synaptic hop of credit, by cell type over existing synapses",
-                build=lambda rule, types: rule(types),
+                "MDGL: one synaptic hop of credit, by cell type; online=1: the causal variant",
+                {"online": int},
+                lambda rule, types, online=0: rule(types, online=online == 1),
                 place=30,
             ),
             Named("mdgl_cell", "MDGL with the weight of every pair of cells", place=40),
@@ -142,7 +143,11 @@ class MDGL(AbstractTransportRule):
 
     def trace(self, on: AbstractProgram) -> AbstractTrace:
         """e-prop's trace; a filtered emission's past reaches other neurons by the hop."""
-        return Presynaptic() if Presynaptic.serves(on) else PerSynapse(filter_is_local=False)
+        if Presynaptic.serves(on):
+            return Presynaptic()
+        if type(self).back is MDGL.back and not on.emission.remembers and ByMembrane.serves(on):
+            return ByMembrane()
+        return PerSynapse(filter_is_local=False)
 
     def back(self, on: AbstractProgram, point: Point, credit: Credit, direct: PyTree) -> Back:
         """Local for all credit; one hop for the direct part."""

@@ -10,8 +10,8 @@ from ... import _arguments as arguments
 from ..._arguments import Numbers
 from ..._cell import AbstractCell, LeakyCell, NeuronCell
 from ..._cell._claims import check_apart
+from ..._cell._membrane import membrane_place
 from ..._cell._separable import stopped_message
-from ..._precision import start_of
 from ..._program._transport import Transport
 from ..._static import Constant, constant, is_constant
 from ..._synapses import AbstractSynapses, Blocks
@@ -256,10 +256,7 @@ def transport_radius(rule: AbstractRule, cell: AbstractCell) -> Float[Array, "*m
 
 def check_membrane(cell: NeuronCell) -> None:
     """A ValueError unless `membrane` selects a variable of the state."""
-    state = jax.eval_shape(lambda: start_of(cell))
-    made = jax.make_jaxpr(cell.membrane)(state).jaxpr
-    floats = [v for v in made.invars if jnp.issubdtype(v.aval.dtype, jnp.inexact)]
-    if len(made.outvars) != 1 or made.outvars[0] not in floats:
+    if membrane_place(cell) is None:
         raise ValueError(
             f"{type(cell).__name__}.membrane has to select one of the float variables of the state "
             "as it is, such as state[0]: the rule also takes that variable of credit by it."

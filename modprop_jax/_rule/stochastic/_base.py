@@ -1,6 +1,7 @@
 """Unbiased rules, which keep the influence at rank one (or one Kronecker product) by noise."""
 
 import abc
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from ... import _arguments as arguments
 from ..._cell import AbstractCell, NeuronCell
@@ -33,12 +34,10 @@ class AbstractStochasticRule(AbstractInfluenceRule):
 
     noise: Drawn | Given
     probes: int = eqx.field(static=True)
-    epsilon: float = eqx.field(static=True)
 
-    def __init__(self, noise: Noise, probes: int, epsilon: float | int):
+    def __init__(self, noise: Noise, probes: int):
         """**Arguments:** as those of the rules."""
         self.probes = arguments.size("probes", probes)
-        self.epsilon = arguments.number("epsilon", epsilon, arguments.NOT_NEGATIVE)
         self.noise = as_noise(noise, self.probes)
 
     @property
@@ -77,8 +76,17 @@ class AbstractStochasticRule(AbstractInfluenceRule):
     ) -> tuple[Tangent, PyTree]:
         """Both factors of one example after one more step."""
 
-    def of_start(self, on: AbstractProgram, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
-        """Both factors of one example in a start that learns; a ValueError if it can't be."""
+    @property
+    def draws_once(self) -> bool:
+        """Whether it draws a factor for each sequence (`of_start`), and nothing at its steps."""
+        return False
+
+    def start_draws(self, on: AbstractProgram) -> int:
+        """How many random numbers a start that learns takes; a ValueError if it can't be."""
+        raise refusal(on)
+
+    def of_start(self, on: AbstractProgram, noise: Float[Array, " k"]) -> tuple[PyTree, PyTree]:
+        """Both factors of one example where a sequence begins."""
         raise refusal(on)
 
     @abc.abstractmethod
@@ -88,11 +96,6 @@ class AbstractStochasticRule(AbstractInfluenceRule):
         A row is a probe of an example: credit on its columns (rows, *columns), factor (rows, ...).
         """
 
-    def ratio(self, above: PyTree, below: PyTree) -> Float[Array, ""]:
-        """`√(|above| / (|below| + ε)) + ε`, the floor that makes zero factors safe."""
-        above, below = optax.tree.norm(above), optax.tree.norm(below)
-        return jnp.sqrt(above / (below + self.epsilon)) + self.epsilon
-
     def check_noise(
         self, cell: AbstractCell, emission: AbstractEmission, batch: tuple[int, ...] | None
     ) -> None:
@@ -100,6 +103,22 @@ class AbstractStochasticRule(AbstractInfluenceRule):
         if not self.noise.needs_key:
             names = type(self).__name__, type(cell).__name__
             self.noise.check(*names, batch, self.draws(cell, emission))
+
+
+class AbstractBalancedRule(AbstractStochasticRule):
+    """A rule that adds fresh products by signs, each factor by a share that keeps variance low."""
+
+    epsilon: float = eqx.field(static=True)
+
+    def __init__(self, noise: Noise, probes: int, epsilon: float | int):
+        """**Arguments:** as those of the rules."""
+        self.epsilon = arguments.number("epsilon", epsilon, arguments.NOT_NEGATIVE)
+        AbstractStochasticRule.__init__(self, noise, probes)
+
+    def ratio(self, above: PyTree, below: PyTree) -> Float[Array, ""]:
+        """`√(|above| / (|below| + ε)) + ε`, the floor that makes zero factors safe."""
+        above, below = optax.tree.norm(above), optax.tree.norm(below)
+        return jnp.sqrt(above / (below + self.epsilon)) + self.epsilon
 
 
 def mix(a: Array, x: PyTree, b: Array, y: PyTree) -> PyTree:
@@ -125,6 +144,24 @@ def presynaptic(step: Linearised) -> Float[Array, " m"]:
     """What the synapses of each neuron see: messages, inputs and, for a bias, 1."""
     activity = step.cell.presynaptic(step.cell.message(step.before), step.x)
     return jnp.concatenate(list(activity.values()))
+
+
+def scaled(credit: Float[Array, " rows"], factor: PyTree) -> PyTree:
+    """`Σ (c · tangent) factor`, of one tangent a row."""
+    return jax.tree.map(lambda b: jnp.tensordot(credit, b, 1), factor)
+
+
+def parameters_read(cell: AbstractCell, function: Callable[[Any], PyTree]) -> PyTree:
+    """A boolean for each parameter of the cell: whether `function(cell)` reads it."""
+    parameters, rest = eqx.partition(cell, eqx.is_inexact_array)
+    jaxpr = jax.make_jaxpr(lambda p: inexact(function(eqx.combine(p, rest))))(parameters).jaxpr
+    read = {id(v) for equation in jaxpr.eqns for v in equation.invars} | set(map(id, jaxpr.outvars))
+    return jax.tree.unflatten(jax.tree.structure(parameters), [id(v) in read for v in jaxpr.invars])
+
+
+def size_of(tree: PyTree) -> int:
+    """How many numbers its arrays hold."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def synapses(cell: NeuronCell) -> int:

@@ -10,7 +10,7 @@ from ..._precision import wide
 from .._card import Card, Named
 from .._noise import Noise
 from ._base import (
-    AbstractStochasticRule,
+    AbstractBalancedRule,
     as_weights,
     driven,
     mix,
@@ -21,7 +21,7 @@ from ._base import (
 from ._rank_one import Linearised, Tangent
 
 
-class KFRTRL(AbstractStochasticRule):
+class KFRTRL(AbstractBalancedRule):
     r"""Kronecker-factored RTRL: what a neuron receives times a matrix of sensitivities.
 
     \[ A_t = \nu_0 p_0 A_{t-1} + \nu_1 p_1 \hat a_t, \qquad
@@ -81,12 +81,12 @@ class KFRTRL(AbstractStochasticRule):
         self, *, noise: Noise = "rademacher", probes: int = 1, epsilon: float | int = 1e-7
     ):
         """**Arguments:** those of `UORO`; k = 2 numbers a step."""
-        AbstractStochasticRule.__init__(self, noise, probes, epsilon)
+        AbstractBalancedRule.__init__(self, noise, probes, epsilon)
 
     def check(self, cell: AbstractCell) -> None:
         """Needs a neuron cell whose weights are all that trains."""
         require_weights(self, cell)
-        AbstractStochasticRule.check(self, cell)
+        AbstractBalancedRule.check(self, cell)
 
     def draws(self, cell: NeuronCell, emission: AbstractEmission) -> int:
         """Two."""

@@ -68,13 +68,14 @@ class Linearised(NamedTuple):
             return self.cell.step(before, self.inputs)
 
         state = pushforward(step, self.before, tangent.state)
-        return Tangent(state, self._filtered(state, None, tangent.memory))
+        return Tangent(state, self.filtered(state, None, tangent.memory))
 
     def fresh(self, state: PyTree, emitted: Array | None = None) -> Tangent:
         """A tangent that begins with this step, in the state and in the emission alone."""
-        return Tangent(state, self._filtered(state, emitted, None))
+        return Tangent(state, self.filtered(state, emitted, None))
 
-    def _filtered(self, state: PyTree, emitted: Array | None, memory: PyTree) -> PyTree:
+    def filtered(self, state: PyTree, emitted: Array | None, memory: PyTree) -> PyTree:
+        """The memory's tangent, with what comes of the state and of the emission alone."""
         emission = self.on.emission
         if not emission.remembers:
             return ()
@@ -109,8 +110,14 @@ class RankOne(AbstractInfluence):
         data, step = jnp.zeros((*lead, 2), jnp.uint32), jnp.zeros(lead, jnp.int32)
         if key is not None:
             data = jr.bits(key, data.shape, data.dtype)
-        memory = on.emission.silent(cell.emit(state))
-        return Influence(Estimate(tangents(state), factor, data, step), tangents(memory))
+        estimate = Estimate(tangents(state), factor, data, step)
+        if key is not None and rule.draws_once:
+            estimate = estimate._replace(factor=_first(on, estimate)[1])
+        return Influence(estimate, tangents(on.emission.silent(cell.emit(state))))
+
+    def renews(self, on: AbstractProgram) -> bool:
+        """Where the rule draws a factor for each sequence."""
+        return on.rule.draws_once
 
     def advance(
         self, on: AbstractProgram, point: Point, after: PyTree, trace: Influence
@@ -119,7 +126,7 @@ class RankOne(AbstractInfluence):
         rule = on.rule
         held, axes = trace.state, trace.state.step.ndim
         keys = each(jr.split, axes)(jr.wrap_key_data(held.key, impl=KEYS))
-        count = rule.draws(on.cell, on.emission)
+        count = 0 if rule.draws_once else rule.draws(on.cell, on.emission)
         drawn = rule.noise.draw(keys[..., 1], held.step, count, point.x.dtype)
 
         def one(before, inputs, after, tangent, factor, drawn):
@@ -152,14 +159,10 @@ class RankOne(AbstractInfluence):
     ) -> Influence:
         """An estimate of what init does to the first state; of noise that no step draws."""
         trace = self.forget(flag, trace)
-        if not start_learns(on.cell):
+        if not (start_learns(on.cell) or self.renews(on)):
             return trace
-        held, axes = trace.state, trace.state.step.ndim
-        # a step takes the first two of two
-        keys = each(lambda key: jr.split(key, 3)[2], axes)(jr.wrap_key_data(held.key, impl=KEYS))
-        drawn = each(lambda key: on.rule.of_start(on, key), axes)(keys)
-        kept = held.tangent, held.factor
-        tangent, factor = select_trace(flag, drawn, kept)
+        held = trace.state
+        tangent, factor = select_trace(flag, _first(on, held), (held.tangent, held.factor))
         return trace._replace(state=held._replace(tangent=tangent, factor=factor))
 
     def forget(self, flag: Bool[Array, "*batch"], trace: Influence) -> Influence:
@@ -168,6 +171,15 @@ class RankOne(AbstractInfluence):
         tangent, factor = erase_trace(flag, (held.tangent, held.factor))
         estimate = held._replace(tangent=tangent, factor=factor)
         return Influence(estimate, erase_trace(flag, trace.memory))
+
+
+def _first(on: AbstractProgram, held: Estimate) -> tuple[PyTree, PyTree]:
+    """Both factors of each example and probe, in the cell's start."""
+    axes, dtype = held.step.ndim, jax.tree.leaves(held.tangent)[0].dtype
+    # a step takes the first two of two
+    keys = each(lambda key: jr.split(key, 3)[2], axes)(jr.wrap_key_data(held.key, impl=KEYS))
+    drawn = on.rule.noise.draw(keys, held.step, on.rule.start_draws(on), dtype)
+    return each(lambda noise: on.rule.of_start(on, noise), axes)(drawn)
 
 
 def pushforward(function: Callable[..., PyTree], primal: PyTree, tangent: PyTree) -> PyTree:

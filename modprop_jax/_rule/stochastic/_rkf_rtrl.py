@@ -10,7 +10,7 @@ from ..._precision import wide
 from .._card import Card, Named
 from .._noise import Noise
 from ._base import (
-    AbstractStochasticRule,
+    AbstractBalancedRule,
     as_weights,
     driven,
     mix,
@@ -21,7 +21,7 @@ from ._base import (
 from ._rank_one import Linearised, Tangent
 
 
-class RKFRTRL(AbstractStochasticRule):
+class RKFRTRL(AbstractBalancedRule):
     r"""Reverse Kronecker-factored RTRL: noise over neurons times a matrix of sensitivities.
 
     \[ A_t = p_0 A_{t-1} + p_1 \nu, \qquad
@@ -78,12 +78,12 @@ class RKFRTRL(AbstractStochasticRule):
         self, *, noise: Noise = "rademacher", probes: int = 1, epsilon: float | int = 1e-7
     ):
         """**Arguments:** those of `UORO`; k = n numbers a step, one a neuron."""
-        AbstractStochasticRule.__init__(self, noise, probes, epsilon)
+        AbstractBalancedRule.__init__(self, noise, probes, epsilon)
 
     def check(self, cell: AbstractCell) -> None:
         """Needs a neuron cell whose weights are all that trains."""
         require_weights(self, cell)
-        AbstractStochasticRule.check(self, cell)
+        AbstractBalancedRule.check(self, cell)
 
     def draws(self, cell: NeuronCell, emission: AbstractEmission) -> int:
         """One a neuron."""

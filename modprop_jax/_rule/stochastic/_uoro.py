@@ -1,10 +1,9 @@
 from typing import ClassVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from ..._cell import AbstractCell
 from ..._cell._emission import AbstractEmission
@@ -15,11 +14,11 @@ from ..._trace._base import refusal
 from ..._tree import inexact, pullback
 from .._card import Card, Named
 from .._noise import Noise
-from ._base import AbstractStochasticRule, mix
+from ._base import AbstractBalancedRule, mix, parameters_read, scaled, size_of
 from ._rank_one import Linearised, Tangent
 
 
-class UORO(AbstractStochasticRule):
+class UORO(AbstractBalancedRule):
     r"""Unbiased online recurrent optimisation: the influence matrix as a noisy outer product.
 
     \[ A_t = p_0 J_t A_{t-1} + p_1 \nu, \qquad B_t = B_{t-1} / p_0 + \nu F_t / p_1, \qquad
@@ -93,13 +92,13 @@ class UORO(AbstractStochasticRule):
         - `probes`: independent estimates whose mean is taken; the variance falls as 1/probes.
         - `epsilon`: the floor of p.
         """
-        AbstractStochasticRule.__init__(self, noise, probes, epsilon)
+        AbstractBalancedRule.__init__(self, noise, probes, epsilon)
 
     def draws(self, cell: AbstractCell, emission: AbstractEmission) -> int:
         """One for each number of the state; for an emission with parameters, of that too."""
-        size = _size(inexact(start_of(cell)))
+        size = size_of(inexact(start_of(cell)))
         if emission.remembers and _emits_parameters(cell):
-            return size + _size(cell.emit(start_of(cell)))
+            return size + size_of(cell.emit(start_of(cell)))
         return size
 
     def columns(self, cell: AbstractCell) -> tuple[int, ...]:
@@ -130,27 +129,23 @@ class UORO(AbstractStochasticRule):
         tangent = mix(p0, moved, p1, step.fresh(state, emitted))
         return tangent, mix(1 / p0, factor, 1 / p1, drawn)
 
-    def of_start(self, on: AbstractProgram, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
-        """`A = ν`, `B = ν ∂init/∂θ`."""
+    def start_draws(self, on: AbstractProgram) -> int:
+        """One for each number of the state; given noise is that of steps."""
         if not self.noise.needs_key:
             raise refusal(on)
-        flat, shaped = ravel_pytree(inexact(start_of(on.cell)))
-        noise = shaped(self.noise.draw(key, jnp.zeros((), jnp.int32), flat.size, flat.dtype))
-        return noise, pull_start(on.cell, noise)
+        return size_of(inexact(start_of(on.cell)))
+
+    def of_start(self, on: AbstractProgram, noise: Float[Array, " k"]) -> tuple[PyTree, PyTree]:
+        """`A = ν`, `B = ν ∂init/∂θ`."""
+        _, shaped = ravel_pytree(inexact(start_of(on.cell)))
+        return shaped(noise), pull_start(on.cell, shaped(noise))
 
     def gradient(self, cell: AbstractCell, credit: Array, factor: PyTree) -> PyTree:
         """`Σ (c · A) B`."""
-        return jax.tree.map(lambda b: jnp.tensordot(credit, b, 1), factor)
-
-
-def _size(tree: PyTree) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+        return scaled(credit, factor)
 
 
 def _emits_parameters(cell: AbstractCell) -> bool:
     """Whether the emission reads any."""
-    parameters, rest = eqx.partition(cell, eqx.is_inexact_array)
     state = start_of(cell)
-    jaxpr = jax.make_jaxpr(lambda p: eqx.combine(p, rest).emit(state))(parameters).jaxpr
-    read = {id(v) for equation in jaxpr.eqns for v in equation.invars} | set(map(id, jaxpr.outvars))
-    return any(id(v) in read for v in jaxpr.invars)
+    return any(jax.tree.leaves(parameters_read(cell, lambda c: c.emit(state))))

@@ -1,29 +1,43 @@
 """Time against network size, and memory against time steps, as a figure."""
 
-import io
 from collections.abc import Sequence
+from typing import Any
 
+from ... import _figures as figures
+from .._rule_styles import RuleStyle, styles
+from .._rules import RULES
 from ._results import Line
 
 
 _RATIOS = 0.15, 60
 
 
-def figure(lines: Sequence[Line]) -> bytes:
-    """A PNG: a column a mode; a row for time at each T, and one for memory at the largest n.
+def figure(lines: Sequence[Line]) -> dict[str, bytes]:
+    """Files by suffix: a column a mode; a row for time at each T, and one for memory at the
+    largest n. Of the first network alone.
 
     Lines are rules, `plain` is black; those far slower than plain leave the panel at its top.
     """
-    # Imported here: it takes a second that --help should not.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with figures.styled():
+        canvas = _drawn(lines)
+        head = ["program", "mode", "n", "T", "ratio", "low", "high", "megabytes"]
+        rows = [
+            [x.program, x.mode, x.n, x.steps, x.ratio, x.low, x.high, x.megabytes]
+            for x in lines
+            if x.network == lines[0].network
+        ]
+        found = figures.files("", canvas, [head, *rows])
+    return {name.removeprefix("."): content for name, content in found.items()}
 
-    measured = [line for line in lines if line.ratio is not None]
+
+def _drawn(lines: Sequence[Line]) -> Any:
+    own = [line for line in lines if line.network == lines[0].network]
+    measured = [line for line in own if line.ratio is not None]
     modes = list(dict.fromkeys(line.mode for line in measured))
     steps = sorted({line.steps for line in measured})
     names = list(dict.fromkeys(line.program for line in measured))
-    canvas = Figure(figsize=(3.2 * len(modes) + 2, 3.2 * (len(steps) + 1)), layout="constrained")
-    FigureCanvasAgg(canvas)  # no window system, and none of pyplot's global state
+    look = _looks(names)
+    canvas = figures.blank(figures.PAGE, 1.7 * (len(steps) + 1) + 0.5)
     axes = canvas.subplots(len(steps) + 1, len(modes), squeeze=False, sharey="row")
     largest = max((line.n for line in measured), default=0)
     for column, mode in enumerate(modes):
@@ -34,12 +48,13 @@ def figure(lines: Sequence[Line]) -> bytes:
             at.axhline(1, color="black", lw=0.8, ls=":")
             for name in names:
                 chosen = [x for x in of_mode if (x.program, x.steps) == (name, length)]
-                _draw(at, names, name, [(x.n, x.ratio) for x in chosen])
+                _draw(at, look[name], [(x.n, x.ratio) for x in chosen])
         at = axes[-1][column]
         at.set(xlabel="time steps", title=f"{mode}, n = {largest}")
         for name in names:
             chosen = [x for x in of_mode if (x.program, x.n) == (name, largest)]
-            _draw(at, names, name, [(x.steps, x.megabytes) for x in chosen])
+            points = [(x.steps, x.megabytes) for x in chosen if x.megabytes is not None]
+            _draw(at, look[name], points)
     for row, label in enumerate(["time / plain"] * len(steps) + ["temporaries, MB"]):
         axes[row][0].set_ylabel(label)
     for row, at in ((row, at) for row, line in enumerate(axes) for at in line):
@@ -51,25 +66,26 @@ def figure(lines: Sequence[Line]) -> bytes:
         at.set_xticks(ticks if time else steps, minor=False)
         at.xaxis.set_major_formatter("{x:g}")
         at.minorticks_off()
-        at.grid(alpha=0.25)
-        at.spines[["top", "right"]].set_visible(False)
     handles = {}
     for at in axes.flat:
         handles |= dict(zip(*reversed(at.get_legend_handles_labels())))
-    shown = [name for name in names if name in handles]
-    canvas.legend(
-        [handles[name] for name in shown], shown, loc="outside right upper", frameon=False
-    )
-    buffer = io.BytesIO()
-    canvas.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
+    shown = [look[name].name for name in names if look[name].name in handles]
+    canvas.legend([handles[name] for name in shown], shown, loc="outside lower center", ncols=5)
+    return canvas
 
 
-def _draw(at, names: Sequence[str], name: str, points: Sequence[tuple]) -> None:
-    if not points:
-        return
-    others = [other for other in names if other != "plain"]
-    index = 0 if name == "plain" else others.index(name)
-    colour = "black" if name == "plain" else f"C{index}"  # ten colours, then from the first
-    marker = "osD^"[index // 10 % 4]
-    at.plot(*zip(*sorted(points)), label=name, lw=1.5, marker=marker, ms=4, color=colour)
+def _looks(names: Sequence[str]) -> dict[str, RuleStyle]:
+    """Rules as in every figure; plain JAX and other packages, which are none, in greys."""
+    rules = [name for name in names if name.partition(":")[0] in RULES]
+    found = styles(rules)
+    others = [name for name in names if name not in rules]
+    for place, name in enumerate(others):
+        line: dict[str, Any] = {"color": str(0.25 * place % 0.9), "ls": (0, (1, 1))}
+        line |= {"marker": figures.MARKERS[place % len(figures.MARKERS)], "mfc": "white"}
+        found[name] = RuleStyle(name, line, place)
+    return found
+
+
+def _draw(at: Any, look: RuleStyle, points: Sequence[tuple]) -> None:
+    if points:
+        at.plot(*zip(*sorted(points)), label=look.name, **look.line)

@@ -1,124 +1,97 @@
-"""braintrace's online gradients of the same network, where it is installed.
+"""Other packages' gradients of networks that are measured here, where they are installed."""
 
-Its cells are stateful modules. The leaky cell is written as its own recurrent cells are (one
-`braintrace.nn.Linear` over input and activity together), and its own `etrace_grad` drives the
-sequence; the readout's weights stay outside the learner, whose one-step mode returns zero gradients
-for them. `StatefulFunction` then gives a pure function, compiled and timed as all others.
-"""
-
+import importlib.metadata
 import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-
-from ._problem import Gradient, Problem, Program
+from . import _peer_braintrace, _peer_snntorch, _peer_spyx
+from ._problem import Problem, Program
 
 
-class Algorithm(NamedTuple):
-    """An algorithm's name in braintrace; its options, given the leak; whether it takes windows."""
+class Peer(NamedTuple):
+    """A gradient of another package's.
 
-    name: str
-    options: Callable[[float], dict[str, Any]]
-    windows: bool
+    - `package`: what it imports; `install`: the command that brings it.
+    - `network`: whose gradient it is; of `takes(segment)` steps at a time, None: of all at once.
+    - `build(problem, segment)`: as `Program.build`.
+    - `same_as`, `matmuls`: as of a `Program`; `about`: how it is driven, for readers of the table.
+    """
+
+    package: str
+    network: str
+    takes: Callable[[int | None], bool]
+    build: Callable[[Problem, int | None], Any]
+    same_as: tuple[str, str]
+    matmuls: int
+    about: str
+    install: str = 'pip install -e ".[peers]"'
+
+    @property
+    def installed(self) -> bool:
+        """Whether it can be imported."""
+        return importlib.util.find_spec(self.package) is not None
+
+    @property
+    def version(self) -> str:
+        """Its name and version."""
+        return f"{self.package} {importlib.metadata.version(self.package)}"
 
 
-# pp_prop keeps one decaying trace of the input and one of the output. With these two decays it is
-# e-prop on a leaky cell, as D_RTRL is, so that all that is compared is time and memory.
-ALGORITHMS = {
-    "braintrace_d_rtrl": Algorithm("D_RTRL", lambda leak: {}, True),
-    "braintrace_pp_prop": Algorithm("pp_prop", lambda leak: {"decay_or_rank": (leak, 0.0)}, False),
+def _braintrace(algorithm: str, takes: Callable[[int | None], bool]) -> Peer:
+    def build(problem, segment):
+        return _peer_braintrace.build(algorithm, problem, segment)
+
+    about = "driven by its own etrace_grad. Inside a window D_RTRL is exact instead"
+    return Peer("braintrace", "leaky", takes, build, ("eprop", "offline"), 2, about)
+
+
+PEERS: dict[str, Peer] = {
+    "braintrace_d_rtrl": _braintrace("D_RTRL", lambda segment: segment is not None),
+    "braintrace_pp_prop": _braintrace("pp_prop", lambda segment: segment == 1),
+    "spyx": Peer(
+        "spyx",
+        "lif_reset",
+        lambda segment: segment is None,
+        _peer_spyx.build,
+        ("plain", "offline"),
+        3,
+        "its RLIF neurons, spyx.nn.run and flax's nnx.value_and_grad",
+    ),
+    "snntorch": Peer(
+        "snntorch",
+        "lif",
+        lambda segment: segment is None,
+        _peer_snntorch.build,
+        ("plain", "offline"),
+        3,
+        "its RLeaky neurons in a loop over time, PyTorch's backward, in a process of its own, on "
+        "one core or all of them, whichever is faster",
+        "pip install torch --index-url https://download.pytorch.org/whl/cpu && "
+        "pip install snntorch",
+    ),
 }
-INSTALL = 'pip install -e ".[peers]"'
 
 
-def installed() -> bool:
-    """Whether braintrace can be imported."""
-    return importlib.util.find_spec("braintrace") is not None
+def programs(
+    rules: Sequence[str], network: str, mode: str, segment: int | None = None
+) -> list[Program]:
+    """Of the peers named, those that are installed and do it.
+
+    **Raises:** `ValueError` for a peer of another network.
+    """
+    found = []
+    for name in rules:
+        if name not in PEERS:
+            continue
+        peer = PEERS[name]
+        if peer.network != network:
+            raise ValueError(f"{name} was written for --networks {peer.network}, not {network}.")
+        if peer.installed and peer.takes(segment):
+            build = _bound(peer, segment)
+            found.append(Program(name, mode, peer.matmuls, build, peer.same_as, segment))
+    return found
 
 
-def streamed(rules: Sequence[str], mode: str, segment: int) -> list[Program]:
-    """The programs of braintrace in segments of this many steps; none if it is not installed."""
-    chosen = [name for name in rules if name in ALGORITHMS and installed()]
-    return [
-        Program(name, mode, 2, _build(ALGORITHMS[name], segment), ("eprop", "offline"))
-        for name in chosen
-        if segment == 1 or ALGORITHMS[name].windows
-    ]
-
-
-def _build(algorithm: Algorithm, segment: int) -> Callable[[Problem], Callable]:
-    def build(problem: Problem) -> Callable:
-        import brainstate  # pyright: ignore[reportMissingImports]
-        import braintrace  # pyright: ignore[reportMissingImports]
-
-        cell, readout = problem.model
-        n, m, leak = cell.hidden_size, cell.in_size, float(cell.leak)
-        steps, batch, _ = problem.xs.shape
-        single = min(segment, steps) == 1
-
-        class Leaky(brainstate.nn.Module):
-            def __init__(self):
-                brainstate.nn.Module.__init__(self)
-                self.drive = braintrace.nn.Linear(m + n, n, b_init=None)
-
-            def init_state(self, batch_size=None, **_):
-                self.v = brainstate.HiddenState(jnp.zeros((batch_size, n), jnp.float32))
-
-            def update(self, x):
-                v = self.v.value
-                drive = self.drive(jnp.concatenate([x, jax.nn.relu(v)], axis=-1))
-                self.v.value = leak * v + (1 - leak) * drive
-                return jax.nn.relu(self.v.value)
-
-        net = Leaky()
-        read = brainstate.ParamState({"weight": readout.weight, "bias": readout.bias})
-        window = {} if single else {"vjp_method": "multi-step"}
-        learner: Any = braintrace.compile(
-            net,
-            algorithm.name,
-            problem.xs[0],
-            batch_size=batch,
-            **algorithm.options(leak),
-            **window,
-        )
-
-        def step_loss(x, y):
-            z = learner(x if single else braintrace.MultiStepData(x))
-            out = z @ read.value["weight"].T + read.value["bias"]
-            return jnp.mean((out - y) ** 2, axis=(-2, -1))
-
-        def sequence(xs, ys):
-            return learner.etrace_grad(
-                xs,
-                ys,
-                step_fn=step_loss,
-                chunk_size=min(segment, steps),
-                weights={"drive": net.drive.weight, "read": read},
-                return_value=True,
-                loss_output="scalar",
-            )
-
-        pure = brainstate.transform.StatefulFunction(sequence)
-        pure.make_jaxpr(problem.xs, problem.ys)
-        states = pure.get_states(problem.xs, problem.ys)
-
-        def run(model, xs, ys):
-            cell, readout = model
-            weight = jnp.concatenate([cell.weight_in, cell.weight_rec], axis=1).T
-            given = {
-                id(net.drive.weight): {"weight": weight},
-                id(read): {"weight": readout.weight, "bias": readout.bias},
-            }
-            # all others start from rest, in the program as in those of this package
-            rest = [jax.tree.map(jnp.zeros_like, state.value) for state in states]
-            values = [given.get(id(state), zero) for state, zero in zip(states, rest)]
-            _, (found, value) = pure.jaxpr_call(values, xs, ys)
-            weight, read_found = found["drive"]["weight"].T, found["read"]
-            own = weight[:, m:], weight[:, :m]
-            return value, Gradient(*own, read_found["weight"], read_found["bias"])
-
-        return run
-
-    return build
+def _bound(peer: Peer, segment: int | None) -> Callable[[Problem], Any]:
+    return lambda problem: peer.build(problem, segment)

@@ -9,34 +9,40 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, PyTree
 
-from ..._cell import AbstractCell, LeakyCell, NeuronCell
+from ..._cell import AbstractCell, NeuronCell
 from ..._readout import Readout
+from ..._tree import inexact
+from ._networks import INPUTS, NETWORKS
 
 
-INPUTS, OUTPUTS = 32, 2
+OUTPUTS = 2
+# of inputs that are spikes: how high they are, and their probability in a step
+SPIKE, RATE = 5.0, 0.04
 
 
 class Size(NamedTuple):
-    """n neurons for T steps."""
+    """n neurons of a network for T steps."""
 
     n: int
     steps: int
+    network: str = "leaky"
 
     @classmethod
-    def parse(cls, text: str) -> "Size":
+    def parse(cls, text: str, network: str = "leaky") -> "Size":
         """From `"128x1000"`."""
         n, _, steps = text.partition("x")
         if not (n.isdigit() and steps.isdigit() and int(n) >= 5 and int(steps) >= 1):
             raise ValueError(
                 f"size {text!r}: write neurons x steps as in 128x1000, with at least 5 neurons."
             )
-        return cls(int(n), int(steps))
+        return cls(int(n), int(steps), network)
 
 
 class Problem(NamedTuple):
-    """A leaky network with a linear readout at every step, and random inputs and targets."""
+    """A network with a linear readout at every step, and random inputs and targets."""
 
-    model: tuple[LeakyCell, Readout]
+    size: Size
+    model: tuple[Any, Readout]
     xs: Array
     ys: Array
 
@@ -44,39 +50,72 @@ class Problem(NamedTuple):
     def make(cls, size: Size, batch: int) -> "Problem":
         """The same for every program of a size; float32 whatever JAX's default."""
         keys, n, dtype = jr.split(jr.key(0), 4), size.n, jnp.float32
-        cell = LeakyCell(INPUTS, n, tau=20.0, autapses=True, dtype=dtype, key=keys[0])
-        readout = Readout(n, OUTPUTS, dtype=dtype, key=keys[1])
-        xs = jr.normal(keys[2], (size.steps, batch, INPUTS), dtype)
+        network, shape = NETWORKS[size.network], (size.steps, batch, INPUTS)
+        cell = network.cell(n, keys[0])
+        emitted = jax.eval_shape(lambda: cell.emit(cell.init(())))
+        readout = Readout(emitted.shape[-1], OUTPUTS, dtype=dtype, key=keys[1])
+        if network.spikes:
+            xs = SPIKE * jr.bernoulli(keys[2], RATE, shape).astype(dtype)
+        else:
+            xs = jr.normal(keys[2], shape, dtype)
         ys = jr.normal(keys[3], (size.steps, batch, OUTPUTS), dtype)
-        return cls((cell, readout), xs, ys)
+        return cls(size, (cell, readout), xs, ys)
 
 
 class Gradient(NamedTuple):
-    """What every program returns beside its loss."""
+    """What every program returns beside its loss: arrays of cell and readout, by name."""
 
-    recurrent: Array
-    inputs: Array
-    readout: Array
-    bias: Array
+    cell: dict[str, Array]
+    readout: dict[str, Array]
 
     @classmethod
     def of(cls, cell: PyTree, readout: PyTree) -> "Gradient":
-        return cls(cell.weight_rec, cell.weight_in, readout.weight, readout.bias)
+        return cls(_by_name(cell), _by_name(readout))
+
+    @classmethod
+    def of_neurons(cls, recurrent: Any, inputs: Any, readout: Any, bias: Any) -> "Gradient":
+        """Of a neuron cell without a bias, as others name its arrays."""
+        cell = {".weight_rec": recurrent, ".weight_in": inputs}
+        return cls(cell, {".weight": readout, ".bias": bias})
+
+
+def _by_name(tree: PyTree) -> dict[str, Array]:
+    leaves = jax.tree_util.tree_leaves_with_path(inexact(tree))
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+class Compiled(NamedTuple):
+    """A program with its arrays, what its compilation took, and its memory in bytes.
+
+    `temporary`, `total`: XLA's account, which other packages lack; `peak`: megabytes of its first
+    run, if that was elsewhere; `close()`: after the last one.
+    """
+
+    run: Callable[[], Any]
+    seconds: float
+    temporary: int | None
+    total: int | None
+    peak: float | None = None
+    close: Callable[[], None] = lambda: None
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """One gradient: `build(problem)` is `(model, xs, ys) -> (loss, Gradient)`.
+    """One gradient: `build(problem)` is `(model, xs, ys) -> (loss, Gradient)`, or has compiled it.
 
     `matmuls`: needed a step, see `RULES`. `same_as`: the (name, mode) of a program whose gradient
-    this one should equal.
+    this one should equal. `segment`: steps that it takes at a time, if not all. `devices`: over
+    which its batch is split, by `jax.shard_map`, or as `sharded` arrays, which the compiler splits.
     """
 
     name: str
     mode: str
-    matmuls: int
-    build: Callable[[Problem], Callable[..., tuple[Any, Any]]]
+    matmuls: int | None
+    build: Callable[[Problem], Callable[..., tuple[Any, Any]] | Compiled]
     same_as: tuple[str, str] | None = None
+    segment: int | None = None
+    devices: int = 1
+    sharded: bool = False
 
     @property
     def key(self) -> tuple[str, str]:
@@ -91,7 +130,14 @@ def squared_error(outputs: Array, ys: Array, steps: int) -> Array:
 def plain_scan(cell: AbstractCell, state: PyTree, xs: Array) -> tuple[PyTree, Array]:
     """(last state, emissions), as one writes it without this package: matrices as they lie."""
     neurons, emission = cell.parts()
-    assert isinstance(neurons, NeuronCell) and neurons.bias is None
+    if not isinstance(neurons, NeuronCell):
+
+        def whole_step(state, x):
+            state = cell.step(state, x)
+            return state, cell.emit(state)
+
+        return jax.lax.scan(whole_step, state, xs)
+    assert neurons.bias is None
     recurrent, inputs = neurons.effective().weight_rec, neurons.weight_in
 
     def step(state, x):

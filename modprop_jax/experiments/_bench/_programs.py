@@ -1,5 +1,6 @@
 """The gradients to measure: each rule in each mode, and what one compares them with."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 from jax import lax
 
 from ..._grad import checkpointed_value_and_grad, online_value_and_grad, value_and_grad
@@ -14,6 +16,7 @@ from ..._rnn import RNN
 from .._names import known
 from .._rules import build_rule
 from . import _peers
+from ._networks import NETWORKS
 from ._problem import (
     checkpoint_segment,
     Gradient,
@@ -27,8 +30,8 @@ from ._problem import (
 
 # Matmuls of (batch, n) by (n, n + m + 1) that a step needs at the least: forward, weight gradient
 # and, for rules that send credit through the recurrent weights, their transpose. Options as in
-# `modprop-jax compare --rules`.
-RULES = {
+# `modprop-jax compare --rules`. None: of cells that no such matmul leads. Add a rule here.
+RULES: dict[str, int | None] = {
     "bptt": 3,
     "rtrl": 3,
     "eprop": 2,
@@ -36,48 +39,84 @@ RULES = {
     "mdgl_cell": 3,
     "modprop": 2,
     "modprop_cell": 3,
+    "snap1": 2,
+    "diagonal_rtrl": None,
+    "gle": None,
 }
-EXACT = ("bptt", "rtrl")
+EXACT = ("bptt", "rtrl", "diagonal_rtrl")
 MU = 0.25
 
-# What a bench runs unless told otherwise, braintrace's where it is installed: add a rule here.
-DEFAULT_RULES = (*RULES, "modprop:mu=auto", *_peers.ALGORITHMS)
 MODES = ("offline", "segment=1", "segment=50", "checkpointed")
 YARDSTICK = "plain", "offline"
 
 
 def names() -> tuple[str, ...]:
     """What `--rules` may name."""
-    return *RULES, *_peers.ALGORITHMS
+    return *RULES, *_peers.PEERS
 
 
-def programs(rules: Sequence[str], modes: Sequence[str]) -> list[Program]:
-    """The programs of these rules in these modes, the yardstick first.
+def programs(
+    network: str,
+    rules: Sequence[str] | None = None,
+    modes: Sequence[str] | None = None,
+    devices: Sequence[int] = (1,),
+) -> list[Program]:
+    """The programs of these rules in these modes on so many devices, the yardstick first.
 
-    **Raises:** `ValueError` for an unknown rule, option or mode.
+    None: those of the network.
+
+    **Raises:** `ValueError` for an unknown network, rule, option or mode.
     """
-    for rule in rules:
+    default = NETWORKS[known("network", network, NETWORKS)]
+    given = default.rules if rules is None else rules
+    offline = default.offline if rules is None else ()
+    for rule in (*given, *offline):
         known("rule", rule.partition(":")[0], names())
-    for rule in _ours(rules):
-        _rule(rule, 5)  # its options
+    for rule in _ours((*given, *offline)):
+        _rule(rule, _SMALL)  # its options
+    if rules is not None:
+        cell = default.cell(_SMALL, jr.key(0))
+        for rule in _ours(rules):
+            _rule(rule, _SMALL).check(cell)
     found = [Program(*YARDSTICK, 3, _plain)]
-    for mode in modes:
+    for mode in default.modes if modes is None else modes:
         kind, _, length = mode.partition("=")
         if kind == "segment" and length.isdigit() and int(length) > 0:
-            found += [_streamed(rule, mode, int(length)) for rule in _ours(rules)]
-            found += _peers.streamed(rules, mode, int(length))
+            found += [_streamed(rule, mode, int(length)) for rule in _ours(given)]
+            found += _peers.programs(given, network, mode, int(length))
         elif known("mode", mode, MODES) == "offline":
             found += [Program("forward", mode, 1, _forward)]
             # without segments RTRL is BPTT
-            found += [_offline(rule) for rule in _ours(rules) if rule != "rtrl"]
+            found += [_offline(rule) for rule in _ours((*given, *offline)) if rule != "rtrl"]
+            found += _peers.programs(given, network, mode)
         else:
             found += [Program("plain", mode, 3, _plain_checkpointed, YARDSTICK)]
-            found += [Program("bptt", mode, 3, _checkpointed, YARDSTICK)] * ("bptt" in rules)
-    return found
+            found += [Program("bptt", mode, 3, _checkpointed, YARDSTICK)] * ("bptt" in given)
+    return found + [split for count in devices if count > 1 for split in _split(found, count)]
+
+
+def _split(found: Sequence[Program], devices: int) -> list[Program]:
+    """Those of this package and plain JAX, with the batch split over devices."""
+    return [
+        dataclasses.replace(
+            program,
+            mode=f"{program.mode}, {devices} devices{', sharded' * sharded}",
+            same_as=None if program.name == "forward" else program.key,
+            devices=devices,
+            sharded=sharded,
+        )
+        for program in found
+        for sharded in (False, True)
+        if program.name not in _peers.PEERS
+    ]
 
 
 def _ours(rules: Sequence[str]) -> list[str]:
-    return [rule for rule in rules if rule not in _peers.ALGORITHMS]
+    return [rule for rule in rules if rule not in _peers.PEERS]
+
+
+# neurons of a network that only shows whether a rule is one for it
+_SMALL = 5
 
 
 def _rule(text: str, n: int) -> Any:
@@ -129,7 +168,7 @@ def _offline(text: str) -> Program:
         return squared_error(readout(rnn(xs)), ys, len(xs))
 
     def build(problem):
-        rule = _rule(text, problem.model[0].hidden_size)
+        rule = _rule(text, problem.size.n)
         gradient = value_and_grad(loss)
 
         def run(model, xs, ys):
@@ -150,7 +189,7 @@ def _segment_loss(model, carry, xs, ys, *, steps: int):
 
 def _streamed(text: str, mode: str, segment: int) -> Program:
     def build(problem):
-        rule = _rule(text, problem.model[0].hidden_size)
+        rule = _rule(text, problem.size.n)
         loss = functools.partial(_segment_loss, steps=len(problem.xs))
         gradient = online_value_and_grad(loss, segment=segment)
 
@@ -164,7 +203,7 @@ def _streamed(text: str, mode: str, segment: int) -> Program:
     name = text.partition(":")[0]
     # BPTT keeps no trace: streamed it is truncated, and equals nothing else here
     same = {"bptt": None, "rtrl": YARDSTICK}.get(name, (text, "offline"))
-    return Program(text, mode, RULES[name], build, same)
+    return Program(text, mode, RULES[name], build, same, segment)
 
 
 def _checkpointed(problem: Problem) -> Callable:

@@ -43,7 +43,7 @@ class Progress:
         count = self._before + self._new
         seconds = (time.monotonic() - self._began) / self._new * (self._total - count)
         left = datetime.timedelta(seconds=round(seconds))
-        name = f"n={row['n']} T={row['T']} {row['program']}, {row['mode']}"
+        name = f"{row['network']} n={row['n']} T={row['T']} {row['program']}, {row['mode']}"
         text = f"{name}: {_result(row)}  time left {left}"
         if self._live is not None:
             self._live.update(self._task, completed=count, description=text)

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 
 from .._storage import RunFolder
-from . import _peers
 from ._measure import Settings
 
 
@@ -70,24 +69,33 @@ class Line:
     mode: str
     n: int
     steps: int
+    network: str = "leaky"
     skipped: str | None = None
     ratio: float | None = None
     low: float | None = None
     high: float | None = None
     milliseconds: float | None = None
+    trial: float | None = None
     over_floor: float | None = None
     megabytes: float | None = None
+    peak: float | None = None
     compile_seconds: float | None = None
     cosine: float | None = None
     difference: float | None = None
+    loss_difference: float | None = None
     gigaflops: float | None = None
+
+
+def key_of(row: dict[str, Any]) -> tuple:
+    """What was measured, whatever the process."""
+    return row["program"], row["mode"], row["n"], row["T"], row["network"]
 
 
 def summarise(rows: Sequence[dict[str, Any]]) -> list[Line]:
     """One line a program and size, in the order in which they were first measured."""
     grouped: dict[tuple, list[dict[str, Any]]] = {}
     for row in rows:
-        grouped.setdefault((row["program"], row["mode"], row["n"], row["T"]), []).append(row)
+        grouped.setdefault(key_of(row), []).append(row)
     return [_line(key, group) for key, group in grouped.items()]
 
 
@@ -97,7 +105,7 @@ def _line(key: tuple, rows: Sequence[dict[str, Any]]) -> Line:
         return Line(*key, skipped=rows[0]["skipped"])
 
     def median(name: str) -> float | None:
-        values = [row[name] for row in measured if name in row]
+        values = [row[name] for row in measured if row.get(name) is not None]
         return statistics.median(values) if values else None
 
     ratios = [statistics.median(row["ratios"]) for row in measured]
@@ -110,11 +118,14 @@ def _line(key: tuple, rows: Sequence[dict[str, Any]]) -> Line:
         low=low,
         high=high,
         milliseconds=median("milliseconds"),
+        trial=median("trial_microseconds"),
         over_floor=median("over_floor"),
         megabytes=median("temporary_megabytes"),
+        peak=median("peak_megabytes"),
         compile_seconds=median("compile_seconds"),
         cosine=median("cosine"),
         difference=median("difference"),
+        loss_difference=median("loss_difference"),
         gigaflops=median("gigaflops"),
     )
 
@@ -129,8 +140,3 @@ def _about(settings: Settings) -> dict[str, Any]:
     return {"device": kind, "precision": "float32", "versions": versions} | dataclasses.asdict(
         settings
     )
-
-
-def peer_version() -> str | None:
-    """braintrace's version; None if it is not installed."""
-    return importlib.metadata.version("braintrace") if _peers.installed() else None
