@@ -274,6 +274,8 @@ CROSS = {"labels": [*ARRAY, 3, jnp.ones(2), jnp.zeros(3, jnp.int32)]}
 
 FILTERS = [*WORDS, 3, [], [[0.5]], np.ones((2, 2)), ([0.5], [0.5]), ([1.5], np.ones((1, 2, 2)))]
 FIT: dict[str, Any] = dict(rates=[0.5], ridge=0.1)
+FILTER = mpj.TypeFilter(([0.5], np.zeros((1, 2, 2))), [0, 0, 1, 1])
+TURNING = mpj.TypeFilter(([0.5j], np.zeros((1, 2, 2))), [0, 0, 1, 1])
 BATCHES = [*WORDS, 3, [], [(XS,), (XS[:1],)]]
 RATES = [*WORDS, 0.5, [], [[0.5]], [0.5, 0.5], [1.5], [math.nan]]
 RIDGES = [*or_none(WORDS), *NEGATIVE, [], [None], math.nan]
@@ -496,6 +498,26 @@ ROWS: dict[str, Row] = {
         lambda: dict(loss=loss, model=model(), batches=[(XS,), (XS,)], types=[0, 0, 1, 1], **FIT),
         {"batches": BATCHES, "rates": RATES, "ridge": RIDGES, "towards": or_none(RULE)},
     ),
+    "filter_equations": Row(
+        lambda: dict(loss=loss, model=model(), rule=FILTER),
+        {"rule": [*RULE, mpj.EProp(), TURNING, mpj.TypeFilter(np.zeros((1, 1, 1)), [0])]},
+        args=(XS,),
+    ),
+    "refit": Row(
+        lambda: dict(rule=FILTER, equations=mpj.FilterEquations(jnp.zeros((2, 4, 4)))),
+        {
+            "rule": [*RULE, mpj.EProp(), TURNING],
+            "equations": [*WORDS, 3, jnp.ones((2, 4, 4)), mpj.FilterEquations(jnp.ones((2, 3, 3)))],
+            "ridge": [*NUMBER, *NEGATIVE, *ZERO, 1e-30],
+            "towards": [
+                *or_none(RULE),
+                mpj.EProp(),
+                TURNING,
+                mpj.TypeFilter(np.zeros((3, 2, 2)), [0, 1]),
+            ],
+            "trust": [*or_none(NUMBER), *NEGATIVE, *ZERO],
+        },
+    ),
     "plot_credit_limit": Row(
         wrong={"limit": [*WORDS, 3, jnp.ones(2)]},
     ),
@@ -607,7 +629,7 @@ ROWS: dict[str, Row] = {
 
 # what calls return, records of plain values, and bases without a constructor of their own
 RETURNED = """Alignment AlignmentMatrix Carry Compartments CreditLimit CreditProfile EIBalance
-FilterFit FiringRates FixedPoints GeneralisationGap GradientSpread HessianTop OnlineAlignment
+FilterEquations FilterFit FiringRates FixedPoints GeneralisationGap GradientSpread HessianTop OnlineAlignment
 ParticipationRatio ThreeTimescales WeightChange optim.RewireState
 optim.FPTTState""".split()
 RECORDS = ["Card", "tasks.Preset", "tasks.Task"]

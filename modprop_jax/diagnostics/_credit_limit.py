@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -13,9 +12,12 @@ from .. import _arguments as arguments
 from .._arguments import Numbers
 from .._rule import EProp, MDGL, ModProp, TypeFilter
 from ._clusters import clustered
-from ._filter_moments import Basis, check_maps, judge, moments, precision_of, Problem, problem_of
+from ._credit_limit_arguments import counts_of, gates_of, memory_of
+from ._filter_basis import Basis, basis_of, by_mode
+from ._filter_moments import judge, moments
+from ._filter_problem import precision_of, Problem, problem_of
 from ._filter_solve import above_rounding, chosen_ridge, combined, residual, solve
-from ._fit_filters import basis_of, by_mode, split
+from ._fit_filters import split
 from ._pairs import named, Rules
 
 
@@ -94,14 +96,13 @@ def credit_limit(
     **Errors:** as `fit_filters`.
     """
     problem = problem_of(loss, model, batches)
-    check_maps(problem.cell)
     n = _neurons(problem)
     given = arguments.cell_types("types", np.zeros(n, int) if types is None else types)
     start = max(given) + 1
-    counts = _counts(counts, start, n)
-    gated = _gates(gated)
+    counts = counts_of(counts, start, n)
+    gated = gates_of(gated)
     all_rates = basis_of(given, rates, None, False).rates
-    memory = _memory(memory, len(all_rates))
+    memory = memory_of(memory, len(all_rates))
     rounds = arguments.size("rounds", rounds)
     fitted, ridges = split(len(batches), held_out, ridge)
     if fitted == len(batches):
@@ -123,7 +124,7 @@ def credit_limit(
             usable = ridges
             if ridge is None:
                 usable = above_rounding(ridges, basis.modes * basis.kinds, eps)
-            filters, taken = _by_memory(seen, basis, memory, usable, eps)
+            filters, taken = _bymemory_of(seen, basis, memory, usable, eps)
             judged = judge(problem, filters)
             seen_by, others = slice(fitted), slice(fitted, None)
             found.append(
@@ -163,7 +164,7 @@ def _best_types(
 ) -> tuple[Basis, np.ndarray]:
     """The basis with its types, and products by them of the fitted batches."""
     given, best = basis.types, None
-    seen = problem._replace(batches=_first(problem.batches, fitted))
+    seen = problem.first(fitted)
     if count == basis.kinds:
         return basis, moments(seen, basis)
     for _ in range(rounds):
@@ -180,7 +181,7 @@ def _best_types(
     return best[1:]
 
 
-def _by_memory(
+def _bymemory_of(
     products: np.ndarray,
     basis: Basis,
     memory: tuple[int, ...],
@@ -213,45 +214,3 @@ def _by_memory(
 def _neurons(problem: Problem) -> int:
     inner: Any = problem.cell.parts()[0]
     return inner.hidden_size
-
-
-def _first(batches: Any, count: int) -> Any:
-    return jax.tree.map(lambda leaf: leaf[:count], batches)
-
-
-def _counts(given: Any, start: int, n: int) -> tuple[int, ...]:
-    if given is None:
-        return tuple(sorted({min(start * times, n) for times in (1, 2, 4)}))
-    if not isinstance(given, list | tuple) or not given:
-        raise ValueError(f"counts must be numbers of types, such as [2, 8], but is {given!r}.")
-    found = tuple(arguments.size("counts", count) for count in given)
-    if min(found) < start or max(found) > n or len(set(found)) < len(found):
-        raise ValueError(
-            f"counts must be different numbers of types from the {start} given to the {n} neurons, "
-            f"but are {list(found)}."
-        )
-    return tuple(sorted(found))
-
-
-def _gates(given: Any) -> tuple[bool, ...]:
-    each = given if isinstance(given, list | tuple) else (given,)
-    found = tuple(arguments.boolean("gated", gate) for gate in each)
-    if not found or len(set(found)) < len(found):
-        raise ValueError(f"gated must be False, True or both, but is {arguments.shown(given)}.")
-    return found
-
-
-def _memory(given: Any, most: int) -> tuple[int, ...]:
-    if given is None:
-        return tuple(range(1, most + 1))
-    if not isinstance(given, list | tuple) or not given:
-        raise ValueError(
-            f"memory must be numbers of exponentials, such as [1, 3], but is {given!r}."
-        )
-    found = tuple(sorted(arguments.size("memory", count) for count in given))
-    if found[-1] > most or len(set(found)) < len(found):
-        raise ValueError(
-            f"memory must be different numbers of exponentials, at most the {most} rates, but is "
-            f"{list(found)}."
-        )
-    return found

@@ -5,15 +5,16 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
 from .. import _arguments as arguments
 from .._arguments import Numbers
 from .._rule import ModProp, TypeFilter
-from .._static import content, FrozenArray
-from ._filter_moments import Basis, check_maps, judge, moments, precision_of, problem_of
+from .._static import content
+from ._filter_basis import as_arrays, Basis, basis_of, by_mode, is_frozen
+from ._filter_moments import judge, moments
+from ._filter_problem import precision_of, problem_of
 from ._filter_solve import above_rounding, chosen_ridge, solve
 
 
@@ -86,7 +87,6 @@ def fit_filters(
     `towards` that do not fit.
     """
     problem = problem_of(loss, model, batches)
-    check_maps(problem.cell)
     basis = basis_of(types, rates, taps, gated)
     start = _start(towards, basis, problem.cell)
     basis = basis._replace(own=None if start is None else _own(start))
@@ -95,12 +95,13 @@ def fit_filters(
     eps = precision_of(problem)
     if ridge is None:
         ridges = above_rounding(ridges, basis.modes * basis.kinds, eps)
-    seen = moments(problem, basis, start)[:fitted]
+    known = None if start is None else as_arrays(start)
+    seen = moments(problem.first(fitted), basis, known)
     columns = range(2, seen.shape[-1])
     best = chosen_ridge(seen, columns, 1, ridges, eps)
     weights, condition = solve(seen.sum(0), columns, 1, best, eps)
     rule = _added(start, basis, by_mode(weights, basis))
-    judged = judge(problem, [as_arrays(rule)])
+    judged = judge(problem, [rule])
     return FilterFit(
         rule,
         judged.cosine[0, :fitted],
@@ -110,48 +111,6 @@ def fit_filters(
         float(best),
         condition,
     )
-
-
-def by_mode(
-    weights: Float[np.ndarray, "C columns"], basis: Basis
-) -> Float[np.ndarray, "modes C C"]:
-    """[receiving, mode x secreting] as [mode, secreting, receiving]."""
-    return weights.T.reshape(basis.modes, basis.kinds, basis.kinds)
-
-
-def as_arrays(rule: TypeFilter) -> TypeFilter:
-    """The same with weights that a program takes: one serves all of them."""
-    filters: Any = jax.tree.map(content, rule.filters, is_leaf=_is_frozen)
-    if not isinstance(filters, tuple):
-        filters = jnp.asarray(filters)
-    else:
-        filters = filters[0], jnp.asarray(filters[1])
-    own: Any = content(rule.own)
-    return TypeFilter(filters, rule.types, gated=rule.gated, own=own)
-
-
-def basis_of(types: Any, rates: Any, taps: Any, gated: Any) -> Basis:
-    """What filters are made of, checked."""
-    types = arguments.cell_types("types", types)
-    gated = arguments.boolean("gated", gated)
-    if (rates is None) == (taps is None):
-        raise ValueError(
-            f"Filters are exponentials of given rates or a number of taps, but rates={rates!r} and "
-            f"taps={taps!r} came: pass one of them."
-        )
-    if rates is None:
-        return Basis(types, (), arguments.size("taps", taps), gated)
-    known = arguments.is_real(rates) and not arguments.is_traced(rates)
-    if not known or np.ndim(rates) != 1 or np.size(rates) == 0:
-        raise ValueError(
-            "rates must be a vector of known numbers, such as [0.9, 0.99], but is "
-            f"{arguments.shown(rates)}."
-        )
-    rates = np.asarray(rates, float)
-    if len(np.unique(rates)) < len(rates):
-        raise ValueError(f"rates must differ from each other, but are {rates.tolist()}.")
-    TypeFilter((rates, np.zeros((len(rates), 1, 1))), [0])  # as large as it may be
-    return Basis(types, tuple(rates.tolist()), 0, gated)
 
 
 def split(
@@ -196,10 +155,6 @@ def _start(towards: Any, basis: Basis, cell: Any) -> TypeFilter | None:
     return towards
 
 
-def _is_frozen(node: Any) -> bool:
-    return isinstance(node, FrozenArray)
-
-
 def _own(rule: TypeFilter) -> tuple[float, ...] | None:
     return None if rule.own is None else tuple(np.asarray(content(rule.own)).tolist())
 
@@ -208,7 +163,7 @@ def _added(start: TypeFilter | None, basis: Basis, weights: np.ndarray) -> TypeF
     """The fitted filter and what it was pulled to, in one."""
     if start is None:
         return basis.rule(weights)
-    known: Any = jax.tree.map(content, start.filters, is_leaf=_is_frozen)
+    known: Any = jax.tree.map(content, start.filters, is_leaf=is_frozen)
     if bool(basis.rates):
         rates, each = (np.asarray(part) for part in known)
         filters: Any = np.concatenate([rates, basis.rates]), np.concatenate([each, weights])
