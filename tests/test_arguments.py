@@ -629,8 +629,8 @@ ROWS: dict[str, Row] = {
 
 # what calls return, records of plain values, and bases without a constructor of their own
 RETURNED = """Alignment AlignmentMatrix Carry Compartments CreditLimit CreditProfile EIBalance
-FilterEquations FilterFit FiringRates FixedPoints GeneralisationGap GradientSpread HessianTop OnlineAlignment
-ParticipationRatio ThreeTimescales WeightChange optim.RewireState
+FilterEquations FilterFit FiringRates FixedPoints GeneralisationGap GradientSpread HessianTop
+OnlineAlignment ParticipationRatio ThreeTimescales WeightChange optim.RewireState
 optim.FPTTState""".split()
 RECORDS = ["Card", "tasks.Preset", "tasks.Task"]
 BASES = """AbstractCell SeparableCell AbstractSynapses AbstractLocalSynapses AbstractRule

@@ -33,6 +33,10 @@ def weights(rule: mpj.TypeFilter) -> np.ndarray:
     return np.asarray(rule.filters[1] if isinstance(rule.filters, tuple) else rule.filters)
 
 
+def weights_in(rule: mpj.TypeFilter) -> np.ndarray:
+    return rule.filters[1].numpy()
+
+
 @pytest.mark.parametrize("gated", [True, False])
 def test_filters_of_a_linear_network_are_recovered(gated):
     exact = mpj.TypeFilter.of_modprop(mpj.ModProp(1.0, TYPES), LINEAR)
@@ -64,27 +68,17 @@ def test_equations_are_of_the_gradients():
     exact, zero, some = (by_rule(r, model, batch) for r in (mpj.BPTT(), ZERO, SOME))
     products = np.asarray(equations.products)
     np.testing.assert_allclose(products[:, 0, 0].sum(), exact @ exact, rtol=1e-10)
-    w = weights_of_type(SOME)
+    w = weights_in(SOME).reshape(-1, 2).T
     np.testing.assert_allclose(np.sum(equations.right * w), (some - zero) @ (exact - zero))
     square = np.einsum("ck,ckl,cl->", w, np.asarray(equations.gram), w)
     np.testing.assert_allclose(square, (some - zero) @ (some - zero), rtol=1e-10)
     np.testing.assert_allclose(equations.cosine(SOME), cosine(some, exact), rtol=1e-8)
 
 
-def weights_of_type(rule: mpj.TypeFilter) -> np.ndarray:
-    return weights(mpj.refit(rule, mpj.FilterEquations(jnp.zeros((2, 6, 6))), towards=rule)).reshape(
-        -1, 2
-    ).T  # fmt: skip
-
-
 def test_of_no_equations_what_the_ridge_pulls_to_is_left():
     nothing = mpj.FilterEquations(jnp.zeros((2, 6, 6)))
     np.testing.assert_array_equal(weights(mpj.refit(SOME, nothing, towards=SOME)), weights_in(SOME))
     assert not weights(mpj.refit(SOME, nothing)).any()
-
-
-def weights_in(rule: mpj.TypeFilter) -> np.ndarray:
-    return rule.filters[1].numpy()
 
 
 def test_the_ridge_pulls_to_the_last_filters():
