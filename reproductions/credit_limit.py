@@ -1,6 +1,8 @@
-"""How close filters of ModProp's locality come to exact credit, on delayed XOR through training.
+"""How close filters of ModProp's locality come to exact credit, through training, on three tasks.
 
 python reproductions/credit_limit.py --out docs/results/credit-limit
+
+goes on where it stopped; with `--task` one of them alone.
 """
 
 import argparse
@@ -9,103 +11,125 @@ import functools
 import json
 import pathlib
 import time
+from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
 
 import modprop_jax as mpj
 from modprop_jax.experiments._network import build_network, build_optimizer, cell_types
-from modprop_jax.tasks import TASKS
+from modprop_jax.tasks import Preset, Task, TASKS
 
 
-TASK = TASKS["delayed_xor"]
 # T = 300
-PRESET = dataclasses.replace(
-    TASK.presets["small"],
+_XOR = dataclasses.replace(
+    TASKS["delayed_xor"].presets["small"],
     data={"cue": 40, "delay": 220},
     hidden_size=64,
     excitatory=52,
     cell_options={"tau": 30.0},
 )
+# presets, and the iterations of BPTT after which it is measured
+STUDIES: dict[str, tuple[Preset, tuple[int, ...]]] = {
+    "delayed_xor": (_XOR, (0, 100, 300, 800)),
+    "pattern_generation": (TASKS["pattern_generation"].presets["small"], (0, 100, 600)),
+    "sequential_digits": (TASKS["sequential_digits"].presets["small"], (0, 500, 3000)),
+}
 RATES = np.exp(-1 / np.geomspace(3, 300, 5))
-BATCHES, ITERATIONS = 24, (0, 100, 300, 800)
-COUNTS = (2, 4, 8)
+BATCHES = 16
+COUNTS, MEMORY = (2, 4, 8), (1, 2, 5)
 
 
-def loss(model, xs, ys):
-    return TASK.loss(model(xs), ys)[0]
+class Study:
+    """A task and its network, trained by BPTT."""
 
+    def __init__(self, name: str):
+        self.name = name
+        self.task: Task = TASKS[name]
+        self.preset, self.iterations = STUDIES[name]
+        self.optimizer = build_optimizer(self.preset)
 
-@functools.cache
-def trainer():
-    optimizer = build_optimizer(PRESET)
-    take = mpj.value_and_grad(loss, mpj.BPTT())
+    def loss(self, model: Any, xs: Any, ys: Any) -> Any:
+        """The task's."""
+        return self.task.loss(model(xs), ys)[0]
 
-    @eqx.filter_jit
-    def train(model, state, key, iterations):
-        params, static = eqx.partition(model, eqx.is_inexact_array)
+    def batch(self, key: Any) -> Any:
+        """Of training."""
+        return self.task.batch(key, self.preset.batch, **self.preset.data)
 
-        def step(i, carry):
-            params, state = carry
-            xs, ys = TASK.batch(jr.fold_in(key, i), batch=PRESET.batch, **PRESET.data)
-            _, gradients = take(eqx.combine(params, static), xs, ys)
-            updates, state = optimizer.update(gradients, state, params)
-            return optax.apply_updates(params, updates), state
+    @functools.cached_property
+    def train(self) -> Callable[..., Any]:
+        """`(model, state, key, iterations) -> (model, state)`, compiled once."""
+        take = mpj.value_and_grad(self.loss, mpj.BPTT())
 
-        params, state = jax.lax.fori_loop(0, iterations, step, (params, state))
-        return eqx.combine(params, static), state
+        @eqx.filter_jit
+        def train(model, state, key, iterations):
+            params, static = eqx.partition(model, eqx.is_inexact_array)
 
-    return optimizer, train
+            def step(i, carry):
+                params, state = carry
+                xs, ys = self.batch(jr.fold_in(key, i))
+                _, gradients = take(eqx.combine(params, static), xs, ys)
+                updates, state = self.optimizer.update(gradients, state, params)
+                return optax.apply_updates(params, updates), state
 
+            params, state = jax.lax.fori_loop(0, iterations, step, (params, state))
+            return eqx.combine(params, static), state
 
-def accuracy(model, key):
-    xs, ys = TASK.batch(key, batch=256, **PRESET.data)
-    return float(jnp.mean(jnp.argmax(model(xs), -1) == ys))
+        return train
 
+    def score(self, model: Any, key: Any) -> float:
+        """Of held-out data."""
+        xs, ys = self.task.evaluation(key, **self.preset.data)
+        return float(self.task.loss(model(xs), ys)[1])
 
-def measure(seed: int, counts: tuple[int, ...]) -> list[dict]:
-    """Figures of one network, before and after training."""
-    optimizer, train = trainer()
-    make, learn, draw = jr.split(jr.key(seed), 3)
-    model = build_network(TASK, PRESET, make)
-    state, done, found = optimizer.init(eqx.filter(model, eqx.is_inexact_array)), 0, []
-    types = cell_types(PRESET)
-    data = [
-        TASK.batch(jr.fold_in(draw, i), batch=PRESET.batch, **PRESET.data) for i in range(BATCHES)
-    ]
-    for iterations in ITERATIONS:
-        begun = time.perf_counter()
-        model, state = train(model, state, jr.fold_in(learn, done), iterations - done)
-        done = iterations
-        rules = {
+    def rules(self, cell: mpj.AbstractCell) -> dict[str, mpj.AbstractRule]:
+        """Marks; ModProp(0.25) where it is stable."""
+        types = cell_types(self.preset)
+        rules: dict[str, mpj.AbstractRule] = {
             "e-prop": mpj.EProp(),
             "MDGL": mpj.MDGL(types),
             "ModProp(auto)": mpj.ModProp("auto", types),
         }
         try:
-            mpj.ModProp(0.25, types).check(model.rnn.cell)
-            rules["ModProp(0.25)"] = mpj.ModProp(0.25, types)
+            mpj.ModProp(0.25, types).check(cell)
         except ValueError as error:
-            print(f"network {seed}, {iterations} iterations: {error}", flush=True)
+            print(f"{self.name}: {error}", flush=True)
+            return rules
+        return rules | {"ModProp(0.25)": mpj.ModProp(0.25, types)}
+
+
+def measure(study: Study, seed: int, out: pathlib.Path) -> list[dict[str, Any]]:
+    """Figures of one network, before, while and after it is trained."""
+    make, learn, draw = jr.split(jr.key(seed), 3)
+    model = build_network(study.task, study.preset, make)
+    state = study.optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+    data = [study.batch(jr.fold_in(draw, i)) for i in range(BATCHES)]
+    done, found = 0, []
+    for iterations in study.iterations:
+        begun = time.perf_counter()
+        model, state = study.train(model, state, jr.fold_in(learn, done), iterations - done)
+        done = iterations
         limit = mpj.credit_limit(
-            loss,
+            study.loss,
             model,
             data,
-            types=types,
-            counts=counts,
+            types=cell_types(study.preset),
+            counts=COUNTS,
             rates=RATES,
-            memory=(1, 2, 5),
+            memory=MEMORY,
             held_out=BATCHES // 2,
-            rules=rules,
+            rules=study.rules(model.rnn.cell),
         )
         entry = {
+            "task": study.name,
             "seed": seed,
             "iterations": iterations,
-            "accuracy": accuracy(model, jr.fold_in(draw, BATCHES)),
+            "score": study.score(model, jr.fold_in(draw, BATCHES)),
             "rules": dict(zip(limit.names, limit.rule_cosine.tolist())),
             "gated": limit.gated,
             "counts": limit.counts,
@@ -117,14 +141,16 @@ def measure(seed: int, counts: tuple[int, ...]) -> list[dict]:
         for name in ("cosine", "held_out_cosine", "residual", "held_out_residual"):
             entry[name] = getattr(limit, name).tolist()
         found.append(entry)
+        print(
+            json.dumps({k: entry[k] for k in ("task", "seed", "iterations", "seconds")}), flush=True
+        )
         if seed == 0:
-            entry["figure"] = mpj.plot_credit_limit(limit)
-        print(json.dumps({k: v for k, v in entry.items() if k != "figure"}), flush=True)
-        jax.clear_caches()  # each set of types has programs of its own
+            figure = mpj.plot_credit_limit(limit)
+            figure.savefig(out / f"{study.name}-{iterations}.png", dpi=150)
     return found
 
 
-def table(entries: list[dict]) -> str:
+def table(entries: list[dict[str, Any]]) -> str:
     """Held-out cosine with BPTT, mean ± standard deviation over networks."""
     columns = sorted({entry["iterations"] for entry in entries})
     rows: dict[str, dict[int, list[float]]] = {}
@@ -134,15 +160,16 @@ def table(entries: list[dict]) -> str:
 
     for entry in entries:
         at = entry["iterations"]
-        put("accuracy of the network", at, entry["accuracy"])
+        put(f"{TASKS[entry['task']].score} of the network", at, entry["score"])
         for name, value in entry["rules"].items():
             put(name, at, value)
+    for entry in entries:
         for g, gate in enumerate(entry["gated"]):
             for c, count in enumerate(entry["counts"]):
                 for k, memory in enumerate(entry["memory"]):
-                    kind = "gated" if gate else "open"
-                    label = f"fitted, {kind}, {count} types, {memory} exponentials"
-                    put(label, at, entry["held_out_cosine"][g][c][k])
+                    form = f"{'gated' if gate else 'not gated'}, {count} types, K = {memory}"
+                    value = entry["held_out_cosine"][g][c][k]
+                    put(f"fitted, {form}", entry["iterations"], value)
     lines = ["| rule | " + " | ".join(f"{c} iterations" for c in columns) + " |"]
     lines += ["|---|" + "---|" * len(columns)]
     for label, each in rows.items():
@@ -154,27 +181,27 @@ def table(entries: list[dict]) -> str:
 def _shown(values: list[float]) -> str:
     if not values:
         return "–"
-    mean, sd = np.mean(values), np.std(values, ddof=1) if len(values) > 1 else 0.0
-    return f"{mean:.3f} ± {sd:.3f} ({len(values)})"
+    sd = np.std(values, ddof=1) if len(values) > 1 else 0.0
+    return f"{np.mean(values):.3f} ± {sd:.3f} ({len(values)})"
 
 
 def main() -> None:
+    """Measure what is missing, network after network."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", type=int, default=5)
-    parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--counts", type=int, nargs="+", default=COUNTS)
+    parser.add_argument("--task", choices=STUDIES)
     parser.add_argument("--out", type=pathlib.Path, required=True)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    entries = []
-    for seed in range(given.first, given.first + given.networks):
-        for entry in measure(seed, tuple(given.counts)):
-            figure = entry.pop("figure", None)
-            if figure is not None:
-                figure.savefig(given.out / f"limit-{entry['iterations']}.png", dpi=150)
-            entries.append(entry)
-        (given.out / "figures.json").write_text(json.dumps(entries, indent=1) + "\n", "utf-8")
-        (given.out / "table.md").write_text(table(entries) + "\n", "utf-8")
+    for name in STUDIES if given.task is None else [given.task]:
+        study, path = Study(name), given.out / f"{name}.json"
+        entries = json.loads(path.read_text("utf-8")) if path.exists() else []
+        for seed in range(given.networks):
+            if seed in {entry["seed"] for entry in entries}:
+                continue
+            entries += measure(study, seed, given.out)
+            path.write_text(json.dumps(entries, indent=1) + "\n", "utf-8")
+        (given.out / f"{name}.md").write_text(table(entries) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
