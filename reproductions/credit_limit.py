@@ -141,9 +141,7 @@ def measure(study: Study, seed: int, out: pathlib.Path) -> list[dict[str, Any]]:
         for name in ("cosine", "held_out_cosine", "residual", "held_out_residual"):
             entry[name] = getattr(limit, name).tolist()
         found.append(entry)
-        print(
-            json.dumps({k: entry[k] for k in ("task", "seed", "iterations", "seconds")}), flush=True
-        )
+        print(f"{study.name}, network {seed}, {iterations}: {entry['seconds']:.0f} s", flush=True)
         if seed == 0:
             figure = mpj.plot_credit_limit(limit)
             figure.savefig(out / f"{study.name}-{iterations}.png", dpi=150)

@@ -122,6 +122,25 @@ def refit(
     serves all of them. To stream with it, pass its weights as a NumPy array. Pure; runs under
     `jit`, `vmap` and `scan`. Cost: O(C (K C)³).
 
+    **Example:** filters that follow a network by a running average, one batch old.
+
+    >>> import equinox as eqx, jax, jax.numpy as jnp, modprop_jax as mpj
+    >>> model = mpj.RNN(mpj.LeakyCell(2, 4, tau=5.0, key=jax.random.key(0)))
+    >>> def loss(model, xs):
+    ...     return jnp.mean(model(xs) ** 2)
+    >>> rule = mpj.TypeFilter(([0.9, 0.5], jnp.zeros((2, 2, 2))), [0, 0, 1, 1])
+    >>> xs = jnp.ones((6, 3, 2))
+    >>> past = mpj.filter_equations(loss, model, xs, rule=rule)
+    >>> @eqx.filter_jit
+    ... def step(model, rule, past, xs):
+    ...     _, gradients = mpj.value_and_grad(loss, rule)(model, xs)
+    ...     model = eqx.apply_updates(model, jax.tree.map(lambda g: -0.01 * g, gradients))
+    ...     past = past.averaged(mpj.filter_equations(loss, model, xs, rule=rule), 0.9)
+    ...     return model, mpj.refit(rule, past, towards=rule, trust=0.1), past
+    >>> model, rule, past = step(model, rule, past, xs)
+    >>> rule.filters[1].shape
+    (2, 2, 2)
+
     **Errors:** ValueError for equations or a `towards` of another form, and a ridge below rounding.
     """
     rule = _as_filter("rule", rule)
