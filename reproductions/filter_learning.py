@@ -27,6 +27,7 @@ from filter_learning_parts import (
     LEARNING_RATES,
     loss,
     METHODS,
+    network,
     optimizer_of,
     PRESET,
     step,
@@ -35,7 +36,6 @@ from filter_learning_parts import (
 from filter_learning_rows import best_rate, differences, figure, Rows, score, table, TEST, TUNING
 
 import modprop_jax as mpj
-from modprop_jax.experiments._network import build_network
 
 
 def trainer(how: Learner) -> Callable[[Any, Any], dict[str, Any]]:
@@ -44,7 +44,7 @@ def trainer(how: Learner) -> Callable[[Any, Any], dict[str, Any]]:
     @jax.jit
     def train(key, rate):
         make, learn, judge = jr.split(key, 3)
-        model = build_network(TASK, PRESET, make)
+        model = network(make)
         params, static = eqx.partition(model, eqx.is_inexact_array)
         optimizer = optimizer_of(rate)
         held_out = TASK.evaluation(judge, **PRESET.data)

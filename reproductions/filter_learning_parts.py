@@ -19,9 +19,12 @@ from modprop_jax.tasks import TASKS
 TASK = TASKS["delayed_xor"]
 # T = 150
 PRESET = dataclasses.replace(TASK.presets["small"], data={"cue": 20, "delay": 110}, iterations=600)
-TYPES = cell_types(PRESET)
-RATES = np.exp(-1 / np.array([10.0, 40.0, 160.0]))
-SHAPE = len(RATES), 2, 2
+EXCITATORY, N = 39, 48
+RATES = np.exp(-1 / np.array([15.0, 150.0]))
+# 1 = excitatory, 0 = inhibitory; and both in parts, by which answer the readout hears of them
+TWO = cell_types(PRESET)
+SIX = (*np.repeat([0, 1, 2, 3], [9, 10, 10, 10]).tolist(), *np.repeat([4, 5], [4, 5]).tolist())
+TYPES = {2: TWO, 6: SIX}
 EVERY = 20
 LEARNING_RATES = (1e-3, 3e-3, 1e-2)
 OTHERS = 2000
@@ -37,9 +40,28 @@ def batch(key: Any) -> Any:
     return TASK.batch(key, PRESET.batch, **PRESET.data)
 
 
+def network(key: Any) -> Any:
+    """The preset's, excitatory and inhibitory neurons each in order of their part in the answer."""
+    made = build_network(TASK, PRESET, key)
+    side = made.readout.weight[1] - made.readout.weight[0]
+    first, last = jnp.argsort(side[:EXCITATORY]), jnp.argsort(side[EXCITATORY:])
+    order = jnp.concatenate([first, EXCITATORY + last])
+    cell = made.rnn.cell
+    return eqx.tree_at(
+        lambda m: (m.rnn.cell.weight_rec, m.rnn.cell.weight_in, m.readout.weight),
+        made,
+        (cell.weight_rec[order][:, order], cell.weight_in[order], made.readout.weight[:, order]),
+    )
+
+
 def filters(given: Any) -> mpj.TypeFilter:
     """Of weights (K, C, C)."""
-    return mpj.TypeFilter((RATES, given), TYPES)
+    return mpj.TypeFilter((RATES, given), TYPES[given.shape[-1]])
+
+
+def nothing(count: int = 2) -> Any:
+    """The weights of no credit between neurons, of so many types."""
+    return jnp.zeros((len(RATES), count, count))
 
 
 def optimizer_of(rate: Any) -> optax.GradientTransformation:
@@ -79,36 +101,35 @@ def constant(rule: mpj.AbstractRule) -> Learner:
     return Learner(lambda *_: (), lambda kept, *_: kept, lambda _: rule)
 
 
-def equations_of(model: Any, key: Any, count: int) -> mpj.FilterEquations:
+def equations_of(model: Any, key: Any, count: int, types: int = 2) -> mpj.FilterEquations:
     """Of so many batches of their own."""
 
     def one(key):
-        rule = filters(jnp.zeros(SHAPE))
-        return mpj.filter_equations(loss, model, *batch(key), rule=rule)
+        return mpj.filter_equations(loss, model, *batch(key), rule=filters(nothing(types)))
 
     return jax.tree.map(lambda a: a.sum(0), jax.lax.map(one, jr.split(key, count)))
 
 
-def once(count: int = 8, ridge: float = 1e-3) -> Learner:
+def once(count: int = 8, ridge: float = 1e-3, types: int = 2) -> Learner:
     """Fitted at the initial weights."""
 
     def start(model, key):
-        zeros = filters(jnp.zeros(SHAPE))
-        return mpj.refit(zeros, equations_of(model, key, count), ridge=ridge).filters[1]
+        equations = equations_of(model, key, count, types)
+        return mpj.refit(filters(nothing(types)), equations, ridge=ridge).filters[1]
 
     return Learner(start, lambda kept, *_: kept, filters)
 
 
-def scheduled(every: int, count: int = 8, ridge: float = 1e-3) -> Learner:
+def scheduled(every: int, count: int = 8, ridge: float = 1e-3, types: int = 2) -> Learner:
     """Fitted anew each `every` iterations, to batches of its own."""
-    first = once(count, ridge)
+    first = once(count, ridge, types)
 
     def update(kept, model, i, key, _):
         return jax.lax.cond(
             i % every == 0, lambda: first.start(model, key).astype(kept.dtype), lambda: kept
         )
 
-    return Learner(lambda model, key: jnp.zeros(SHAPE), update, filters)
+    return Learner(lambda model, key: nothing(types), update, filters)
 
 
 def running(decay: float, ridge: float, trust: float | None = None, every: int = 1) -> Learner:
@@ -117,7 +138,7 @@ def running(decay: float, ridge: float, trust: float | None = None, every: int =
 
     def start(model, key):
         shapes = jax.eval_shape(lambda: equations_of(model, key, 1))
-        return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes), jnp.zeros(SHAPE)
+        return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes), nothing()
 
     def update(kept, model, i, key, seen):
         def take():
@@ -142,7 +163,7 @@ def of_other_networks(networks: int = 4) -> np.ndarray:
     @jax.jit
     def one(key):
         make, learn, draw = jr.split(key, 3)
-        params, static = eqx.partition(build_network(TASK, PRESET, make), eqx.is_inexact_array)
+        params, static = eqx.partition(network(make), eqx.is_inexact_array)
         optimizer = optimizer_of(rate)
 
         def block(carry, first):
@@ -156,13 +177,13 @@ def of_other_networks(networks: int = 4) -> np.ndarray:
 
             return (jax.lax.fori_loop(first, first + EVERY, iteration, parts), total), ()
 
-        rows = 2 + SHAPE[0] * SHAPE[1]
-        start = (params, optimizer.init(params)), jnp.zeros((SHAPE[1], rows, rows))
+        rows = 2 + 2 * len(RATES)
+        start = (params, optimizer.init(params)), jnp.zeros((2, rows, rows))
         firsts = jnp.arange(0, PRESET.iterations, EVERY)
         return jax.lax.scan(block, start, firsts)[0][1]
 
     total = sum(one(jr.key(OTHERS + seed)) for seed in range(networks))
-    found = mpj.refit(filters(jnp.zeros(SHAPE)), mpj.FilterEquations(jnp.asarray(total)))
+    found = mpj.refit(filters(nothing()), mpj.FilterEquations(jnp.asarray(total)))
     return np.asarray(found.filters[1])
 
 
@@ -172,7 +193,9 @@ def meta_learnt(networks: int = 4, unroll: int = 10, passes: int = 4) -> np.ndar
     By Adam on the derivative through these iterations, of `networks` that go on from where they
     are, and begin anew with other weights after each of `passes`.
     """
-    rate, outer = LEARNING_RATES[1], optax.adam(optax.exponential_decay(3e-3, 100, 0.7))
+    rate, outer = LEARNING_RATES[1], optax.adam(optax.exponential_decay(0.02, 100, 0.7))
+    # so that 1 is about as much credit from a type as neurons have of their own
+    scale = jnp.asarray((1 - RATES) / N)[:, None, None]
 
     def after(given, parts, static, first, learn, draw):
         """The loss of fresh batches after some iterations, and where these end."""
@@ -181,7 +204,7 @@ def meta_learnt(networks: int = 4, unroll: int = 10, passes: int = 4) -> np.ndar
         @jax.checkpoint
         def iteration(parts, i):
             seen = batch(jr.fold_in(learn, i))
-            return step(parts, static, filters(given), seen, optimizer), ()
+            return step(parts, static, filters(scale * given), seen, optimizer), ()
 
         parts, _ = jax.lax.scan(iteration, parts, first + jnp.arange(unroll))
         return loss(eqx.combine(parts[0], static), *batch(draw)), parts
@@ -189,10 +212,10 @@ def meta_learnt(networks: int = 4, unroll: int = 10, passes: int = 4) -> np.ndar
     @jax.jit
     def one_pass(given, state, key):
         def start(key):
-            params, _ = eqx.partition(build_network(TASK, PRESET, key), eqx.is_inexact_array)
+            params, _ = eqx.partition(network(key), eqx.is_inexact_array)
             return params, optimizer_of(rate).init(params)
 
-        static = eqx.partition(build_network(TASK, PRESET, key), eqx.is_inexact_array)[1]
+        static = eqx.partition(network(key), eqx.is_inexact_array)[1]
         make, learn, draw = (jr.split(k, networks) for k in jr.split(key, 3))
         parts = jax.lax.map(start, make)
 
@@ -218,12 +241,12 @@ def meta_learnt(networks: int = 4, unroll: int = 10, passes: int = 4) -> np.ndar
         (given, state, _), values = jax.lax.scan(meta_step, (given, state, parts), firsts)
         return given, state, values
 
-    given = jnp.zeros(SHAPE)
+    given = nothing()
     state = outer.init(given)
     for number in range(passes):
         given, state, values = one_pass(given, state, jr.key(OTHERS + 100 + number))
         print(f"meta-learning, pass {number}: mean loss {float(values.mean()):.3f}", flush=True)
-    return np.asarray(given)
+    return np.asarray(scale * given)
 
 
 def learner(name: str, given: Any = None) -> Learner:
@@ -231,12 +254,13 @@ def learner(name: str, given: Any = None) -> Learner:
     made = {
         "BPTT": lambda: constant(mpj.BPTT()),
         "e-prop": lambda: constant(mpj.EProp()),
-        "MDGL": lambda: constant(mpj.MDGL(TYPES)),
-        "ModProp, μ = 0.25": lambda: constant(mpj.ModProp(0.25, TYPES)),
-        "ModProp, μ measured": lambda: constant(mpj.ModProp("auto", TYPES)),
+        "MDGL": lambda: constant(mpj.MDGL(TWO)),
+        "ModProp, μ = 0.25": lambda: constant(mpj.ModProp(0.25, TWO)),
+        "ModProp, μ measured": lambda: constant(mpj.ModProp("auto", TWO)),
         "fitted at the start": once,
         "refitted each 100": lambda: scheduled(100),
         "refitted each 20": lambda: scheduled(20),
+        "refitted each 20, six types": lambda: scheduled(20, count=4, types=6),
         "running average": lambda: running(0.95, 1e-3, every=2),
         "running average, trust": lambda: running(0.95, 1e-2, 0.05, every=2),
     }
@@ -246,6 +270,6 @@ def learner(name: str, given: Any = None) -> Learner:
 FROM_OTHERS = {"of other networks": of_other_networks, "meta-learnt": meta_learnt}
 METHODS = (
     "BPTT", "e-prop", "MDGL", "ModProp, μ = 0.25", "ModProp, μ measured", "fitted at the start",
-    "refitted each 100", "refitted each 20", "running average", "running average, trust",
-    "of other networks", "meta-learnt",
+    "refitted each 100", "refitted each 20", "refitted each 20, six types", "running average",
+    "running average, trust", "of other networks", "meta-learnt",
 )  # fmt: skip
