@@ -25,6 +25,10 @@ from ._eigenvalues import (
     plot_eigenvalues as plot_eigenvalues,
     recurrent_eigenvalues as recurrent_eigenvalues,
 )
+from ._filter_equations import (
+    filter_equations as filter_equations,
+    FilterEquations as FilterEquations,
+)
 from ._filters import (
     filter_taps as filter_taps,
     plot_filter_taps as plot_filter_taps,
@@ -45,11 +49,7 @@ from ._gap import (
 from ._hessian import hessian_top as hessian_top, HessianTop as HessianTop
 from ._online import online_alignment as online_alignment, OnlineAlignment as OnlineAlignment
 from ._rates import curvature_bound as curvature_bound, matched_rates as matched_rates
-from ._refit import (
-    filter_equations as filter_equations,
-    FilterEquations as FilterEquations,
-    refit as refit,
-)
+from ._refit import refit as refit
 from ._spread import gradient_spread as gradient_spread, GradientSpread as GradientSpread
 from ._three_timescales import (
     three_timescales as three_timescales,
