@@ -2,12 +2,15 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from .. import _arguments as arguments
 from .._rule import TypeFilter
+from .._static import content
+from ._filter_basis import is_frozen
 from ._filter_equations import (
     as_real_filter,
     columns_of,
@@ -74,9 +77,9 @@ def refit(
     weights, dtype = weights_for(rule, equations), equations.products.dtype
     ridge = _ridge(ridge, equations)
     last = columns_of(weights.astype(dtype))
-    aim = (
-        jnp.zeros_like(last) if towards is None else columns_of(_alike(towards, rule).astype(dtype))
-    )
+    aim = jnp.zeros_like(last)
+    if towards is not None:
+        aim = columns_of(_alike(towards, rule).astype(dtype))
     scale = jnp.sqrt(jnp.maximum(jnp.diagonal(equations.gram, axis1=1, axis2=2), 0))
     known = scale > 0
     inverse = jnp.where(known, 1 / jnp.where(known, scale, 1), 0)
@@ -94,13 +97,31 @@ def refit(
 
 
 def _alike(towards: object, rule: TypeFilter) -> Array:
-    weights = weights_of(as_real_filter("towards", towards))
-    if weights.shape != weights_of(rule).shape or towards.types != rule.types:
+    given = as_real_filter("towards", towards)
+    names = "types", "gated", "shape of weights", "rates", "own"
+    differ = [n for n, *pair in zip(names, _form(given), _form(rule)) if not _same(*pair)]
+    if differ:
         raise ValueError(
-            "towards must be a filter of rule's types and of as many exponentials or taps, with "
-            f"weights {weights_of(rule).shape}, but has {weights.shape}."
+            "towards must be a filter as rule is, of the same types, gate, rates or number of taps "
+            f"and own, but it has other {', '.join(differ)}."
         )
-    return weights
+    return weights_of(given)
+
+
+def _form(rule: TypeFilter) -> tuple[Any, ...]:
+    """What weights are for."""
+    filters, own = jax.tree.map(content, (rule.filters, rule.own), is_leaf=is_frozen)
+    rates = filters[0] if isinstance(filters, tuple) else None
+    return rule.types, rule.gated, weights_of(rule).shape, rates, own
+
+
+def _same(one: Any, other: Any) -> bool:
+    """As far as it is known."""
+    if one is None or other is None:
+        return one is other
+    if arguments.is_traced((one, other)):
+        return np.shape(one) == np.shape(other)
+    return np.array_equal(one, other)
 
 
 def _ridge(given: Any, equations: FilterEquations) -> Any:

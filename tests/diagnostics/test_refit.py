@@ -163,9 +163,17 @@ def test_equations_of_another_filter_are_refused():
         mpj.refit(ZERO, equations)
     with pytest.raises(ValueError, match="new is of another filter"):
         mpj.FilterEquations(jnp.zeros((2, 6, 6))).averaged(equations, 0.5)
-    longer = mpj.TypeFilter(([0.5], np.zeros((1, 2, 2))), TYPES)
-    with pytest.raises(ValueError, match="towards must be a filter of rule's types"):
-        mpj.refit(ZERO, mpj.FilterEquations(jnp.zeros((2, 6, 6))), towards=longer)
+    equations = mpj.FilterEquations(jnp.zeros((2, 6, 6)))
+    weights = np.zeros((2, 2, 2))
+    for other in (
+        mpj.TypeFilter(([0.5], weights[:1]), TYPES),
+        mpj.TypeFilter(([0.9, 0.5], weights), TYPES),
+        mpj.TypeFilter((RATES, weights), TYPES[::-1]),
+        mpj.TypeFilter((RATES, weights), TYPES, gated=False),
+        mpj.TypeFilter(weights, TYPES),
+    ):
+        with pytest.raises(ValueError, match="towards must be a filter as rule is"):
+            mpj.refit(ZERO, equations, towards=other)
 
 
 FORMS: dict[str, Any] = {
