@@ -164,7 +164,7 @@ WRONG: dict[str, list] = {
     **dict.fromkeys(["symbols", "categories", "draws"], [*SIZE, 1]),
     **dict.fromkeys(["labels", "refractory", "gap", "delay"], COUNT),
     **dict.fromkeys(["teacher", "pattern", "seed"], WHOLE),
-    **dict.fromkeys(["taps", "sweeps"], or_none(COUNT)),
+    **dict.fromkeys(["taps", "sweeps", "held_out"], or_none(COUNT)),
     **dict.fromkeys(["tau", "dt", "threshold", "tau_adaptation"], CONSTANT),
     "cues": [*SIZE, 2],
     "beta": TRAINABLE,
@@ -316,6 +316,12 @@ RECORDED = {
     "fold": [*COUNT, 5],
 }
 FILTERS = [*WORDS, 3, [], [[0.5]], np.ones((2, 2)), ([0.5], [0.5]), ([1.5], np.ones((1, 2, 2)))]
+FIT: dict[str, Any] = dict(rates=[0.5], ridge=0.1)
+FILTER = mpj.TypeFilter(([0.5], np.zeros((1, 2, 2))), [0, 0, 1, 1])
+TURNING = mpj.TypeFilter(([0.5j], np.zeros((1, 2, 2))), [0, 0, 1, 1])
+BATCHES = [*WORDS, 3, [], [(XS,), (XS[:1],)]]
+RATES = [*WORDS, 0.5, [], [[0.5]], [0.5, 0.5], [1.5], [math.nan]]
+RIDGES = [*or_none(WORDS), *NEGATIVE, [], [None], math.nan]
 
 ROWS: dict[str, Row] = {
     "NeuronCell": Row(of_cell(), neurons(), call=Silent),
@@ -517,6 +523,22 @@ ROWS: dict[str, Row] = {
     "alignment_matrix": Row(
         lambda: dict(loss=loss, model=model(), rules=[mpj.EProp()]), args=(XS,)
     ),
+    "credit_limit": Row(
+        lambda: dict(
+            loss=loss, model=model(), batches=[(XS,), (XS,)], types=[0, 0, 1, 1], memory=(1,), **FIT
+        ),
+        {
+            "batches": BATCHES,
+            "types": without(TYPES, "abc"),
+            "rates": RATES,
+            "ridge": RIDGES,
+            "counts": [*or_none(WORDS), 3, [], [1], [5], [2, 2], [None]],
+            "memory": [*or_none(WORDS), 3, [], [0], [2], [1, 1], [None]],
+            "gated": [*FLAG, [], [True, True], [None]],
+            "rounds": SIZE,
+            "rules": without(RULES, None),
+        },
+    ),
     "compartments": Row(
         lambda: dict(rnn=PREDICTING, carry=PREDICTING.init((2,), key=KEY), xs=XS, loss=jnp.sum),
         {
@@ -536,6 +558,33 @@ ROWS: dict[str, Row] = {
     ),
     "filter_taps": Row(
         lambda: dict(rule=mpj.ModProp(0.1), cell=leaky(), n=3), {"rule": [*RULE, mpj.EProp()]}
+    ),
+    "fit_filters": Row(
+        lambda: dict(loss=loss, model=model(), batches=[(XS,), (XS,)], types=[0, 0, 1, 1], **FIT),
+        {"batches": BATCHES, "rates": RATES, "ridge": RIDGES, "towards": or_none(RULE)},
+    ),
+    "filter_equations": Row(
+        lambda: dict(loss=loss, model=model(), rule=FILTER),
+        {"rule": [*RULE, mpj.EProp(), TURNING, mpj.TypeFilter(np.zeros((1, 1, 1)), [0])]},
+        args=(XS,),
+    ),
+    "refit": Row(
+        lambda: dict(rule=FILTER, equations=mpj.FilterEquations(jnp.zeros((2, 4, 4)))),
+        {
+            "rule": [*RULE, mpj.EProp(), TURNING],
+            "equations": [*WORDS, 3, jnp.ones((2, 4, 4)), mpj.FilterEquations(jnp.ones((2, 3, 3)))],
+            "ridge": [*NUMBER, *NEGATIVE, *ZERO, 1e-30],
+            "towards": [
+                *or_none(RULE),
+                mpj.EProp(),
+                TURNING,
+                mpj.TypeFilter(np.zeros((3, 2, 2)), [0, 1]),
+            ],
+            "trust": [*or_none(NUMBER), *NEGATIVE, *ZERO],
+        },
+    ),
+    "plot_credit_limit": Row(
+        wrong={"limit": [*WORDS, 3, jnp.ones(2)]},
     ),
     "plot_filter_taps": Row(
         lambda: dict(rule=mpj.ModProp(0.1, [0, 0, 1, 1]), cell=leaky(), n=3),
@@ -699,9 +748,10 @@ ROWS: dict[str, Row] = {
 }
 
 # what calls return, records of plain values, and bases without a constructor of their own
-RETURNED = """Alignment AlignmentMatrix Carry Compartments CreditProfile EIBalance GeneralisationGap
-FiringRates FixedPoints GradientSpread HessianTop OnlineAlignment ParticipationRatio
-StreamCarry tasks.Recording ThreeTimescales WeightChange optim.RewireState
+RETURNED = """Alignment AlignmentMatrix Carry Compartments CreditLimit CreditProfile EIBalance
+FilterEquations FilterFit FiringRates FixedPoints GeneralisationGap GradientSpread HessianTop
+OnlineAlignment ParticipationRatio StreamCarry tasks.Recording ThreeTimescales WeightChange
+optim.RewireState
 optim.FPTTState""".split()
 RECORDS = ["Card", "tasks.Task", "tasks.Preset"]
 RECORDS += [f"tasks.{part}" for part in ("Architecture", "Schedule", "Optimizer", "Objective")]
@@ -712,8 +762,9 @@ METHODS = """GRUCell.from_equinox LSTMCell.from_equinox EquilibriumCell.layered 
 Sparse.random Sparse.rewired""".split()
 
 
-# a figure, and data that take seconds to make, which other tests do
+# a figure, data that take seconds to make, and fits to numbers, which other tests do
 SLOW = {"plot_filter_taps", "tasks.mnist1d", "tasks.mnist1d_split"}
+SLOW |= {"fit_filters", "credit_limit", "plot_credit_limit"}
 # NumPy's, of what has been computed
 SLOW |= {name for name in ROWS if "eigenvalues" in name or "fixed_points" in name}
 # data that need not be here

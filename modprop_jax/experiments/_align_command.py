@@ -62,6 +62,7 @@ def align(
     measure: Annotated[int | None, _shown("INT", "256")] = None,
     noise: Annotated[float | None, _shown("FLOAT", "0.2")] = None,
     sweep: bool = False,
+    limit: Annotated[tuple[int, ...] | None, _shown("INT [INT ...]", "not measured")] = None,
     iterations: PresetInt = None,
     batch: PresetInt = None,
     hidden_size: PresetInt = None,
@@ -84,8 +85,9 @@ def align(
 
     prints a table and writes a folder with align.json (all figures), table.md,
     alignment.png (cosine and ρ), matrix.png (rules against rules), credit.png (credit by
-    lag, of neuron cells), curvature.png (λ₁ and its bounds; gap against λ₁), config.json,
-    metrics.jsonl and checkpoints. Stop it at any moment; it continues with
+    lag, of neuron cells), curvature.png (λ₁ and its bounds; gap against λ₁), with
+    --limit also limit.png (what the best filters would reach), config.json, metrics.jsonl
+    and checkpoints. Stop it at any moment; it continues with
 
         modprop-jax align --resume FOLDER
 
@@ -118,13 +120,16 @@ def align(
         resume: Folder of an interrupted run to continue; takes no other option.
         learner: On streams, the rule that trains the network; rtrl where it is among the rules.
         optimizer: sgd (plain, constant rate: the bounds hold) or adam (as compare). This
-            and the next four are not for streams.
+            and the next five are not for streams.
         checkpoints: How often to measure, start and end included.
         measure: Trials in the fixed batch of training data for gradients and curvature.
         noise: Standard deviation of the noise on test inputs; those within [0, 1], such
             as pixels, stay clipped to it.
         sweep: Also train each rule at half, one and two times the learning rate η, and
             BPTT at the matched rate ρη.
+        limit: Numbers of cell types, such as 2 8: how close to BPTT's gradient any
+            type-specific filters would come, on each network; limit.png. Some seconds a
+            network and checkpoint, more with more types than the network's own.
         iterations: Optimizer steps.
         batch: Trials in a training batch.
         hidden_size: Neurons; of each layer, for cells gle and equilibrium.
@@ -154,6 +159,7 @@ def align(
         "measure": measure,
         "noise": noise,
         "sweep": sweep or None,
+        "limit": limit,
     }
     given = {name: value for name, value in of_batches.items() if value is not None}
     overrides = {

@@ -19,6 +19,7 @@ from modprop_jax.experiments._align._config import AlignConfig
 from modprop_jax.experiments._align._measure import _unit_bounds, plain
 from modprop_jax.experiments._align._setup import align_setup, plain_sgd
 from modprop_jax.experiments._align._summary import correlations, matched_rate
+from modprop_jax.experiments._network import cell_types
 from modprop_jax.experiments._setup import seed_keys
 from modprop_jax.experiments._storage import RunFolder, signed
 from modprop_jax.experiments._train import iterate
@@ -41,6 +42,7 @@ def whole(tmp_path_factory):
         checkpoints=3,
         measure=6,
         sweep=True,
+        limit=(2,),
         **TINY,
     )
 
@@ -95,6 +97,35 @@ def test_measures_each_seeds_network_on_its_own_batch(whole):
     np.testing.assert_allclose(np.array(first["credit"]["ratio"]).shape, (2, 11))
     # e-prop's credit at lag 0 is exact, of every seed
     assert abs(first["credit"]["ratio"][0][0] - 1) < 1e-12 < abs(credit.ratio[0, 3] - 1)
+
+
+@pytest.mark.slow
+def test_the_limit_is_that_of_each_network(whole):
+    """The second seed at the start, by the public function."""
+    config, seed = whole.config, 1
+    parts, (weight_keys, keys) = align_setup(config), seed_keys(config.run)
+    arrays, static = eqx.partition(parts.start(weight_keys).model, eqx.is_array)
+    model = eqx.combine(jax.tree.map(lambda a: a[seed], arrays), static)
+    draws = jr.split(jr.fold_in(keys[seed], 3), 12)
+    options = config.settings.data
+    data = [TASKS["delayed_xor"].batch(k, 4, **options) for k in draws]
+    limit = mpj.credit_limit(
+        lambda *args: parts.loss(*args)[0],
+        model,
+        data,
+        types=cell_types(config.settings.network),
+        counts=[2],
+        memory=[5],
+        held_out=4,
+    )
+    first, last = _lines(whole, "eprop")[0], _lines(whole, "eprop")[-1]
+    found = [first["limit"][name][seed] for name in ("2 types", "2 types, gated")]
+    np.testing.assert_allclose(found, limit.held_out_cosine.ravel(), rtol=1e-6)
+    assert last["limit"] != first["limit"] and "limit" not in _lines(whole, "eprop x1")[-1]
+    row, table = whole.rows[0], (whole.folder / "table.md").read_text()
+    assert row.limit_end["2 types"].mean == np.mean(last["limit"]["2 types"])
+    assert "best filters 2 types, gated" in table
+    assert (whole.folder / "limit.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
@@ -307,6 +338,10 @@ def test_diverging_rule_is_stopped_and_the_others_go_on(
         ("align delayed_xor --optimizer adam --sweep", "plain SGD.*--optimizer sgd"),
         ("align delayed_xor --checkpoints 1", "at least 2 .* got 1"),
         ("align delayed_xor --noise 0", "greater than 0.*noise=0.0"),
+        ("align delayed_xor --limit 1", "limit must be different numbers.*from the 2.*to its 48"),
+        ("align delayed_xor --limit 2 2", "limit must be different numbers"),
+        ("align delayed_xor --cell gru --limit 2", "between neurons, but cell 'gru' has none"),
+        ("align add --preset brief --limit 2", "--limit is for networks that train in batches"),
         ("align delayed_xor --sweeps", "unknown option '--sweeps'.*mean '--sweep'"),
         ("align --resume nowhere", "nowhere holds no run"),
         ("align --resume nowhere --noise 1", "takes no other option, but got --noise"),

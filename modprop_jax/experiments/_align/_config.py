@@ -7,8 +7,10 @@ from typing import Any
 
 from ...tasks import Preset
 from .. import _schema as schema
+from .._cells import CELLS
 from .._config import Config
 from .._names import known
+from .._network import cell_types
 from .._rules import rule_alone
 
 
@@ -29,6 +31,7 @@ class AlignConfig:
     measure: int
     noise: float
     sweep: bool
+    limit: tuple[int, ...] = ()
 
     @classmethod
     def make(
@@ -43,11 +46,12 @@ class AlignConfig:
         measure: int = 256,
         noise: float = 0.2,
         sweep: bool = False,
+        limit: Sequence[int] = (),
         **overrides: Any,
     ) -> "AlignConfig":
         """A checked configuration; overrides that are None keep the preset's value."""
         run = Config.make(task, preset, rules, seeds, **overrides)
-        made = cls(run, optimizer, checkpoints, measure, noise, sweep).checked()
+        made = cls(run, optimizer, checkpoints, measure, noise, sweep, tuple(limit)).checked()
         changes: dict[str, Any] = {
             "eval_every": math.ceil(run.settings.schedule.iterations / (checkpoints - 1))
         }
@@ -75,6 +79,8 @@ class AlignConfig:
                 "--sweep matches learning rates by ρη, which is about plain SGD: use it with "
                 "--optimizer sgd."
             )
+        if self.limit:
+            self._check_limit()
         if self.run.settings.schedule.segment is not None:
             raise ValueError(
                 f"preset {self.run.preset!r} of {self.run.task!r} learns online: follow it with "
@@ -88,10 +94,25 @@ class AlignConfig:
                 )
         return self
 
+    def _check_limit(self) -> None:
+        network, counts = self.run.settings.network, self.limit
+        cell = network.cell
+        if CELLS[cell].synapses != "neurons":
+            raise ValueError(
+                f"limit is of filters between neurons, but cell {cell!r} has none: leave it out."
+            )
+        least, most = max(cell_types(network)) + 1, network.hidden_size
+        if min(counts) < least or max(counts) > most or len(set(counts)) < len(counts):
+            raise ValueError(
+                f"limit must be different numbers of cell types, from the {least} of the network "
+                f"to its {most} neurons, but is {list(counts)}."
+            )
+
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "AlignConfig":
         """From `config.json`; a ValueError that names the field for what is none."""
-        return cls(*parts_of(cls, data))
+        made = cls(*parts_of(cls, data))
+        return dataclasses.replace(made, limit=tuple(made.limit))
 
     def options(self) -> dict[str, Any]:
         """Everything but `run`."""
@@ -124,7 +145,8 @@ def parts_of(cls: type, data: dict[str, Any]) -> list[Any]:
     if not isinstance(options, dict):
         raise ValueError(f"align must be an object, but is {options!r}")
     schema.check(cls, {"run": run.to_dict(), **options})
-    return [run, *(options[field.name] for field in dataclasses.fields(cls)[1:])]
+    fields = dataclasses.fields(cls)[1:]
+    return [run, *(options.get(field.name, field.default) for field in fields)]
 
 
 def sweep_labels(rule: str, factor: float) -> tuple[str, str]:

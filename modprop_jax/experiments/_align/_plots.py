@@ -10,6 +10,7 @@ from ...diagnostics import curvature_bound
 from .._rule_figures import by_rule, Drawing, matrices, Panel, shown
 from .._rule_styles import name_of, RuleStyle
 from ._config import AlignConfig
+from ._limit import limit_names
 from ._summary import correlations, finished, gap, Metrics, of_rule, rate_at, values
 
 
@@ -23,6 +24,8 @@ def figures(config: AlignConfig, metrics: Metrics, style: Style = None) -> Files
     drawn = [alignment_figure, matrix_figure, curvature_figure]
     if "credit" in metrics[0]:
         drawn.append(credit_figure)
+    if config.limit:
+        drawn.append(limit_figure)
     found = {}
     for draw in drawn:
         found |= draw(config, metrics, style)
@@ -46,6 +49,27 @@ def alignment_figure(config: AlignConfig, metrics: Metrics, style: Style = None)
         panel("projection", "projection ρ on BPTT", True),
     ]
     return by_rule("alignment", _title(config), config.run.rules, panels, style=style)
+
+
+def limit_figure(config: AlignConfig, metrics: Metrics, style: Style = None) -> Files:
+    """What the best filters would reach along training, on the network that each rule trains."""
+
+    def panel(name: str, last: bool) -> Panel:
+        def draw(drawing: Drawing, axes: Any, rule: str, look: RuleStyle) -> None:
+            lines = of_rule(metrics, rule)
+            found = np.array([line["limit"][name] for line in lines], float)
+            at = [line["iteration"] for line in lines]
+            drawing.along(axes, rule, look, f"best filters, {name}", at, found)
+
+        def finish(axes: Any) -> None:
+            axes.set(ylabel="cosine to BPTT", title=name, xlabel="iteration" if last else "")
+
+        return draw, finish
+
+    names = limit_names(config)
+    panels = [panel(name, name == names[-1]) for name in names]
+    title = f"best filters, on networks trained by each rule, {_title(config)}"
+    return by_rule("limit", title, config.run.rules, panels, style=style)
 
 
 def matrix_figure(config: AlignConfig, metrics: Metrics, style: Style = None) -> Files:

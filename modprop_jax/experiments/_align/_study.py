@@ -25,6 +25,7 @@ from .._study import AbstractStudy, begun, conduct, Metrics, reopened, Report
 from .._summary import SECONDS
 from .._train import iterate, State
 from ._config import AlignConfig, sweep_labels
+from ._limit import limit_names, limits
 from ._measure import Measurements, measurements
 from ._plots import figures
 from ._setup import align_setup, at_rate
@@ -67,6 +68,7 @@ def align(
     measure: int = 256,
     noise: float = 0.2,
     sweep: bool = False,
+    limit: Sequence[int] = (),
     **settings: object,
 ) -> Alignments:
     r"""Train as `compare` does, and measure what each rule's gradient is like and where it leads.
@@ -89,6 +91,9 @@ def align(
         the noisy ones are clipped to it.
     - `sweep`: then train each rule at half, one and two times the learning rate η, and BPTT at
         the matched rate ρη, with ρ the mean over the rule's own checkpoints.
+    - `limit`: numbers of cell types, for which `credit_limit` says at each checkpoint how close any
+        type-specific filters would come to BPTT's gradient, without and with a gate: fitted to 8
+        training batches and judged on 4 others. Of cells made of neurons.
 
     **Returns:** an `Alignments`.
 
@@ -107,6 +112,7 @@ def align(
         measure=measure,
         noise=noise,
         sweep=sweep,
+        limit=limit,
         **settings,
     )
     check_style(style)
@@ -238,6 +244,9 @@ def _lines(
             line |= measures.network(state.model, keys)
         if not swept and (last or record.iteration == 0):
             line |= measures.profile(state.model, keys)
+        if not swept and config.limit:
+            found = limits(config)(state.model, keys)
+            line["limit"] = dict(zip(limit_names(config), found))
         measuring = (time.perf_counter() - began) / schedule.eval_every
         # Of training and measuring: what the time that is left is reckoned from.
         seconds = None if math.isnan(record.seconds) else record.seconds + measuring

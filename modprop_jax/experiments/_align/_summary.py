@@ -10,6 +10,7 @@ from ...diagnostics import curvature_bound, matched_rates
 from ...tasks import Preset
 from .._summary import Spread
 from ._config import AlignConfig, sweep_labels
+from ._limit import limit_names
 from ._measure import plain
 
 
@@ -36,6 +37,9 @@ class AlignRow:
     noisy_loss_gap: Spread | None = None
     accuracy_gap: Spread | None = None
     noisy_accuracy_gap: Spread | None = None
+    limit_start: dict[str, Spread | None] = dataclasses.field(default_factory=dict)
+    """Held-out cosine with BPTT of the best filters, by `limit_names`."""
+    limit_end: dict[str, Spread | None] = dataclasses.field(default_factory=dict)
     diverged: str | None = None
 
 
@@ -145,6 +149,7 @@ def headers(config: AlignConfig) -> list[str]:
         "2/(ηρ)",
         "gap\nin loss",
         "the same\nwith noise",
+        *(f"best filters\n{name}" for name in limit_names(config)),
     ]
 
 
@@ -163,6 +168,7 @@ def cells(row: AlignRow) -> list[str]:
         "–" if row.bound is None else f"{row.bound:.1f}",
         _text(row.loss_gap, 2),
         _text(row.noisy_loss_gap, 2),
+        *(change(row.limit_start[name], end) for name, end in row.limit_end.items()),
     ]
 
 
@@ -185,6 +191,11 @@ def caption(config: AlignConfig, correlation: dict[str, float | None] | None = N
         "weights, at the end. Gap: train minus test; noise: sd "
         f"{config.noise:g} on the test inputs."
     )
+    if config.limit:
+        text += (
+            " Best filters: cosine with BPTT of the type filters that least squares finds, on "
+            "training batches that the fit has not seen, start → end."
+        )
     if correlation is None:
         return text
     clean, noisy = (
@@ -217,9 +228,15 @@ def markdown(
 
 
 def _row(config: AlignConfig, rule: str, lines: Metrics, diverged: str | None) -> AlignRow:
+    names = limit_names(config)
+    nothing: dict[str, Spread | None] = dict.fromkeys(names)
     if not lines:
-        return AlignRow(rule, 0, diverged=diverged)
+        return AlignRow(rule, 0, diverged=diverged, limit_start=nothing, limit_end=nothing)
     first, last = lines[0], lines[-1]
+
+    def limit(line: dict[str, Any]) -> dict[str, Spread | None]:
+        return {name: _spread(np.array(line["limit"][name], float)) for name in names}
+
     rho = float(values(last, "projection").mean())
     rate = rate_at(config.settings, last["iteration"])
     return AlignRow(
@@ -238,6 +255,8 @@ def _row(config: AlignConfig, rule: str, lines: Metrics, diverged: str | None) -
         noisy_loss_gap=_spread(gap(last, "noisy_loss")),
         accuracy_gap=_spread(gap(last, "accuracy")),
         noisy_accuracy_gap=_spread(gap(last, "noisy_accuracy")),
+        limit_start=limit(first),
+        limit_end=limit(last),
         diverged=diverged,
     )
 
