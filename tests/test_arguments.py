@@ -531,6 +531,10 @@ ROWS: dict[str, Row] = {
         lambda: dict(inputs=np.ones(N, bool)), {"inputs": [*WORDS, 3, np.ones(N), [[True]]]}
     ),
     "optim.fptt": Row(wrong={"alpha": POSITIVE, "beta": FRACTION, "rho": FRACTION}),
+    "optim.eligibility_traces": Row(
+        lambda: dict(decay=0.9),
+        {"decay": [*NUMBER, *NEGATIVE, 1.1, jnp.asarray(1.1)], "agents": or_none(SIZE)},
+    ),
     "optim.dale": Row(lambda: dict(signs=SIGNS), {"signs": GIVEN}),
     "optim.rewire": Row(lambda: dict(signs=SIGNS), {"signs": GIVEN}),
     **{
@@ -582,7 +586,7 @@ ROWS: dict[str, Row] = {
 RETURNED = """Alignment AlignmentMatrix Carry Compartments CreditProfile EIBalance GeneralisationGap
 FiringRates FixedPoints GradientSpread HessianTop OnlineAlignment ParticipationRatio
 ThreeTimescales WeightChange optim.RewireState
-optim.FPTTState""".split()
+optim.FPTTState optim.EligibilityTracesState""".split()
 RECORDS = ["Card", "tasks.Preset", "tasks.Task"]
 BASES = """AbstractCell SeparableCell AbstractSynapses AbstractLocalSynapses AbstractRule
 AbstractTransportRule AbstractSurrogateRule
