@@ -86,7 +86,7 @@ def eligibility_traces(
             if z.shape != jnp.shape(g):
                 raise ValueError(
                     f"eligibility_traces has a trace of shape {z.shape}, but a gradient of shape "
-                    f"{jnp.shape(g)} came: with agents=B gradients are (B, *parameter), by jax.vmap."
+                    f"{jnp.shape(g)} came: with agents=B gradients are (B, *parameter)."
                 )
             return jnp.asarray(decay, z.dtype) * z + g.astype(z.dtype)
 

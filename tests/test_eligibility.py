@@ -31,7 +31,7 @@ def walk(seed: int, episodes: int = 30) -> list[tuple[list[int], float]]:
 
 
 def steps(episodes: list[tuple[list[int], float]]) -> tuple[np.ndarray, ...]:
-    """The same one after the other: state, next state (its own where there is none), reward, end."""
+    """One after the other: state, next state (its own if there is none), reward, end."""
     rows = [
         (at, seen[i + 1] if i + 1 < len(seen) else at, 0.0 if i + 1 < len(seen) else reward, last)
         for seen, reward in episodes
