@@ -90,12 +90,12 @@ def measured(row: dict[str, Any]) -> dict[str, Any]:
     return row | {name: array.tolist() for name, array in found.items()} | {"seconds": seconds}
 
 
-def success(row: dict[str, Any]) -> np.ndarray:
-    """Of each seed: the share of episodes that ended well, of those of the last fifth of its life.
+def success(row: dict[str, Any], share: float = 0.2) -> np.ndarray:
+    """Of each seed: the share of episodes that ended well, of those of the last part of its life.
 
     Where none ended it is 0.
     """
-    late = slice(-RECORDS // 5, None)
+    late = slice(RECORDS - round(share * RECORDS), None)
     ended, well = (np.array(row[name])[:, late].sum(1) for name in ("episodes", "successes"))
     return well / np.maximum(ended, 1)
 
@@ -105,11 +105,15 @@ def identity(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in ("world", "agent", "length", "rate", "steps", "tuning"))
 
 
-def chosen(rows: list[dict[str, Any]], world: str, agent: str) -> float | None:
-    """The rate of the best tuning row; None while one is missing."""
-    tried = {r["rate"]: success(r).mean() for r in rows if r["tuning"] and r["world"] == world
-             and r["agent"] == agent and r["steps"] == SETTINGS[world].steps}  # fmt: skip
-    return max(RATES, key=lambda rate: tried[rate]) if set(RATES) <= set(tried) else None
+def chosen(rows: list[dict[str, Any]], world: str, agent: str) -> float:
+    """The rate of the most success over the whole of a life, among the tuning rows."""
+    steps = SETTINGS[world].steps
+    tried = {
+        row["rate"]: success(row, share=1.0).mean()
+        for row in rows
+        if (row["tuning"], row["world"], row["agent"], row["steps"]) == (True, world, agent, steps)
+    }
+    return max(RATES, key=lambda rate: tried[rate])
 
 
 def plan(rows: list[dict[str, Any]], options: Run) -> Iterator[dict[str, Any]]:

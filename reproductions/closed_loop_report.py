@@ -45,8 +45,9 @@ weights. [The usage page](../usage/closed-loop.md) has such an agent in a few li
 
 Success: the share of episodes that ended well (a right answer, a right turn), over the last fifth
 of a life, while the agent learns and explores. 0.5 is chance in the chain; in the maze it is for
-those that walk to the junction. Mean ± standard deviation over 5 seeds. Adam's rate is the best of
-3e-4, 1e-3 and 3e-3 on 5 other seeds at one length, {{tuned}}. float32, two CPU cores; µs is the
+those that walk to the junction. Mean ± standard deviation over 5 seeds. Adam's rate is that
+of 3e-4, 1e-3 and 3e-3 with the most success over whole lives of 5 other seeds, at one length,
+{{tuned}}. float32, two CPU cores; µs is the
 time of a step of one life, 5 of which run side by side, beside other work.
 """
 
