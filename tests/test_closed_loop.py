@@ -191,3 +191,38 @@ def test_an_agent_that_remembers_learns_and_one_that_does_not_stays_at_chance():
 
     assert (run("RTU, diagonal RTRL") > 0.9).all()
     assert (np.abs(run("memoryless") - 0.5) < 0.12).all()
+
+
+# --- rows ---
+
+
+def test_a_row_is_run_once_at_the_rate_of_most_success_and_the_page_shows_it(
+    tmp_path, monkeypatch, capsys
+):
+    script = importlib.import_module("closed_loop")
+    ran = []
+
+    def measured(row):
+        ran.append(row)
+        right = 3 if row["rate"] == 1e-3 else 2
+        counts = {"episodes": 4, "successes": right}
+        full = {name: np.full((script.SEEDS, script.RECORDS), n) for name, n in counts.items()}
+        return row | {name: array.tolist() for name, array in full.items()} | {"seconds": 1.0}
+
+    monkeypatch.setattr(script, "measured", measured)
+    options = dict(worlds=("maze",), agents=("memoryless",))
+    script.run(script.Run(tmp_path, minutes=0, **options))
+    assert not ran
+    script.run(script.Run(tmp_path, **options))
+    assert [(row["rate"], row["tuning"]) for row in ran[:3]] == [(r, True) for r in script.RATES]
+    assert [(row["length"], row["rate"]) for row in ran[3:]] == [(n, 1e-3) for n in (10, 20, 40)]
+    script.run(script.Run(tmp_path, **options))
+    assert len(ran) == 6
+    capsys.readouterr()
+    script.report(script.Report(tmp_path, tmp_path / "page"))
+    assert "| memoryless | 0.75 ± 0.00 | 0.75 ± 0.00 |" in capsys.readouterr().out
+    names = {path.name for path in tmp_path.rglob("success.*")}
+    assert names == {"success.png", "success.pdf", "success.csv"}
+    lines = (tmp_path / "success.csv").read_text().splitlines()
+    assert lines[:2] == ["world,agent,length,seed,success", "maze,memoryless,10,0,0.75"]
+    assert len(lines) == 1 + 3 * script.SEEDS
