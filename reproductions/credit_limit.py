@@ -6,7 +6,6 @@ goes on where it stopped; with `--task` one of them alone.
 """
 
 import argparse
-import dataclasses
 import functools
 import json
 import pathlib
@@ -26,12 +25,15 @@ from modprop_jax.tasks import Preset, Task, TASKS
 
 
 # T = 300
-_XOR = dataclasses.replace(
-    TASKS["delayed_xor"].presets["small"],
-    data={"cue": 40, "delay": 220},
-    hidden_size=64,
-    excitatory=52,
-    cell_options={"tau": 30.0},
+_XOR = (
+    TASKS["delayed_xor"]
+    .presets["small"]
+    .replace(
+        data={"cue": 40, "delay": 220},
+        hidden_size=64,
+        excitatory=52,
+        cell_options={"tau": 30.0},
+    )
 )
 # presets, and the iterations of BPTT after which it is measured
 STUDIES: dict[str, tuple[Preset, tuple[int, ...]]] = {

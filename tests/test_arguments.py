@@ -645,6 +645,10 @@ ROWS: dict[str, Row] = {
         lambda: dict(inputs=np.ones(N, bool)), {"inputs": [*WORDS, 3, np.ones(N), [[True]]]}
     ),
     "optim.fptt": Row(wrong={"alpha": POSITIVE, "beta": FRACTION, "rho": FRACTION}),
+    "optim.eligibility_traces": Row(
+        lambda: dict(decay=0.9),
+        {"decay": [*NUMBER, *NEGATIVE, 1.1, jnp.asarray(1.1)], "agents": or_none(SIZE)},
+    ),
     "optim.dale": Row(lambda: dict(signs=SIGNS), {"signs": GIVEN}),
     "optim.rewire": Row(lambda: dict(signs=SIGNS), {"signs": GIVEN}),
     **{
@@ -751,8 +755,7 @@ ROWS: dict[str, Row] = {
 RETURNED = """Alignment AlignmentMatrix Carry Compartments CreditLimit CreditProfile EIBalance
 FilterEquations FilterFit FiringRates FixedPoints GeneralisationGap GradientSpread HessianTop
 OnlineAlignment ParticipationRatio StreamCarry tasks.Recording ThreeTimescales WeightChange
-optim.RewireState
-optim.FPTTState""".split()
+optim.RewireState optim.FPTTState optim.EligibilityTracesState""".split()
 RECORDS = ["Card", "tasks.Task", "tasks.Preset"]
 RECORDS += [f"tasks.{part}" for part in ("Architecture", "Schedule", "Optimizer", "Objective")]
 BASES = """AbstractCell SeparableCell AbstractSynapses AbstractLocalSynapses AbstractRule
