@@ -25,7 +25,6 @@ PRESET = Preset(
     optimizer=Optimizer(learning_rate=0.01),
 )
 """Of a task of one's own, where nothing else is said."""
-"""Where nothing else is said."""
 
 
 def task_of(
