@@ -45,19 +45,22 @@ def side_by_side(decay: Decay, direct: PyTree, credit: Credit) -> tuple[Credit, 
     """
     (came,), structure = jax.tree.flatten(direct)
     (last,) = jax.tree.leaves(credit.state)
-    each, modulator, received = came.at[-1].add(last), credit.modulator, 0.0
+    each, modulator = came.at[-1].add(last), credit.modulator
+    received = jnp.zeros_like(last)
     if decay.among is not None:
         types, summed, across = (a.astype(came.dtype) for a in decay.among)
         by_type = _repeated((came @ types).at[-1].add(modulator), summed)
         arrives = by_type @ across
         each = each.at[:-1].add(arrives[1:])
         modulator, received = by_type[0] @ summed, arrives[0]
-    own = jnp.asarray(decay.own, each.dtype)
+    own = jnp.broadcast_to(jnp.asarray(decay.own, each.dtype), each.shape[-1:])
+    # (*batch, n) with as many sizes of 1 as there are axes of a batch
+    own = own.reshape((1,) * (each.ndim - 2) + own.shape)
 
     def later(after, here):
         return after[0] * here[0], here[1] + here[0] * after[1]
 
-    factor = jnp.broadcast_to(own, (len(each), *(1,) * (each.ndim - 2), own.shape[-1]))
+    factor = jnp.broadcast_to(own[None], (len(each), *own.shape))
     total = lax.associative_scan(later, (factor, each), reverse=True)[1]
     state = structure.unflatten([own * total[0] + received])
     return credit._replace(state=state, modulator=modulator), structure.unflatten([total]), None
