@@ -127,18 +127,18 @@ def _concrete(train, labels, test, train_lengths, test_lengths):
     names = np.asarray(names)
     if len(np.unique(names)) < 2:
         raise ValueError(f"labels must name two classes or more, but are all {names[0]}.")
-    known, new = (Sequences(*map(np.asarray, all)) for all in (known, new))
+    known, new = (Sequences(*map(np.asarray, group)) for group in (known, new))
     return known, names, new
 
 
-def _summaries(all: Sequences, statistics: Sequence[str]) -> np.ndarray:
+def _summaries(group: Sequences, statistics: Sequence[str]) -> np.ndarray:
     """(examples, statistics · features)."""
-    each = (x[:n] for x, n in zip(np.moveaxis(np.asarray(all.steps), 1, 0), all.lengths))
+    each = (x[:n] for x, n in zip(np.moveaxis(np.asarray(group.steps), 1, 0), group.lengths))
     return np.stack([np.concatenate([STATISTICS[name](x) for name in statistics]) for x in each])
 
 
-def _held(all: Sequences, steps: int) -> np.ndarray:
+def _held(group: Sequences, steps: int) -> np.ndarray:
     """(examples, features, steps), the last value of each example held to the end."""
-    index = np.minimum(np.arange(steps)[:, None], np.asarray(all.lengths)[None] - 1)
-    held = np.take_along_axis(np.asarray(all.steps), index[..., None], axis=0)
+    index = np.minimum(np.arange(steps)[:, None], np.asarray(group.lengths)[None] - 1)
+    held = np.take_along_axis(np.asarray(group.steps), index[..., None], axis=0)
     return np.moveaxis(held.astype(np.float32), 0, -1)

@@ -11,7 +11,7 @@ from ._stream import series
 
 
 class Sequences(NamedTuple):
-    """`steps` (T, examples, features), of which the first `lengths` (examples,) are an example's."""
+    """`steps` (T, examples, features), and how many of them each example has."""
 
     steps: Float[Array, "T examples features"]
     lengths: Int[Array, " examples"]
@@ -30,7 +30,7 @@ def problem(
         )
     labels = arguments.as_labels("labels", labels, known.lengths.shape)
     dtype = wide(jnp.promote_types(known.steps.dtype, new.steps.dtype))
-    known, new = (all._replace(steps=all.steps.astype(dtype)) for all in (known, new))
+    known, new = (group._replace(steps=group.steps.astype(dtype)) for group in (known, new))
     return known, jnp.asarray(labels), new
 
 
