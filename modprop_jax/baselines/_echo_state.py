@@ -32,7 +32,7 @@ def reservoir(
     \[ a_t = (1 - leak)\, a_{t-1} + leak\, \tanh(W a_{t-1} + U x_t + b), \qquad a_{-1} = 0 \]
 
     with W normal, scaled to the spectral radius `radius`, and U, b uniform in (-input_scale,
-    input_scale): a [`modprop_jax.RateCell`][] with these weights. Of sequences with one label each,
+    input_scale): a `RateCell` with these weights. Of sequences with one label each,
     the last state or the mean state is what any linear classifier may read.
 
     **Arguments:**
