@@ -2,7 +2,12 @@
 
 from importlib.metadata import version as _version
 
-from . import optim as optim, surrogate as surrogate, tasks as tasks
+from . import (
+    baselines as baselines,
+    optim as optim,
+    surrogate as surrogate,
+    tasks as tasks,
+)
 from ._cell import (
     AbstractCell as AbstractCell,
     ALIFCell as ALIFCell,

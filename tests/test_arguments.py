@@ -315,6 +315,32 @@ RECORDED = {
     "window": SIZE,
     "fold": [*COUNT, 5],
 }
+AMOUNTS = [*NUMBER, *NEGATIVE]
+SERIES = dict(inputs=np.ones((T, M)), targets=np.ones((T, 2)))
+STEPS = [*WORDS, 3, 0.5, np.ones(T), np.ones((T, M), int), np.full((T, M), math.nan)]
+FORECAST = {
+    "inputs": [*STEPS, np.ones((T + 1, M))],
+    "targets": [*STEPS, np.ones((T - 1, 2))],
+    **dict.fromkeys(["order", "fit"], [*SIZE, T]),
+    "delay": [*COUNT, T - 1],
+    **dict.fromkeys(["ridge", "rate", "clip"], [*AMOUNTS, *ZERO]),
+    **dict.fromkeys(["leak", "forgetting"], [*AMOUNTS, *ZERO, 1.1]),
+    **dict.fromkeys(["radius", "input_scale"], AMOUNTS),
+}
+SETS = dict(train=np.ones((9, 4, 2)), labels=np.array([0, 1, 0, 1]), test=np.ones((9, 4, 2)))
+LENGTHS = ["all", 3, np.ones(4), np.ones(3, int), np.zeros(4, int), np.full(4, 10)]
+CLASSIFY = {
+    **dict.fromkeys(
+        ["train", "test"],
+        [*WORDS, 3, np.ones((9, 4)), np.ones((9, 4, 2), int), np.full((9, 4, 2), math.nan)],
+    ),
+    "labels": [*WORDS, 3, np.ones(4), np.ones(3, int)],
+    **dict.fromkeys(["train_lengths", "test_lengths"], LENGTHS),
+    "statistics": [*WORDS, 3, "mean", [], ["mode"], [None]],
+    "kernels": [*WHOLE, 83],
+    "seed": COUNT,
+}
+
 FILTERS = [*WORDS, 3, [], [[0.5]], np.ones((2, 2)), ([0.5], [0.5]), ([1.5], np.ones((1, 2, 2)))]
 FIT: dict[str, Any] = dict(rates=[0.5], ridge=0.1)
 FILTER = mpj.TypeFilter(([0.5], np.zeros((1, 2, 2))), [0, 0, 1, 1])
@@ -641,6 +667,18 @@ ROWS: dict[str, Row] = {
     "three_timescales": Row(
         lambda: dict(cell=settling(), x=jnp.ones(2), loss=jnp.sum, duration=1.0), EI
     ),
+    "baselines.persistence": Row(lambda: SERIES, FORECAST),
+    "baselines.ar_least_squares": Row(lambda: SERIES | dict(order=2, fit=3), FORECAST),
+    "baselines.recursive_least_squares": Row(lambda: SERIES | dict(order=2), FORECAST),
+    "baselines.lms": Row(
+        lambda: SERIES | dict(order=2, rate=0.1), FORECAST | {"clip": or_none(FORECAST["clip"])}
+    ),
+    "baselines.reservoir": Row(keyed(inputs=SERIES["inputs"]), FORECAST | {"inputs": STEPS}),
+    "baselines.echo_state": Row(keyed(**SERIES), FORECAST | {"fit": or_none(FORECAST["fit"])}),
+    **{
+        f"baselines.{name}": Row(lambda: SETS, CLASSIFY)
+        for name in ("nearest_neighbour_dtw", "logistic_regression", "random_convolutions")
+    },
     "optim.symmetric": Row(
         lambda: dict(inputs=np.ones(N, bool)), {"inputs": [*WORDS, 3, np.ones(N), [[True]]]}
     ),
@@ -773,14 +811,14 @@ SLOW |= {name for name in ROWS if "eigenvalues" in name or "fixed_points" in nam
 # data that need not be here
 SLOW |= {f"tasks.{name}" for name in ("laser", "sunspots")}
 SLOW |= {name for name in ROWS if name.startswith(("tasks.watch", "tasks.japan", "tasks.basic"))}
+SLOW |= {"baselines.random_convolutions"}  # which needs an extra
 SLOW |= {"plot_raster", "plot_participation_ratio", "plot_weight_change"}
 
 
 def public() -> list[str]:
     found = []
-    for prefix, module in {"": mpj, "optim.": mpj.optim, "surrogate.": mpj.surrogate}.items() | {
-        ("tasks.", mpj.tasks)
-    }:
+    modules = "baselines", "optim", "surrogate", "tasks"
+    for prefix, module in {"": mpj, **{f"{m}.": getattr(mpj, m) for m in modules}}.items():
         for name, value in vars(module).items():
             ours = getattr(value, "__module__", "").startswith("modprop_jax")
             if callable(value) and ours and not name.startswith("_"):
