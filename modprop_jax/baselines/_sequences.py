@@ -6,8 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from .. import _arguments as arguments
-from .._precision import wide
-from ._stream import series
+from ._stream import common, series
 
 
 class Sequences(NamedTuple):
@@ -29,7 +28,7 @@ def problem(
             f"and test {new.steps.shape[-1]}."
         )
     labels = arguments.as_labels("labels", labels, known.lengths.shape)
-    dtype = wide(jnp.promote_types(known.steps.dtype, new.steps.dtype))
+    dtype = common(known.steps.dtype, new.steps.dtype)
     known, new = (group._replace(steps=group.steps.astype(dtype)) for group in (known, new))
     return known, jnp.asarray(labels), new
 

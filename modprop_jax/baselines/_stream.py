@@ -1,5 +1,6 @@
 """A stream as the baselines take it: inputs, targets, and when a target is known."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike, DTypeLike
@@ -19,8 +20,14 @@ def stream(
             f"inputs and targets must have the same steps, but inputs has {len(xs)} and targets "
             f"{len(ys)}: cut the longer one."
         )
-    dtype = wide(jnp.promote_types(xs.dtype, ys.dtype))
+    dtype = common(xs.dtype, ys.dtype)
     return xs.astype(dtype), ys.astype(dtype)
+
+
+def common(one: DTypeLike, other: DTypeLike) -> np.dtype:
+    """What both are computed in, whatever is allowed to meet elsewhere: float32 or wider."""
+    with jax.numpy_dtype_promotion("standard"):
+        return wide(jnp.promote_types(one, other))
 
 
 def series(name: str, value: object, axes: str = "(T, features)") -> Array:

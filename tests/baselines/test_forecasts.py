@@ -87,7 +87,7 @@ def test_autoregression_is_the_ridge_solution_of_the_first_steps(order, delay):
     assert np.isnan(found[:first]).all()
 
 
-@pytest.mark.parametrize("clip", [None, 0.5])
+@pytest.mark.parametrize("clip", [None, 2.5])
 def test_lms_against_numpy(clip):
     xs, ys = draws()
     found = baselines.lms(xs, ys, order=2, rate=0.1, clip=clip, delay=2)
@@ -100,7 +100,7 @@ def test_lms_against_numpy(clip):
             weights = weights + 0.1 * gradient * min(1, (clip or np.inf) / norms[-1])
         expected[t] = rows[t] @ weights
     assert_close(found, expected, 1e-12)
-    assert min(norms) < 0.5 < max(norms)
+    assert min(norms) < 2.5 < max(norms)
 
 
 def test_recursion_is_force():
@@ -222,39 +222,31 @@ def textbook(rows: np.ndarray, ys: np.ndarray, forgetting: float) -> np.ndarray:
 
 
 def test_float32_holds_where_the_textbook_fails():
-    """Smooth inputs, which make a matrix that is nearly singular."""
-    t = np.arange(4000)
-    rng = np.random.default_rng(0)
-    x = np.sin(t / 20) + np.sin(t / 33) + 1e-3 * rng.normal(size=len(t))
+    """Smooth inputs, whose lags are nearly the same."""
+    t, rng = np.arange(2005), np.random.default_rng(0)
+    x = np.sin(t / 20) + np.sin(t / 33) + 1e-4 * rng.normal(size=len(t))
     xs, ys = x[:-5, None], x[5:, None]
-    forecast = functools.partial(
-        baselines.recursive_least_squares, order=8, forgetting=0.98, ridge=1e-3
-    )
-    exact = np.asarray(forecast(xs, ys))
-    narrow = np.asarray(forecast(xs.astype(np.float32), ys.astype(np.float32)))
-    rows = regressors(xs, 8)[7:]
-    with np.errstate(all="ignore"):
-        plain = textbook(rows, ys[7:], 0.98)
-        failing = textbook(rows.astype(np.float32), ys[7:].astype(np.float32), 0.98)
-    np.testing.assert_allclose(exact[7:], plain, atol=1e-6)
+    narrow = xs.astype(np.float32), ys.astype(np.float32)
+    forecast = functools.partial(baselines.recursive_least_squares, order=8, forgetting=0.98)
+    exact, rows = np.asarray(forecast(xs, ys))[7:], regressors(xs, 8)[7:]
 
     def off(found):
-        return np.sqrt(np.mean((found - exact)[2000:] ** 2))
+        return np.sqrt(np.mean((np.asarray(found) - exact)[1000:] ** 2))
 
-    noise = np.sqrt(np.mean((exact - ys)[2000:] ** 2))
-    assert off(narrow) < 0.05 * noise
-    with np.errstate(all="ignore"):
-        assert not off(np.concatenate([exact[:7], failing])) < noise
+    assert off(textbook(rows, ys[7:], 0.98)) < 1e-9
+    error = off(ys[7:])
+    assert off(forecast(*narrow)[7:]) < 0.01 * error
+    assert off(textbook(rows.astype(np.float32), narrow[1][7:], 0.98)) > 10 * error
 
 
 def test_what_overflows_is_nan():
     """Inputs that pause for longer than the square of S has range, then come again."""
-    xs, ys = draws(300)
-    xs[10:280] = 0
+    xs, ys = draws(160)
+    xs[10:150] = 0
     forecast = functools.partial(baselines.recursive_least_squares, order=1, forgetting=0.5)
     assert np.isfinite(forecast(xs, ys)).all()
     narrow = np.asarray(forecast(xs.astype(np.float32), ys.astype(np.float32)))
-    assert np.isfinite(narrow[:281]).all() and np.isnan(narrow[281:]).all()
+    assert np.isfinite(narrow[:151]).all() and np.isnan(narrow[151:]).all()
 
 
 def with_gap(at: int = 7):
