@@ -6,6 +6,7 @@ python reproductions/real_sequences.py page > docs/results/real-sequences.md
 
 import argparse
 import functools
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -30,13 +31,13 @@ UNITS, LANES, PASSES, RESET = 64, 8, 15, 200
 LASER_RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 CHOSEN, REPORTED = (1000, 5000), (5000, 10_092)
 # --- the markers ---
-LAGS, NEURONS, FIT, VALID = 12, 90, 100, 200
+LAGS, NEURONS, FIT, VALID = (12,), 90, 100, 200
 HORIZONS, SEQUENCES = range(1, 8), range(1, 10)
 RATES = {
     "as published": (0.005, 0.01, 0.02),
     "real time": (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02),
 }
-LMS_RATES = (2e-4, 5e-4, 1e-3)
+LMS_RATES, LMS_LAGS = (2e-4, 5e-4, 1e-3), (4, 8, 12, 16, 20)
 
 
 def halves(n: int) -> list[int]:
@@ -176,7 +177,7 @@ def laser_rows(names: list[str], seeds: int, path: str | None) -> Iterator[tuple
 def chest_network(rule: mpj.AbstractRule, key: Any) -> eqx.nn.Sequential:
     """All weights N(0, .02²), no bias of the outputs, as published."""
     keys = jr.split(key, 5)
-    inputs = 9 * LAGS
+    inputs = 9 * max(LAGS)
     cell = mpj.RateCell(inputs, NEURONS, alpha=1.0, key=keys[0])
     shapes = (NEURONS, NEURONS), (NEURONS, inputs), (NEURONS,)
     parts = tuple(0.02 * jr.normal(key, shape) for key, shape in zip(keys[1:4], shapes))
@@ -190,7 +191,7 @@ def chest_network(rule: mpj.AbstractRule, key: Any) -> eqx.nn.Sequential:
 def filter_without_a_network(rule: Any, key: Any) -> eqx.nn.Sequential:
     """Least mean squares: a linear map of the last samples, from 0."""
     del rule
-    readout = mpj.Readout(9 * LAGS, 9, key=key)
+    readout = mpj.Readout(9 * max(LMS_LAGS), 9, key=key)
     readout = eqx.tree_at(lambda r: r.weight, readout, jnp.zeros_like(readout.weight))
     return eqx.nn.Sequential([readout])
 
@@ -209,7 +210,7 @@ def clipped(rate: Any) -> optax.GradientTransformation:
 def chest_outputs(
     network: Callable, rule: Any, keys: Any, rates: Any, xs: Any, ys: Any, delay: int
 ) -> Any:
-    """Of every sequence, rate and seed: (sequences, rates, seeds, T, 9)."""
+    """Of every stream, rate and seed: (..., rates, seeds, T, 9)."""
 
     def one(xs, ys, rate, key):
         weights, carry = jr.split(key)
@@ -218,54 +219,69 @@ def chest_outputs(
         return mpj.learn_stream(model, xs, ys, delay=delay, key=carry, **options)[1]
 
     seeds = jax.vmap(one, (None, None, None, 0))
-    return jax.vmap(jax.vmap(seeds, (None, None, 0, None)), (0, 0, None, None))(xs, ys, rates, keys)
+    grid = jax.vmap(jax.vmap(seeds, (None, None, 0, None)), (0, 0, None, None))
+    return grid(xs, ys, rates, keys)
 
 
 class Chest(NamedTuple):
-    """The nine recordings at one horizon, padded behind their end, where nothing counts."""
+    """The nine recordings at one horizon and some numbers of lags, recording by recording.
+
+    Padded by zeros: behind their end, where nothing counts, and, where lags differ, before their
+    beginning and in inputs that are not shown, from which a map without a state learns nothing.
+    """
 
     xs: Any
     ys: Any
-    lengths: list[int]
+    horizon: int
+    lags: tuple[int, ...]
 
     @classmethod
-    def at(cls, horizon: int) -> "Chest":
+    def at(cls, horizon: int, lags: tuple[int, ...]) -> "Chest":
         """With targets so many samples ahead."""
-        options = {"fit": FIT, "horizon": horizon, "lags": LAGS, "ddof": 1}
-        found = [recorded(respiration_signals(s), **options) for s in SEQUENCES]
-        lengths = [len(one.xs) for one in found]
+        signals = [respiration_signals(s) for s in SEQUENCES]
+        longest = max(map(len, signals)) - min(lags) + 1 - horizon
+        xs, ys = [], []
+        for values, many in itertools.product(signals, lags):
+            options = {"fit": FIT, "horizon": horizon, "lags": many, "ddof": 1}
+            found = recorded(values, **options)
+            before = many - min(lags)
+            steps = before, longest - before - len(found.xs)
+            xs.append(jnp.pad(found.xs, (steps, (0, 9 * (max(lags) - many)))))
+            ys.append(jnp.pad(found.ys, (steps, (0, 0))))
+        return cls(jnp.stack(xs), jnp.stack(ys), horizon, lags)
 
-        def padded(a):
-            return jnp.pad(a, ((0, max(lengths) - len(a)), (0, 0)))
-
-        xs, ys = (
-            jnp.stack([padded(a) for a in each]) for each in zip(*((f.xs, f.ys) for f in found))
-        )
-        return cls(xs, ys, lengths)
-
-    def errors(self, outputs: np.ndarray, sequence: int, horizon: int) -> tuple[Any, Any]:
-        """nRMSE (rates, seeds) in millimetres: of validation, then of the test."""
-        signals = respiration_signals(sequence + 1)
-        sd, mean = signals[:FIT].std(0, ddof=1), signals[:FIT].mean(0)
-        truth = signals[LAGS - 1 + horizon :]
-        made = mean + sd * outputs[sequence][..., : self.lengths[sequence], :]
-        # by the time of the target
-        first = LAGS - 1 + horizon
-        spans = (FIT - first, VALID - first), (VALID - first, len(truth))
-        return tuple(np.sqrt(over_steps(made, truth, span)) for span in spans)  # pyright: ignore
+    def errors(self, outputs: np.ndarray, sequence: int) -> tuple[Any, Any]:
+        """nRMSE (lags and rates, seeds) in millimetres: of validation, then of the test."""
+        signals = respiration_signals(sequence)
+        mean, sd = signals[:FIT].mean(0), signals[:FIT].std(0, ddof=1)
+        first = min(self.lags) - 1 + self.horizon  # the sample that the first step is about
+        truth, many = signals[first:], len(self.lags)
+        of_sequence = outputs[(sequence - 1) * many : sequence * many]
+        made = mean + sd * of_sequence.reshape(-1, *outputs.shape[2:])[..., : len(truth), :]
+        # by the time of the target, and where all lags have begun
+        begin = max(FIT, first + max(self.lags) - min(self.lags))
+        chosen = np.sqrt(over_steps(made, truth, (begin - first, VALID - first)))
+        return chosen, np.sqrt(over_steps(made, truth, (VALID - first, len(truth))))
 
 
-def chest_row(network: Callable, rule: Any, seeds: int, protocol: str, rates: Any) -> dict:
-    """Mean over horizons and sequences of each seed, with the rate chosen for each pair."""
+def chest_row(
+    network: Callable,
+    rule: Any,
+    seeds: int,
+    protocol: str,
+    rates: tuple[float, ...],
+    lags: tuple[int, ...] = LAGS,
+) -> dict:
+    """Mean over recordings of each horizon and seed, with rate (and lags) chosen for each pair."""
     keys = jax.vmap(jr.key)(jnp.arange(seeds))
     found = np.zeros((len(HORIZONS), len(SEQUENCES), seeds))
     for h, horizon in enumerate(HORIZONS):
-        chest = Chest.at(horizon)
+        chest = Chest.at(horizon, lags)
         delay = 0 if protocol == "as published" else horizon - 1
         outputs = chest_outputs(network, rule, keys, jnp.asarray(rates), chest.xs, chest.ys, delay)
         outputs = np.asarray(outputs, float)
-        for s in range(len(SEQUENCES)):
-            chosen_by, tested = chest.errors(outputs, s, horizon)
+        for s, sequence in enumerate(SEQUENCES):
+            chosen_by, tested = chest.errors(outputs, sequence)
             found[h, s] = tested[best_of(chosen_by)]
     by_horizon = found.mean((1, 2))
     return {
@@ -282,8 +298,8 @@ def chest_rows(names: list[str], seeds: int) -> Iterator[tuple[str, Callable]]:
             rule = RULES[name].make(NEURONS, 9)
             row = functools.partial(chest_row, chest_network, rule, seeds, protocol, rates)
             yield f"respiration/{protocol}/{name}", row
-        lms = functools.partial(chest_row, filter_without_a_network, None, 1, protocol, LMS_RATES)
-        yield f"respiration/{protocol}/LMS", lms
+        lms = chest_row, filter_without_a_network, None, 1, protocol, LMS_RATES, LMS_LAGS
+        yield f"respiration/{protocol}/LMS", functools.partial(*lms)
 
     def persistence():
         found = np.zeros((len(HORIZONS), len(SEQUENCES)))

