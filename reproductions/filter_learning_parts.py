@@ -17,10 +17,10 @@ from modprop_jax.tasks import TASKS
 
 
 TASK = TASKS["delayed_xor"]
-# T = 150
-PRESET = dataclasses.replace(TASK.presets["small"], data={"cue": 20, "delay": 110}, iterations=600)
+# T = 80
+PRESET = dataclasses.replace(TASK.presets["small"], iterations=600)
 EXCITATORY, N = 39, 48
-RATES = np.exp(-1 / np.array([15.0, 150.0]))
+RATES = np.exp(-1 / np.array([10.0, 100.0]))
 # 1 = excitatory, 0 = inhibitory; and both in parts, by which answer the readout hears of them
 TWO = cell_types(PRESET)
 SIX = (*np.repeat([0, 1, 2, 3], [9, 10, 10, 10]).tolist(), *np.repeat([4, 5], [4, 5]).tolist())
