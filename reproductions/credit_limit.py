@@ -1,6 +1,6 @@
 """How close filters of ModProp's locality come to exact credit, through training, on three tasks.
 
-python reproductions/credit_limit.py --out docs/results/credit-limit
+python reproductions/credit_limit.py --out results/credit-limit
 
 goes on where it stopped; with `--task` one of them alone.
 """

@@ -16,11 +16,11 @@ from modprop_jax.tasks import TASKS
 
 
 TASK = TASKS["delayed_xor"]
-# T = 150
-PRESET = TASK.presets["small"].replace(data={"cue": 20, "delay": 110}, iterations=600)
+# T = 80
+PRESET = TASK.presets["small"].replace(iterations=600)
 SCHEDULE, OPTIMIZER = PRESET.schedule, PRESET.optimizer
 EXCITATORY, N = 39, 48
-RATES = np.exp(-1 / np.array([15.0, 150.0]))
+RATES = np.exp(-1 / np.array([10.0, 100.0]))
 # 1 = excitatory, 0 = inhibitory; and both in parts, by which answer the readout hears of them
 TWO = cell_types(PRESET.network)
 SIX = (*np.repeat([0, 1, 2, 3], [9, 10, 10, 10]).tolist(), *np.repeat([4, 5], [4, 5]).tolist())

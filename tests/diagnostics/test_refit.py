@@ -176,10 +176,11 @@ def test_equations_of_another_filter_are_refused():
             mpj.refit(ZERO, equations, towards=other)
 
 
+UNLIKE = 0.1 * np.arange(8.0).reshape(2, 2, 2)
 FORMS: dict[str, Any] = {
-    "exponentials": dict(filters=(np.array([0.9, 0.6 + 0.5j]), 0.1 * np.ones((2, 2, 2)))),
+    "exponentials": dict(filters=(np.array([0.9, 0.6 + 0.5j]), UNLIKE)),
     "taps": dict(filters=0.1 * np.arange(12.0).reshape(3, 2, 2), gated=False),
-    "own": dict(filters=0.1 * np.ones((1, 2, 2)), own=[0.1, 0.3], gated=False),
+    "own": dict(filters=UNLIKE[:1], own=[0.1, 0.3], gated=False),
 }
 
 
