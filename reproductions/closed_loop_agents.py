@@ -223,10 +223,7 @@ def life(name: str, world: Any, rate: Any, key: Any, records: int, every: int) -
         after, ended = jax.lax.scan(step, before, jr.split(key, every))
         return after, ended.sum(0)
 
-    start = (
-        params,
-        optimizer.init(params),
-        (static_core(params, static).begin(), *world.begin(placed)),
-    )
+    memory = eqx.combine(params, static).core.begin()
+    start = params, optimizer.init(params), (memory, *world.begin(placed))
     counts = jax.lax.scan(record, start, jr.split(on, records))[1]
     return counts[:, 0], counts[:, 1]
