@@ -188,7 +188,7 @@ def live(params: Any, static: Any, world: Any, now: Any, key: Any) -> tuple[Any,
 
     outputs, pull, memory = jax.vjp(lambda p: look(p, memory, sight), params, has_aux=True)
     logits, value = outputs
-    action = jr.categorical(act, logits)
+    action = jr.categorical(act, logits).astype(jnp.int32)
     turn = world.step(place, action, outside)
     memory = eqx.combine(params, static).core.forget(memory, turn.done)
     ahead = look(params, memory, turn.sight)[0][1]
