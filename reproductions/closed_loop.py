@@ -8,6 +8,7 @@ python reproductions/closed_loop.py report --runs results/closed-loop > docs/res
 
 import dataclasses
 import functools
+import itertools
 import json
 import pathlib
 import time
@@ -30,17 +31,17 @@ RATES = 3e-4, 1e-3, 3e-3
 
 
 class Setting(NamedTuple):
-    """A world, steps of a life in it, its lengths, and the one by which rates are chosen."""
+    """A world, steps of a life in it, its lengths, and those by which rates are chosen."""
 
     world: type
     steps: int
     lengths: tuple[int, ...]
-    tuned_at: int
+    tuned_at: tuple[int, ...]
 
 
 SETTINGS = {
-    "chain": Setting(MemoryChain, 200_000, (2, 4, 8, 16, 32, 64, 128), 8),
-    "maze": Setting(TMaze, 200_000, (10, 20, 40), 10),
+    "chain": Setting(MemoryChain, 200_000, (2, 4, 8, 16, 32, 64, 128), (8, 32)),
+    "maze": Setting(TMaze, 200_000, (10, 20, 40), (10, 20)),
 }
 
 
@@ -107,13 +108,12 @@ def identity(row: dict[str, Any]) -> tuple[Any, ...]:
 
 def chosen(rows: list[dict[str, Any]], world: str, agent: str) -> float:
     """The rate of the most success over the whole of a life, among the tuning rows."""
-    steps = SETTINGS[world].steps
-    tried = {
-        row["rate"]: success(row, share=1.0).mean()
-        for row in rows
-        if (row["tuning"], row["world"], row["agent"], row["steps"]) == (True, world, agent, steps)
-    }
-    return max(RATES, key=lambda rate: tried[rate])
+    tried = {rate: 0.0 for rate in RATES}
+    for row in rows:
+        same = row["world"], row["agent"], row["steps"]
+        if row["tuning"] and same == (world, agent, SETTINGS[world].steps):
+            tried[row["rate"]] += success(row, share=1.0).mean()
+    return max(tried, key=lambda rate: tried[rate])
 
 
 def plan(rows: list[dict[str, Any]], options: Run) -> Iterator[dict[str, Any]]:
@@ -122,8 +122,8 @@ def plan(rows: list[dict[str, Any]], options: Run) -> Iterator[dict[str, Any]]:
         setting = SETTINGS[world]
         same = {"world": world, "steps": setting.steps}
         for agent in options.agents:
-            for rate in RATES:
-                yield same | dict(agent=agent, length=setting.tuned_at, rate=rate, tuning=True)
+            for length, rate in itertools.product(setting.tuned_at, RATES):
+                yield same | dict(agent=agent, length=length, rate=rate, tuning=True)
         for length in setting.lengths:
             for agent in options.agents:
                 rate = chosen(rows, world, agent)

@@ -188,7 +188,7 @@ def live(params: Any, static: Any, world: Any, now: Any, key: Any) -> tuple[Any,
 
     outputs, pull, memory = jax.vjp(lambda p: look(p, memory, sight), params, has_aux=True)
     logits, value = outputs
-    action = jr.categorical(act, logits)
+    action = jr.categorical(act, logits).astype(jnp.int32)
     turn = world.step(place, action, outside)
     memory = eqx.combine(params, static).core.forget(memory, turn.done)
     ahead = look(params, memory, turn.sight)[0][1]
@@ -223,10 +223,7 @@ def life(name: str, world: Any, rate: Any, key: Any, records: int, every: int) -
         after, ended = jax.lax.scan(step, before, jr.split(key, every))
         return after, ended.sum(0)
 
-    start = (
-        params,
-        optimizer.init(params),
-        (static_core(params, static).begin(), *world.begin(placed)),
-    )
+    memory = eqx.combine(params, static).core.begin()
+    start = params, optimizer.init(params), (memory, *world.begin(placed))
     counts = jax.lax.scan(record, start, jr.split(on, records))[1]
     return counts[:, 0], counts[:, 1]

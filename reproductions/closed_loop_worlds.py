@@ -56,7 +56,8 @@ class MemoryChain(eqx.Module):
 
     def sight(self, place: Place) -> Any:
         """Of a place."""
-        left = 1 - place.at / self.length
+        at, length = (jnp.asarray(n, jnp.result_type(float)) for n in (place.at, self.length))
+        left = 1 - at / length
         shown = jnp.where(place.at == 0, 2 * place.cue - 1, 0).astype(left.dtype)
         return jnp.stack([left, jnp.zeros_like(left), shown])
 

@@ -36,6 +36,7 @@ def module(name: str) -> Any:
 def test_the_memory_chain_shows_a_bit_and_asks_for_it():
     """Of length 3, as bsuite's program has it, its four steps written out."""
     world, key = module("worlds").MemoryChain(3), jr.key(0)
+    step = jit(world.step)
     for seed, right in [(0, True), (1, True), (2, False), (3, False)]:
         place, sight = world.begin(jr.key(seed))
         bit = int(place.cue)
@@ -44,7 +45,7 @@ def test_the_memory_chain_shows_a_bit_and_asks_for_it():
             np.testing.assert_allclose(sight, shown[t], atol=1e-6)
             # before the end any action will do
             action = (bit if right else 1 - bit) if t == 3 else t % 2
-            place, sight, reward, done = world.step(place, action, key)
+            place, sight, reward, done = step(place, jnp.asarray(action, jnp.int32), key)
             assert bool(done) == (t == 3)
             assert float(reward) == ((1 if right else -1) if t == 3 else 0)
         assert int(place.at) == 0 and float(sight[0]) == 1
@@ -52,12 +53,13 @@ def test_the_memory_chain_shows_a_bit_and_asks_for_it():
 
 def test_the_maze_pays_for_the_right_turn_and_ends_in_time():
     world, key = module("worlds").TMaze(2), jr.key(1)
+    step = jit(world.step)
 
     def walked(actions):
         place, sight = world.begin(jr.key(3))
         rows = []
         for action in actions(int(place.cue)):
-            place, after, reward, done = world.step(place, action, key)
+            place, after, reward, done = step(place, jnp.asarray(action, jnp.int32), key)
             rows.append((int(jnp.argmax(sight)), round(float(reward), 6), bool(done)))
             sight = after
         return rows, int(place.at)
@@ -84,16 +86,19 @@ def test_the_memory_chain_is_that_of_gymnax(length):
     world = module("worlds").MemoryChain(length)
     theirs, params = gymnax.make("MemoryChain-bsuite")
     params = params.replace(memory_length=length)
+    step, their_step = jit(world.step), jit(theirs.step_env)
     for seed in range(4):
-        sight, state = theirs.reset_env(jr.key(seed), params)
+        with jax.numpy_dtype_promotion("standard"):
+            sight, state = theirs.reset_env(jr.key(seed), params)
         place, _ = world.begin(jr.key(0))
         place = place._replace(cue=jnp.asarray(state.context, jnp.int32).reshape(()))
         np.testing.assert_array_equal(world.sight(place), jnp.ravel(sight))
         for t in range(length + 1):
-            action = (t + seed) % 2
-            sight, state, reward, ended, *_ = theirs.step_env(jr.key(t), state, action, params)
-            place, ours, gain, done = world.step(place, action, jr.key(t))
-            assert (float(gain), bool(done)) == (float(reward), bool(ended))
+            action = jnp.asarray((t + seed) % 2, jnp.int32)
+            with jax.numpy_dtype_promotion("standard"):
+                sight, state, *rest = their_step(jr.key(t), state, action, params)
+            place, ours, reward, done = step(place, action, jr.key(t))
+            assert (float(reward), bool(done)) == (float(rest[0]), bool(rest[1]))
             if not done:
                 np.testing.assert_allclose(ours, jnp.ravel(sight), atol=1e-7)
         assert done
@@ -214,10 +219,11 @@ def test_a_row_is_run_once_at_the_rate_of_most_success_and_the_page_shows_it(
     script.run(script.Run(tmp_path, minutes=0, **options))
     assert not ran
     script.run(script.Run(tmp_path, **options))
-    assert [(row["rate"], row["tuning"]) for row in ran[:3]] == [(r, True) for r in script.RATES]
-    assert [(row["length"], row["rate"]) for row in ran[3:]] == [(n, 1e-3) for n in (10, 20, 40)]
+    tuning, reported = ran[:6], ran[6:]
+    assert [(row["rate"], row["tuning"]) for row in tuning] == [(r, True) for r in script.RATES] * 2
+    assert [(row["length"], row["rate"]) for row in reported] == [(n, 1e-3) for n in (10, 20, 40)]
     script.run(script.Run(tmp_path, **options))
-    assert len(ran) == 6
+    assert len(ran) == 9
     capsys.readouterr()
     script.report(script.Report(tmp_path, tmp_path / "page"))
     assert "| memoryless | 0.75 ± 0.00 | 0.75 ± 0.00 |" in capsys.readouterr().out
