@@ -14,7 +14,7 @@ from modprop_jax.experiments._cells import CELLS
 
 # no dynamics of its own: a base, a filter around a cell, or any function
 WITHOUT = {"AbstractCell", "SeparableCell", "NeuronCell", "Filtered", "FunctionCell"}
-VENUE = {"article": "journal", "inproceedings": "booktitle", "misc": "eprint"}
+VENUE = {"article": "journal", "inproceedings": "booktitle", "misc": "eprint", "software": "url"}
 
 
 def fields(entry: str) -> dict[str, str]:

@@ -89,14 +89,11 @@ class SKRTRL(AbstractInfluenceRule):
         memory="(r+1)*n*(n+m+1)+n*r+r**2+2",
         time="(r+3)*r*n*(n+m+1)+8*r*n**2",
         synapse="its unit's own trace, and r numbers of how its weight moves the whole network",
-        source="sketched-rtrl",
+        source="sonaradarcn 2026",
         called="SK-RTRL, sketched RTRL",
         credit="all within units, r directions of the rest; says how much it drops",
         use="more than SnAp(1) where RTRL does not fit, with a bound of its error",
-        papers=(
-            "@misc{sketchedrtrl,\n  title = {sketched-rtrl},\n  author = {{sonaradarcn}},\n"
-            "  howpublished = {\\url{https://github.com/sonaradarcn/sketched-rtrl}},\n}",
-        ),
+        papers=("sonaradarcn2026sketched",),
         place=75,
         names=(
             Named(
