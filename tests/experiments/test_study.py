@@ -1,5 +1,7 @@
 """A study of another kind: it says what its runs are, and `conduct` does the rest."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import pytest
 from rich.console import Console
@@ -62,7 +64,7 @@ class Doubling(AbstractStudy[list[float]]):
 
 @pytest.fixture(scope="module")
 def config():
-    sizes = {"hidden_size": 4, "batch": 2, "iterations": 4, "eval_every": 2}
+    sizes: dict[str, Any] = {"hidden_size": 4, "batch": 2, "iterations": 4, "eval_every": 2}
     return Config.make("delayed_xor", "small", ["eprop", "bptt"], 1, **sizes)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 
@@ -64,7 +65,8 @@ def test_settings_of_several_parts_at_once():
 
 @pytest.mark.usefixtures("without_type_checks")
 def test_parts_and_nothing_else():
-    parts = {name: getattr(PRESET, name) for name in ("network", "schedule", "optimizer")}
+    names = "network", "schedule", "optimizer"
+    parts: dict[str, Any] = {name: getattr(PRESET, name) for name in names}
     for name, kind in PARTS.items():
         with pytest.raises(ValueError, match=f"{name} .* a modprop_jax.tasks.{kind.__name__}, but"):
             Preset(**parts | {name: {"hidden_size": 4}})
