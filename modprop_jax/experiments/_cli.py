@@ -44,7 +44,7 @@ from ._rules import RULES
 from ._runs import continued
 from ._storage import RunFolder
 from ._study import begun, conduct
-from ._tensorboard import summary_writer, TensorBoard
+from ._tensorboard import package, TensorBoard
 from ._work import Work
 
 
@@ -186,7 +186,7 @@ def compare(
 
 def _check_tensorboard() -> None:
     try:
-        summary_writer()
+        package()
     except ImportError as error:
         raise ValueError(f"--tensorboard: {error}") from error
 

@@ -56,7 +56,8 @@ def from_neurogym(
     **Departs from NeuroGym:** its `Dataset` puts trials end to end in sequences of one length; here
     each sequence is one trial. Rewards, and what an agent's actions change, do not enter.
 
-    **Raises:** `ImportError` for a name without the package (extra `neurogym`); `ValueError` for an
+    **Raises:** `ImportError` for a name without the package (extra `neurogym`; its version 2.3
+    takes NumPy back to 2.2, and imports PyTorch, which it does not ask for); `ValueError` for an
     environment that has no trials or no ground truth, and as `from_generator`.
     """
     arguments.size("trials", trials)
@@ -70,7 +71,8 @@ def from_neurogym(
         )
     made = _made(env, options) if isinstance(env, str) else env
     core = getattr(made, "unwrapped", made)
-    outer = made if hasattr(made, "new_trial") else core
+    # a wrapper of gymnasium has it by way of its class alone, or warns
+    outer = made if hasattr(type(made), "new_trial") else core
     for needed in ("new_trial", "action_space", "seed"):
         if not hasattr(outer if needed == "new_trial" else core, needed):
             raise ValueError(
@@ -103,8 +105,8 @@ def _made(name: str, options: dict[str, Any]) -> Any:
         import neurogym  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError(
-            f"env={name!r} needs the package neurogym. In a clone of the repository: "
-            'pip install -e ".[neurogym]"'
+            f"env={name!r} needs the package neurogym, and its version 2.3 PyTorch too ({error}). "
+            'In a clone of the repository: pip install -e ".[neurogym]" torch'
         ) from error
     try:
         return neurogym.make(name, **options)

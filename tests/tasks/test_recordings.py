@@ -204,7 +204,7 @@ BAD = {
     "from 1": bad("without gaps", targets=Y + 1),
     "below 0": bad("without gaps", targets=Y - 1),
     "one class": bad("one class alone", targets=0 * Y),
-    "too many classes": bad("classes=1: 0 to 0, but targets hold 1", classes=1),
+    "too many classes": bad("classes=1 are 0 to 0, but targets hold 1", classes=1),
     "classes of numbers": bad("of targets that are integers", targets=X[:, 0], classes=2),
     "lengths of another number": bad("lengths must be 12", lengths=[1, 2]),
     "lengths that are no integers": bad("lengths must be 12 integers", lengths=np.full(12, 2.0)),
