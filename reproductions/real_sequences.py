@@ -242,8 +242,7 @@ class Chest(NamedTuple):
         longest = max(map(len, signals)) - min(lags) + 1 - horizon
         xs, ys = [], []
         for values, many in itertools.product(signals, lags):
-            options = {"fit": FIT, "horizon": horizon, "lags": many, "ddof": 1}
-            found = recorded(values, **options)
+            found = recorded(values, fit=FIT, horizon=horizon, lags=many, ddof=1)
             before = many - min(lags)
             steps = before, longest - before - len(found.xs)
             xs.append(jnp.pad(found.xs, (steps, (0, 9 * (max(lags) - many)))))

@@ -71,8 +71,7 @@ def by_hand(model: Any, *, delay: int = 0, segment: int = 1, done: Any = None) -
     for first in range(0, T - delay, segment):
         last = min(first + segment, T - delay)
         now, then = slice(first + delay, last + delay), slice(first, last)
-        if delay:
-            state, ahead = predict(model, state, XS[now], done[now])
+        state, ahead = predict(model, state, XS[now], done[now])
         model, carry, made = step(model, carry, XS[then], YS[then], done[then])
         outputs.append(ahead if delay else made)
     return model, jnp.concatenate(outputs)
@@ -312,7 +311,7 @@ def test_memory_does_not_grow_with_time_but_for_the_outputs():
     def used(steps):
         xs, ys = jnp.zeros((steps, M)), jnp.zeros((steps, 2))
         run = jax.jit(lambda xs, ys: learn(xs=xs, ys=ys)[1])
-        found = run.lower(xs, ys).compile().memory_analysis()
+        found: Any = run.lower(xs, ys).compile().memory_analysis()
         return found.temp_size_in_bytes - ys.nbytes
 
     # 900 further steps: of states alone these would be 29 kB

@@ -26,6 +26,7 @@ class Online(Protocol):
 
     def __call__(self, xs: PyTree, carry: PyTree) -> tuple[PyTree, PyTree]:
         """The carry to go on from, and the outputs."""
+        ...
 
 
 def as_online(name: str, model: Any) -> Any:

@@ -52,7 +52,7 @@ def laser(
     Source: Hübner, Abraham & Weiss, Physical Review A 40 (1989); series A of the Santa Fe
     competition, Weigend & Gershenfeld (1993).
     """
-    check_stream(key, batch=batch, steps=steps)
+    check_stream(key, batch, steps=steps)
     arguments.sizes(horizon=horizon, lags=lags, fit=fit)
     dtype, path = arguments.dtype("dtype", dtype), as_path(path)
     values = _readings(str(_found(path)))

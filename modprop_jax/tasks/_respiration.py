@@ -64,7 +64,7 @@ def respiration(
     Source of the task: Pohl et al., Computer Methods and Programs in Biomedicine (2022), 106908;
     arXiv 2403.01607.
     """
-    check_stream(key, batch=batch, steps=steps, fit=fit)
+    check_stream(key, batch, steps=steps, fit=fit)
     arguments.sizes(horizon=horizon, lags=lags)
     dtype = arguments.dtype("dtype", dtype)
     values = respiration_signals(sequence, every=every, path=path)

@@ -10,9 +10,11 @@ from .. import _arguments as arguments
 from ._recorded import recorded
 
 
-def check_stream(key: PRNGKeyArray, **sizes: Any) -> None:
-    """A ValueError for a wrong argument of a recorded stream, before anything is read."""
+def check_stream(key: PRNGKeyArray, batch: int, **sizes: Any) -> None:
+    """A ValueError for a wrong argument of a recorded stream, before anything is read; sizes may be
+    None."""
     arguments.key("key", key)
+    arguments.size("batch", batch)
     for name, size in sizes.items():
         if size is not None:
             arguments.size(name, size)

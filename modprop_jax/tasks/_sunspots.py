@@ -40,7 +40,7 @@ def sunspots(
 
     Source: Clette, Svalgaard, Vaquero & Cliver, Space Science Reviews 186 (2014).
     """
-    check_stream(key, batch=batch, steps=steps)
+    check_stream(key, batch, steps=steps)
     arguments.sizes(horizon=horizon, lags=lags, fit=fit)
     dtype, path = arguments.dtype("dtype", dtype), as_path(path)
     values = _numbers(str(_found(path)))

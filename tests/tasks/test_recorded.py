@@ -173,23 +173,23 @@ def test_arrays_of_many_lengths_are_refused(tmp_path, without_type_checks):
 
 
 def test_errors_over_named_steps():
-    outputs, ys = RNG.normal(size=(2, 9, 2, 3))
+    outputs, ys = jnp.asarray(RNG.normal(size=(2, 9, 2, 3)))
     part = slice(2, 7)
     spread = ((ys[part] - ys[part].mean(0)) ** 2).sum()
     expected = ((outputs - ys)[part] ** 2).sum() / spread
     np.testing.assert_allclose(nmse(outputs, ys, steps=(2, 7)), expected, rtol=1e-12)
     np.testing.assert_allclose(nrmse(outputs, ys, steps=(2, 7)), expected**0.5, rtol=1e-12)
-    _, score = tasks.squared_error(jnp.asarray(outputs[:, :1]), jnp.asarray(ys[:, :1]))
+    _, score = tasks.squared_error(outputs[:, :1], ys[:, :1])
     np.testing.assert_allclose(nmse(outputs[:, :1], ys[:, :1]), 1 - score, rtol=1e-12)
-    mean = np.broadcast_to(ys.mean(0), ys.shape)
+    mean = jnp.broadcast_to(ys.mean(0), ys.shape)
     np.testing.assert_allclose(nmse(mean, ys), 1, rtol=1e-12)
-    assert nmse(ys, ys) == 0 and np.isinf(nmse(outputs, np.ones_like(ys)))
+    assert nmse(ys, ys) == 0 and np.isinf(nmse(outputs, jnp.ones_like(ys)))
 
 
 @pytest.mark.parametrize("steps", [(0, 10), (3, 3), (5, 2), (1, 2, 3), (-1, 4), "all", 4])
 def test_steps_outside_of_the_stream(steps, without_type_checks):
     with pytest.raises(ValueError, match="steps"):
-        nmse(np.ones(9), np.ones(9), steps=steps)
+        nmse(jnp.ones(9), jnp.ones(9), steps=steps)
 
 
 def test_the_laser_as_a_task(tmp_path):
@@ -262,7 +262,7 @@ def test_series_of_many_lengths(tmp_path):
     )
     assert not xs[:-2, 1].any()
     drawn, labels = tasks.japanese_vowels(jr.key(0), 5, path=tmp_path)
-    for one, label in zip(np.moveaxis(drawn, 1, 0), labels):
+    for one, label in zip(jnp.moveaxis(drawn, 1, 0), labels):
         same = [np.array_equal(one, xs[:, i]) and label == ys[i] for i in range(3)]
         assert any(same)
     (tmp_path / "JapaneseVowels_TEST.ts").unlink()
