@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
@@ -123,7 +124,8 @@ def _concrete(train, labels, test, train_lengths, test_lengths):
             raise ValueError(
                 f"{name} is traced, but this classifier runs in NumPy: call it outside of jit."
             )
-    known, names, new = problem(**given)
+    with jax.ensure_compile_time_eval():  # what is known stays so where something else is traced
+        known, names, new = problem(**given)
     names = np.asarray(names)
     if len(np.unique(names)) < 2:
         raise ValueError(f"labels must name two classes or more, but are all {names[0]}.")
