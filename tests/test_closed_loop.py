@@ -93,6 +93,7 @@ def test_the_memory_chain_is_that_of_gymnax(length):
         place, _ = world.begin(jr.key(0))
         place = place._replace(cue=jnp.asarray(state.context, jnp.int32).reshape(()))
         np.testing.assert_array_equal(world.sight(place), jnp.ravel(sight))
+        done = False
         for t in range(length + 1):
             action = jnp.asarray((t + seed) % 2, jnp.int32)
             with jax.numpy_dtype_promotion("standard"):
