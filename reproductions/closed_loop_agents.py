@@ -49,11 +49,12 @@ class Windowed(eqx.Module):
     """
 
     rnn: mpj.RNN
+    sights: int = eqx.field(static=True)
     window: int = eqx.field(static=True)
 
     def begin(self) -> Any:
         """A state, and no sights yet."""
-        sights = jnp.zeros((self.window, self.rnn.cell.in_size))
+        sights = jnp.zeros((self.window, self.sights))
         return self.rnn.cell.init(), sights, jnp.zeros(self.window, bool)
 
     def __call__(self, memory: Any, sight: Any) -> tuple[Any, Any]:
@@ -105,8 +106,8 @@ class Agent(eqx.Module):
 
 def rtu(sights: int, key: Any) -> mpj.RTUCell:
     """Half as many units as features, with memories from 10 to 1,000 steps."""
-    ring = dict(r_min=0.9, r_max=0.999, max_phase=math.pi / 10)
-    return mpj.RTUCell(sights, FEATURES // 2, key=key, **ring)
+    units, phase = FEATURES // 2, math.pi / 10
+    return mpj.RTUCell(sights, units, r_min=0.9, r_max=0.999, max_phase=phase, key=key)
 
 
 def gru(sights: int, key: Any) -> mpj.GRUCell:
@@ -131,7 +132,7 @@ def streamed(cell: Callable, rule: mpj.AbstractRule) -> Callable:
 
 def windowed(cell: Callable, window: int) -> Callable:
     """A core of this cell under truncated BPTT."""
-    return lambda sights, key: Windowed(mpj.RNN(cell(sights, key)), window)
+    return lambda sights, key: Windowed(mpj.RNN(cell(sights, key)), sights, window)
 
 
 CORES: dict[str, Callable] = {

@@ -71,12 +71,14 @@ a right turn is .5, so that of the column of 40 only the RTU's .609 shows that a
 READING = ""
 
 
-def page(rows: list[dict[str, Any]], agents: list[str]) -> tuple[str, dict[str, bytes]]:
-    """In Markdown, and the figure's files by name. Rows have their `success`, by seed."""
+def page(
+    rows: list[dict[str, Any]], agents: list[str], steps: dict[str, int]
+) -> tuple[str, dict[str, bytes]]:
+    """In Markdown, and the figure's files by name. Rows have their `success`, by seed; `steps` of
+    a life are by world."""
     found = {
         (r["world"], r["agent"], r["length"]): r for r in rows if not r["tuning"]
     }  # fmt: skip
-    steps = {r["world"]: r["steps"] for r in rows}
     tuned: dict[str, list[int]] = {}
     for row in rows:
         if row["tuning"] and row["length"] not in tuned.setdefault(row["world"], []):
@@ -91,7 +93,7 @@ def page(rows: list[dict[str, Any]], agents: list[str]) -> tuple[str, dict[str, 
         text.append(f"## {TITLES[world]}\n\n{steps[world]:,} steps a life.\n")
         text += [*table(found, world, lengths, agents), ""]
     listed = [f"| {name} | " + " | ".join(values) + " |" for name, values in PUBLISHED.items()]
-    text += [PROTOCOL.format(**{"chain": 0, "maze": 0} | steps).strip("\n"), *listed]
+    text += [PROTOCOL.format(**steps).strip("\n"), *listed]
     drawing, data = figure(found, list(tuned), agents)
     return "\n".join(text) + "\n" + READING, figures.files("success", drawing, data)
 

@@ -37,8 +37,8 @@ def _placed(key: Any) -> Place:
 
 def _turn(done: Any, fresh: tuple[Place, Any], place: Place, sight: Any, reward: Any) -> Turn:
     """The next episode's beginning where this one is done."""
-    now = jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, (place, sight))
-    return Turn(*now, reward, done)
+    place, sight = jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, (place, sight))
+    return Turn(place, sight, reward, done)
 
 
 class MemoryChain(eqx.Module):

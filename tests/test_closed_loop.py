@@ -93,6 +93,7 @@ def test_the_memory_chain_is_that_of_gymnax(length):
         place, _ = world.begin(jr.key(0))
         place = place._replace(cue=jnp.asarray(state.context, jnp.int32).reshape(()))
         np.testing.assert_array_equal(world.sight(place), jnp.ravel(sight))
+        done = False
         for t in range(length + 1):
             action = jnp.asarray((t + seed) % 2, jnp.int32)
             with jax.numpy_dtype_promotion("standard"):
@@ -191,7 +192,8 @@ def test_an_agent_that_remembers_learns_and_one_that_does_not_stays_at_chance():
 
     def run(name):
         one = functools.partial(agents.life, name, world, 3e-3, records=5, every=1200)
-        ended, well = jit(jax.vmap(one))(jr.split(jr.key(0)))
+        with jax.numpy_dtype_promotion("standard"):  # optax knows no strict mode
+            ended, well = jit(jax.vmap(one))(jr.split(jr.key(0)))
         return np.array(well[:, -1] / ended[:, -1])
 
     assert (run("RTU, diagonal RTRL") > 0.9).all()

@@ -14,6 +14,8 @@ from modprop_jax import optim
 
 
 STATES, GAMMA = 5, 0.9
+# whose states and updates have attributes and signs
+transform_of: Any = optim.eligibility_traces
 
 
 def walk(seed: int, episodes: int = 30) -> list[tuple[list[int], float]]:
@@ -45,7 +47,7 @@ def steps(episodes: list[tuple[list[int], float]]) -> tuple[np.ndarray, ...]:
 @functools.cache
 def learner(rate: float, decay: float, gamma: float) -> Any:
     """TD(λ) of a table of values, at a rate: the table after all steps, and each step's update."""
-    optimizer = optax.chain(optim.eligibility_traces(decay), optax.sgd(rate))
+    optimizer = optax.chain(transform_of(decay), optax.sgd(rate))
 
     def step(now, seen):
         values, table, state = now
@@ -136,7 +138,7 @@ def test_learning_at_each_step_is_the_textbooks_program():
 
 
 def test_the_error_of_the_last_step_reaches_a_trace_that_is_then_erased():
-    transform = optim.eligibility_traces(0.5)
+    transform = transform_of(0.5)
     g, state = jnp.asarray([1.0, -2.0]), transform.init(jnp.zeros(2))
     for error, done, expected, left in [(1.0, False, 1.0, 1.0), (2.0, True, 3.0, 0.0)]:
         updates, state = transform.update(g, state, td_error=error, done=done)
@@ -163,9 +165,9 @@ def test_several_lives_of_one_network_are_those_of_each_and_their_mean():
 
         return jax.lax.scan(step, start, seen)
 
-    together = optim.eligibility_traces(0.9, agents=lives)
+    together = transform_of(0.9, agents=lives)
     state, updates = jit(run)(together, together.init(params), drawn, errors, ends)
-    alone = optim.eligibility_traces(0.9)
+    alone = transform_of(0.9)
 
     def one(g, error, end):
         return run(alone, alone.init(params), g, error, end)
@@ -178,9 +180,10 @@ def test_several_lives_of_one_network_are_those_of_each_and_their_mean():
 
 
 def test_what_follows_in_a_chain_sees_the_update():
-    transform = optim.eligibility_traces(0.5)
-    chain = optax.chain(transform, optax.scale_by_adam(), optax.scale_by_learning_rate(0.1))
-    adam, g = optax.scale_by_adam(), jnp.asarray([3.0, -1.0])
+    transform = transform_of(0.5)
+    chain: Any = optax.chain(transform, optax.scale_by_adam(), optax.scale_by_learning_rate(0.1))
+    adam: Any = optax.scale_by_adam()
+    g = jnp.asarray([3.0, -1.0])
     state, own, moments = chain.init(g), transform.init(g), adam.init(g)
     for error in (1.0, -0.5, 2.0):
         with jax.numpy_dtype_promotion("standard"):  # optax knows no strict mode
@@ -194,8 +197,8 @@ def test_a_decay_may_be_traced_and_narrow_gradients_have_wide_traces():
     g = jnp.ones(2, jnp.bfloat16)
 
     def run(decay):
-        transform = optim.eligibility_traces(decay)
-        state = transform.init(g)
+        transform = transform_of(decay)
+        updates, state = g, transform.init(g)
         for _ in range(3):
             updates, state = transform.update(g, state, td_error=jnp.asarray(1.0))
         return updates, state
@@ -218,7 +221,7 @@ def test_a_decay_may_be_traced_and_narrow_gradients_have_wide_traces():
     ],
 )
 def test_errors(given, message):
-    transform = optim.eligibility_traces(0.9)
+    transform = transform_of(0.9)
     grads = given.get("grads", jnp.ones(2))
     rest = {name: value for name, value in given.items() if name != "grads"}
     with pytest.raises(ValueError, match=message):
