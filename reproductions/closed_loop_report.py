@@ -71,12 +71,13 @@ a right turn is .5, so that of the column of 40 only the RTU's .609 shows that a
 READING = """
 ## What it says
 
-On the chain, up to the lengths that were measured, the RTU under its exact streamed gradient remembers
-what all others forget: .99 at 64 steps, where the same cell without a trace (BPTT of one step) has .65.
-The trace is what does it, not the cell. GRUs under e-prop and SnAp(1) are not told apart (standard
-deviations of .2: a seed in five fails), and beat a window of 8 sights from 16 steps on in the mean, but
-not by more than these deviations. Leaky neurons of fixed time constants under e-prop are as good as the
-RTU up to 16. Cells without a figure, the length of 128 and the maze have not been measured.
+On the chain, up to the lengths that were measured, the RTU under its exact streamed gradient
+remembers what all others forget: .99 at 64 steps, where the same cell without a trace (BPTT of one
+step) has .65. The trace is what does it, not the cell. GRUs under e-prop and SnAp(1) are not told
+apart (standard deviations of .2: a seed in five fails), and are ahead of a window of 8 sights from
+16 steps on, but not by more than these deviations. Leaky neurons of fixed time constants under
+e-prop are as good as the RTU up to 16. Cells without a figure, the length of 128 and the maze have
+not been measured.
 """
 
 
