@@ -284,7 +284,7 @@ def test_what_ys_say():
         ),
         (
             "lab/tasks.py:echo --network lab/tasks.py:Online --segment 2 --rules force",
-            "'force' changes the package's networks",
+            "'force' makes a network of its own",
         ),
         ("lab/tasks.py:masked_echo --segment 2 --rules eprop", "which all count: no pair"),
         ("delayed_xor --tune-seeds 2", "tune_seeds=2 is for tuning"),
