@@ -26,7 +26,7 @@ TWO = cell_types(PRESET.network)
 SIX = (*np.repeat([0, 1, 2, 3], [9, 10, 10, 10]).tolist(), *np.repeat([4, 5], [4, 5]).tolist())
 TYPES = {2: TWO, 6: SIX}
 EVERY = 20
-LEARNING_RATES = (1e-3, 3e-3, 1e-2)
+LEARNING_RATES = (3e-3, 1e-2, 3e-2)
 OTHERS = 2000
 
 
@@ -42,7 +42,7 @@ def batch(key: Any) -> Any:
 
 def network(key: Any) -> Any:
     """The preset's, excitatory and inhibitory neurons each in order of their part in the answer."""
-    made = build_network(TASK, PRESET, key)
+    made: Any = build_network(TASK, PRESET, key)
     side = made.readout.weight[1] - made.readout.weight[0]
     first, last = jnp.argsort(side[:EXCITATORY]), jnp.argsort(side[EXCITATORY:])
     order = jnp.concatenate([first, EXCITATORY + last])

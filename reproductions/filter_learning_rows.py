@@ -63,7 +63,8 @@ def best_rate(rows: list[dict[str, Any]], method: str) -> float:
 
 def tested(rows: list[dict[str, Any]], method: str) -> list[dict[str, Any]]:
     """The test seeds at the best rate, in order."""
-    if any(sum(r["method"] == method and r["seed"] == s for r in rows) < 3 for s in TUNING):
+    done = {(r["seed"], r["rate"]) for r in rows if r["method"] == method}
+    if not {(seed, rate) for seed in TUNING for rate in LEARNING_RATES} <= done:
         return []
     rate = best_rate(rows, method)
     mine = {r["seed"]: r for r in rows if r["method"] == method and r["rate"] == rate}

@@ -89,9 +89,9 @@ def refit(
     solved = inverse * jnp.linalg.solve(normal, right[..., None])[..., 0]
     step = jnp.where(known, solved, aim) - last
     if trust is not None:
-        trust = arguments.amount("trust", trust, arguments.POSITIVE)
+        share = arguments.amount("trust", trust, arguments.POSITIVE)
         moved = jnp.maximum(jnp.einsum("ck,ckl,cl->", step, equations.gram, step), 0)
-        length = trust * jnp.sqrt(equations.products[:, 0, 0].sum())
+        length = share * jnp.sqrt(equations.products[:, 0, 0].sum())
         step = step * jnp.minimum(1, length / jnp.sqrt(jnp.where(moved > 0, moved, 1)))
     return with_weights(rule, (last + step).T.reshape(weights.shape).astype(weights.dtype))
 
