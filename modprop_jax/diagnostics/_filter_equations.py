@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .. import _arguments as arguments
+from .._rnn import layers
 from .._rule import TypeFilter
 from .._tree import with_fields
 from ._filter_basis import as_arrays
 from ._filter_moments import products_of
-from ._filter_problem import check_layer
+from ._filter_problem import check_layer, neurons_of
 
 
 class FilterEquations(eqx.Module):
@@ -80,6 +81,12 @@ def filter_equations(
     arguments.function("loss", loss, "loss(model, *batch) -> scalar")
     check_layer(model)
     rule = as_real_filter("rule", rule)
+    neurons = neurons_of(layers(model)[0].cell).hidden_size
+    if len(rule.types) != neurons:
+        raise ValueError(
+            f"rule must have a cell type for each of the layer's {neurons} neurons, but has "
+            f"{len(rule.types)}."
+        )
     weights = weights_of(rule)
 
     def of(weights):

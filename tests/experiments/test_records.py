@@ -164,7 +164,12 @@ def test_from_the_shell_and_on_resume(tmp_path, capsys):
 
 
 def test_without_the_package_nothing_begins(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    # another test may have imported its parts
+    for name in [
+        "tensorboardX",
+        *(each for each in sys.modules if each.startswith("tensorboardX.")),
+    ]:
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=r'tensorboardX.*pip install -e "\.\[tensorboard\]"'):
         tensorboard(tmp_path)
     assert main([*SHELL.split(), "--out", str(tmp_path / "run"), "--tensorboard"]) == 2

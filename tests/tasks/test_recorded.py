@@ -175,13 +175,13 @@ def test_arrays_of_many_lengths_are_refused(tmp_path, without_type_checks):
 def test_errors_over_named_steps():
     outputs, ys = jnp.asarray(RNG.normal(size=(2, 9, 2, 3)))
     part = slice(2, 7)
-    spread = ((ys[part] - ys[part].mean(0)) ** 2).sum()
+    spread = ((ys[part] - ys[part].mean(0, keepdims=True)) ** 2).sum()
     expected = ((outputs - ys)[part] ** 2).sum() / spread
     np.testing.assert_allclose(nmse(outputs, ys, steps=(2, 7)), expected, rtol=1e-12)
     np.testing.assert_allclose(nrmse(outputs, ys, steps=(2, 7)), expected**0.5, rtol=1e-12)
     _, score = tasks.squared_error(outputs[:, :1], ys[:, :1])
     np.testing.assert_allclose(nmse(outputs[:, :1], ys[:, :1]), 1 - score, rtol=1e-12)
-    mean = jnp.broadcast_to(ys.mean(0), ys.shape)
+    mean = jnp.broadcast_to(ys.mean(0, keepdims=True), ys.shape)
     np.testing.assert_allclose(nmse(mean, ys), 1, rtol=1e-12)
     assert nmse(ys, ys) == 0 and np.isinf(nmse(outputs, jnp.ones_like(ys)))
 
