@@ -31,7 +31,7 @@ CASES = [
     (mpj.ModProp(0.3, TYPES, taps=2), "leaky, no tau to train", AxisType.Explicit),
     (mpj.MDGL(TYPES), "rate", AxisType.Explicit),
     (mpj.TypeFilter(FILTERS, TYPES, gated=False, own=[0.1, 0.0]), "leaky", AxisType.Explicit),
-    (mpj.TypeFilter(FILTERS[1].real, TYPES), "rate", AxisType.Explicit),
+    (mpj.TypeFilter(np.real(FILTERS[1]), TYPES), "rate", AxisType.Explicit),
 ]
 # with a trace of random numbers, or of values that the examples share
 ONLINE = [

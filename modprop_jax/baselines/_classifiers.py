@@ -101,7 +101,9 @@ def random_convolutions(
 
 def _minirocket() -> Any:
     try:
-        from aeon.classification.convolution_based import MiniRocketClassifier
+        from aeon.classification.convolution_based import (  # pyright: ignore[reportMissingImports]
+            MiniRocketClassifier,
+        )
     except ImportError as error:
         raise ImportError(
             "random_convolutions needs the package aeon. In a clone of the repository: "
@@ -129,8 +131,12 @@ def _concrete(train, labels, test, train_lengths, test_lengths):
     names = np.asarray(names)
     if len(np.unique(names)) < 2:
         raise ValueError(f"labels must name two classes or more, but are all {names[0]}.")
-    known, new = (Sequences(*map(np.asarray, group)) for group in (known, new))
-    return known, names, new
+    return _plain(known), names, _plain(new)
+
+
+def _plain(group: Sequences) -> Any:
+    arrays: Any = map(np.asarray, group)
+    return Sequences(*arrays)
 
 
 def _summaries(group: Sequences, statistics: Sequence[str]) -> np.ndarray:

@@ -37,7 +37,7 @@ def series(name: str, value: object, axes: str = "(T, features)") -> Array:
     if not fits or not found.size:
         raise ValueError(f"{name} must be an array {axes}, but has the shape {found.shape}.")
     if not arguments.is_traced(value):
-        gaps = ~np.isfinite(np.asarray(value)).all(tuple(range(1, found.ndim)))
+        gaps = np.ravel(~np.isfinite(np.asarray(value)).all(tuple(range(1, found.ndim))))
         if gaps.any():
             raise ValueError(
                 f"{name} must be finite, but {gaps.sum()} of {len(gaps)} steps hold NaN or "
@@ -105,10 +105,11 @@ def known(
     """
     before = jnp.arange(len(targets)) - lag
     is_pair = before >= first
-    pairs = (
-        jnp.where(is_pair[:, None], a[jnp.maximum(before, 0)], 0) for a in (regressors, targets)
-    )
-    return *pairs, is_pair
+
+    def then(a):
+        return jnp.where(is_pair[:, None], a[jnp.maximum(before, 0)], 0)
+
+    return then(regressors), then(targets), is_pair
 
 
 def predicted_from(predictions: Float[Array, "T outputs"], first: Array) -> Array:

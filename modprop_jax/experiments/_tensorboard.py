@@ -78,7 +78,7 @@ def package() -> _Package:
     """
     try:
         from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
     except ImportError as error:
         raise ImportError(
             "event files of TensorBoard need the package tensorboardX. In a clone of the "
@@ -87,7 +87,7 @@ def package() -> _Package:
     return _Package(Event, EventsWriter)
 
 
-def _scalars(record: dict[str, Any]) -> Iterator[tuple[str, float]]:
+def _scalars(record: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in record.items():
         if isinstance(value, list) and value and all(map(_is_number, value)):
             yield f"{name}/mean", statistics.fmean(value)

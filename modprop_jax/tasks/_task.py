@@ -41,7 +41,7 @@ class Task:
     out_size: int
     batch: Callable[..., tuple[Array, Array]]
     evaluation: Callable[..., tuple[Array, Array]]
-    loss: Callable[[Array, Array], tuple[Array, Array]]
+    loss: Callable[[Array, Any], tuple[Array, Array]]
     readout: Literal["last", "every"]
     presets: Mapping[str, Preset]
     score: str = "accuracy"

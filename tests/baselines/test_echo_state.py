@@ -1,6 +1,7 @@
 """Echo state networks: the states in a NumPy loop, their property, and the readouts on them."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from modprop_jax.baselines._echo_state import _Network
 
 
 KEY = jr.key(0)
-OPTIONS = dict(size=12, radius=0.7, leak=0.4, input_scale=0.5, key=KEY)
+OPTIONS: dict[str, Any] = dict(size=12, radius=0.7, leak=0.4, input_scale=0.5, key=KEY)
 
 
 def draws(*shape, seed=0):
@@ -51,7 +52,7 @@ def test_the_start_is_forgotten_where_the_radius_is_small(radius, forgets):
 def test_the_readout_is_least_squares_on_states(delay):
     xs, ys = draws(30, 2), draws(30, 1, seed=1)
     states = baselines.reservoir(xs, **OPTIONS)
-    options = dict(ridge=0.01, delay=delay)
+    options: dict[str, Any] = dict(ridge=0.01, delay=delay)
     found = baselines.echo_state(xs, ys, forgetting=0.95, **options, **OPTIONS)
     expected = baselines.recursive_least_squares(states, ys, order=1, forgetting=0.95, **options)
     assert_close(found, expected, 1e-10)
@@ -83,7 +84,7 @@ def test_what_no_linear_forecast_knows():
     def nmse(found):
         return np.mean((found - ys)[500:] ** 2) / np.var(ys[500:])
 
-    options = dict(size=40, radius=0.5, leak=1.0, key=KEY)
+    options: dict[str, Any] = dict(size=40, radius=0.5, leak=1.0, key=KEY)
     assert nmse(baselines.echo_state(xs, ys, fit=500, **options)) < 0.2
     assert nmse(baselines.echo_state(xs, ys, **options)) < 0.2
     assert nmse(baselines.recursive_least_squares(xs, ys, order=3)) > 0.9

@@ -62,7 +62,7 @@ def echo(key, batch, steps=20):
     return xs, jnp.roll(xs[..., :1], 2, axis=0).at[:2].set(0)
 
 
-echo.stream = True
+setattr(echo, "stream", True)
 
 
 class Online(eqx.Module):
@@ -125,7 +125,7 @@ def masked_echo(key, batch, steps=20):
     return xs, (ys, jnp.ones(ys.shape[:2]))
 
 
-masked_echo.stream = True
+setattr(masked_echo, "stream", True)
 
 
 class Plain(eqx.Module):

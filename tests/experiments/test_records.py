@@ -96,11 +96,11 @@ def test_those_of_tuning_are_marked(tmp_path):
 @pytest.mark.usefixtures("without_type_checks")
 def test_what_is_no_function(tmp_path):
     with pytest.raises(ValueError, match="on_record must be a function of one record"):
-        compare("delayed_xor", RULES, out=tmp_path / "run", on_record="print", **TINY)
+        compare("delayed_xor", RULES, out=tmp_path / "run", on_record="print", **TINY)  # pyright: ignore
     assert not (tmp_path / "run").exists()
     compare("delayed_xor", ["eprop"], out=tmp_path / "run", **TINY)
     with pytest.raises(ValueError, match="on_record must be a function of one record"):
-        resume(tmp_path / "run", on_record=3)
+        resume(tmp_path / "run", on_record=3)  # pyright: ignore
 
 
 def test_event_files_say_what_the_records_do(tmp_path):

@@ -47,7 +47,7 @@ def test_every_rule_has_as_many_trials():
     rules = ["modprop", "kernl", "eprop", "bptt:learning_rate=0.5"]
     tune = "modprop:mu=0.1,0.25,auto", "kernl:alpha=0.1,0.2"
     tuning = made(rules, "0.001..0.1/3", tune)
-    rates = {rule: tuning.options.get(rule, {}).get("learning_rate") for rule in rules}
+    rates: Any = {rule: tuning.options.get(rule, {}).get("learning_rate") for rule in rules}
     assert rates["modprop"] is None and tuning.rates == (0.001, 0.01, 0.1)
     assert [len(tuning.labels(rule)) for rule in rules] == [9, 8, 9, 1]
     for rule in ("kernl", "eprop"):
@@ -121,7 +121,8 @@ def test_an_option_is_chosen_with_the_rate_and_a_kill_changes_nothing(tmp_path, 
     tuning: dict[str, Any] = {"learning_rates": "0.01..0.1/1", "tune_seeds": 1}
     tuning["tune"] = "modprop:mu=0.05,0.5,auto"
     rules = ["modprop", "eprop"]
-    result = compare("delayed_xor", rules, out=whole, **tuning, **(TINY | {"quiet": False}))
+    aloud: dict[str, Any] = TINY | {"quiet": False}
+    result = compare("delayed_xor", rules, out=whole, **tuning, **aloud)
     said = capsys.readouterr().out
     assert "tuning: 6 trials of 1 seeds" in said
     found = json.loads((whole / "tuning.json").read_text())

@@ -26,6 +26,7 @@ from helpers import (
     streamed_gradient,
     weights,
 )
+from jax.flatten_util import ravel_pytree
 
 import modprop_jax as mpj
 from modprop_jax._rule.sketch._bound import growth
@@ -167,7 +168,7 @@ def test_an_online_run_is_the_original_one():
             model, carry, state, value = step(model, carry, state, x, ends, y)
             losses.append(float(value))
     np.testing.assert_allclose(losses, case["loss"], rtol=1e-9)
-    found = model.rnn.cell, model.readout
+    found: Any = (model.rnn.cell, model.readout)
     have = [found[0].weight_rec, found[0].weight_in, found[0].bias, found[1].weight, found[1].bias]
     for array, name in zip(have, ("W1", "U1", "b1", "Wout1", "bout1"), strict=True):
         assert_close(array, golden(f"train_full/{name}"), 1e-9, name)
@@ -264,7 +265,7 @@ class Begins(mpj.LeakyCell):
         mpj.LeakyCell.__init__(self, M, N, tau=4.0, activation=jnp.tanh, key=jr.key(1))
         self.first = jnp.linspace(-1.0, 1.0, N)
 
-    def init(self, batch_shape=()):
+    def init(self, batch_shape: Any = ()):
         return jnp.broadcast_to(self.first, (*batch_shape, N)) + 0.0
 
 
@@ -382,7 +383,7 @@ def test_the_largest_singular_value_from_above(dtype):
 @pytest.mark.parametrize("name", CELLS)
 def test_growth_is_at_least_the_norm_of_the_jacobian(name):
     c, x = made(name).effective(), data()[0][0, 0]
-    flatten = jax.flatten_util.ravel_pytree
+    flatten = ravel_pytree
     moving, rest = eqx.partition(c.step(c.init(), x), eqx.is_inexact_array)
     flat, shaped = flatten(moving)
 
@@ -470,7 +471,7 @@ def test_errors_of_the_certificate():
         rule.certificate(c)  # pyright: ignore
     # what it does not keep changes nothing else
     found = [weights(streamed_gradient(4)(_rate(r), *data())[1]) for r in (rule, other)]
-    assert_close(*found, 1e-14)
+    assert_close(found[0], found[1], 1e-14)
 
 
 def _rate(rule):

@@ -3,6 +3,7 @@
 import itertools
 import random
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +53,8 @@ def test_a_function_is_drawn_from_once_by_its_seed():
         return interval(rng)
 
     task = from_generator(counted, 50)
-    task.batch(KEY, 4), task.evaluation(KEY)
+    task.batch(KEY, 4)
+    task.evaluation(KEY)
     assert len(calls) == 50
     same(task.batch(KEY, 9), from_generator(interval, 50).batch(KEY, 9))
     assert from_generator(interval, 50).digest == task.digest
@@ -63,13 +65,18 @@ def test_a_function_is_drawn_from_once_by_its_seed():
     same(task.batch(KEY, 9), from_recordings([*inputs], labels, normalise=False).batch(KEY, 9))
 
 
+def _numbers() -> list[int]:
+    state: Any = np.random.get_state()
+    return state[1].tolist()
+
+
 def test_global_generators_are_seeded_and_put_back():
     def old_style():
         return np.random.normal(size=(3, 1)), random.randint(0, 1)
 
-    before = random.getstate(), np.random.get_state()[1].tolist()
+    before = random.getstate(), _numbers()
     one = from_generator(old_style, 40)
-    assert (random.getstate(), np.random.get_state()[1].tolist()) == before
+    assert (random.getstate(), _numbers()) == before
     np.random.normal()
     assert from_generator(old_style, 40).digest == one.digest
 

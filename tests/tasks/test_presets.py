@@ -69,7 +69,7 @@ def test_parts_and_nothing_else():
     parts: dict[str, Any] = {name: getattr(PRESET, name) for name in names}
     for name, kind in PARTS.items():
         with pytest.raises(ValueError, match=f"{name} .* a modprop_jax.tasks.{kind.__name__}, but"):
-            Preset(**parts | {name: {"hidden_size": 4}})
+            Preset(**(parts | {name: {"hidden_size": 4}}))  # pyright: ignore[reportArgumentType]
     with pytest.raises(TypeError, match="hidden_size"):
         Preset(hidden_size=4, iterations=5, learning_rate=0.1)  # pyright: ignore[reportCallIssue]
 

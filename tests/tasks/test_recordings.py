@@ -133,7 +133,8 @@ def test_what_is_padding_is_neither_read_nor_scored(padding):
     np.testing.assert_allclose([loss, score], [-np.mean(last), np.mean(right)], rtol=1e-12)
     # the statistics do not see it either
     seen = [from_recordings(each, labels, lengths) for each in (padded, inputs)]
-    np.testing.assert_array_equal(*(each.evaluation(KEY)[0] for each in seen))
+    first, second = (each.evaluation(KEY)[0] for each in seen)
+    np.testing.assert_array_equal(first, second)
 
 
 def test_values_of_each_step_and_lists_of_sequences():
@@ -297,7 +298,9 @@ def test_files_of_many_sequences_are_groups(tmp_path):
     (tmp_path / "sessions").mkdir()
     for i in range(8):
         mine = slice(5 * i, 5 * i + 5)
-        arrays = dict(inputs=inputs[mine], targets=labels[mine], lengths=lengths[mine])
+        arrays: dict[str, Any] = dict(
+            inputs=inputs[mine], targets=labels[mine], lengths=lengths[mine]
+        )
         np.savez(tmp_path / "sessions" / f"{i}.npz", **arrays)
     task = from_recordings(tmp_path / "sessions", normalise=False)
     for part in parts_of(task).values():

@@ -86,7 +86,8 @@ class Steady(AbstractFiltered):
         types, filters = self.types, on.weights
         if types is None or len(filters.leak) == len(types) or not leaks_alike(on):
             return None
-        kappa = filters.kappa.as_matrix()
+        kappa, summed = filters.kappa.as_matrix(), matrix(filters)
+        assert summed is not None  # of types there is one
         own = to_neurons(filters.leak - filters.self_kappa, types)
-        among = Among(one_hot(types, kappa.dtype), matrix(filters), to_neurons(kappa, types))
+        among = Among(one_hot(types, kappa.dtype), summed, to_neurons(kappa, types))
         return Decay(own, among)
