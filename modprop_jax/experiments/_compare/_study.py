@@ -368,7 +368,9 @@ def _lines(config: Config, label: str, state: State) -> Iterator[tuple[State, di
         }
         if record.radius is not None:
             line["radius"] = record.radius.tolist()
-        if schedule.segment is None and record.iteration in (0, schedule.iterations):
+        ends = record.iteration in (0, schedule.iterations)
+        # trials of a tuning are judged by their loss: a compilation less for each
+        if schedule.segment is None and ends and not config.tuning:
             parts, rule = setup(config.for_rule(label)), _rule_of(config, label)
             angle = cosines(
                 state.model, keys, record.iteration, loss=parts.loss, data=parts.data, rule=rule
