@@ -340,7 +340,10 @@ def test_diverging_rule_is_stopped_and_the_others_go_on(
         ("align delayed_xor --noise 0", "greater than 0.*noise=0.0"),
         ("align delayed_xor --limit 1", "limit must be different numbers.*from the 2.*to its 48"),
         ("align delayed_xor --limit 2 2", "limit must be different numbers"),
-        ("align delayed_xor --cell gru --limit 2", "between neurons, but cell 'gru' has none"),
+        (
+            "align delayed_xor --cell gru --rules eprop --limit 2",
+            "between neurons, but cell 'gru' has none",
+        ),
         ("align add --preset brief --limit 2", "--limit is for networks that train in batches"),
         ("align delayed_xor --sweeps", "unknown option '--sweeps'.*mean '--sweep'"),
         ("align --resume nowhere", "nowhere holds no run"),
