@@ -266,16 +266,10 @@ def sets(data: Path) -> Iterator[str]:
     warping, random = baselines.nearest_neighbour_dtw, baselines.random_convolutions
     rows = [
         ("JapaneseVowels", "japanese_vowels", "1-NN DTW, raw", ".949", warping),
-        (
-            "JapaneseVowels",
-            "japanese_vowels",
-            "logistic regression on three frames",
-            ".989",
-            frames,
-        ),
+        ("JapaneseVowels", "japanese_vowels", "logistic regression, three frames", ".989", frames),
         ("JapaneseVowels", "japanese_vowels", "random convolutions", ".983", random),
         ("BasicMotions", "basic_motions", "1-NN DTW, raw", ".975", warping),
-        ("BasicMotions", "basic_motions", "logistic regression on means and sds", ".975", moments),
+        ("BasicMotions", "basic_motions", "logistic regression, means and sds", ".975", moments),
         ("BasicMotions", "basic_motions", "random convolutions", "1.000", random),
     ]
     yield "| set | classifier | independent | accuracy here |\n|---|---|---|---|"
@@ -292,49 +286,51 @@ def sets(data: Path) -> Iterator[str]:
 INTRODUCTION = """# Real sequences: baselines
 
 Output of `python reproductions/real_baselines.py DATA > docs/results/real-sequences-baselines.md`
-(CPU, float32; two to four minutes; the random convolutions need the extra `baselines`). DATA is a
-folder with five files that this repository does not hold, as their licences do not allow it or are
-not known:
+(CPU, float32). [`modprop_jax.baselines`][] on five sets that do not come with it, as not all of
+their licences are known, or allow it. DATA is a folder with them:
 
-| file | what it holds | source |
-|---|---|---|
-| `santafe_laser.npz` | `intensity` (10093,), 0 to 255: an ammonia laser | series A of the Santa Fe competition, as in reservoirpy |
-| `sunspots_silso_v2.txt` | 3,329 monthly means from January 1749, one a line | SILSO, `SN_m_tot_V2.0` |
-| `markers_10hz.npz` | `sequence_1` ... `sequence_9` (9, T), mm: x, y, z of three markers on a chest, 10 Hz | Krilavicius et al. (arXiv 1508.00749), as in Pohl et al. (arXiv 2403.01607) |
-| `japanese_vowels.npz`, `basic_motions.npz` | `train_` and `test_`: `steps` (one example after another), `lengths`, `labels` | UEA archive |
+- `santafe_laser.npz`: `intensity` (10093,), an ammonia laser, series A of the Santa Fe
+  competition, as in the package reservoirpy.
+- `sunspots_silso_v2.txt`: 3,329 monthly means from January 1749, one a line (SILSO, SN_m_tot_V2.0).
+- `markers_10hz.npz`: `sequence_1` ... `sequence_9` (9, T), x, y and z of three markers on a chest,
+  mm, 10 Hz (Krilavicius et al., arXiv 1508.00749, as in Pohl et al., arXiv 2403.01607).
+- `japanese_vowels.npz`, `basic_motions.npz`, of the UEA archive: `train_` and `test_` with `steps`
+  (one example after another), `lengths` and `labels`.
 
-"Independent" is what another program, written before this module and not from it, made of the same
-protocol; where there is a published figure it is named. All forecasts are causal, and each figure is
-of steps that no choice has seen.
+"Independent" is what another program, written before this module, made of the same protocol where
+that says all, and of its own settings where it does not (networks, ridges). Published figures are
+named as such. All forecasts are causal, but for the one that says "at once".
 """
 LASER = f"""
 ## Laser, the next value
 
-One pass over 10,093 readings, normalised by the first 1,000. NMSE, Σ (y - ŷ)² / Σ (y - ȳ)², over steps
-5,000 to 10,091. AR: recursive least squares from the first step on, `ridge` 1e-3, no forgetting. Ridge:
-fitted once to steps 0 to 4,999. Networks: mean ± sd of {SEEDS} seeds; {NETWORK_GRID}, by the recursive
-readout of one more network of 64 neurons on steps 1,000 to 4,999.
+One pass over 10,093 readings, normalised by the first 1,000. NMSE, Σ (y - ŷ)² / Σ (y - ȳ)², over
+steps 5,000 to 10,091. AR: recursive least squares from the first step on, `ridge` 1e-3, no
+forgetting. Ridge: fitted once to steps 0 to 4,999. Networks: mean ± sd of {SEEDS} seeds;
+{NETWORK_GRID}, by the recursive readout of one more network of 64 neurons on steps 1,000 to
+4,999.
 """
 SUNSPOTS = f"""
 ## Sunspots, the next month
 
-As the laser, of 3,329 months, normalised by the first 1,000; NMSE over steps 2,000 to 3,327, `fit` and
-choices before. {SEEDS} seeds.
+As the laser, of 3,329 months, normalised by the first 1,000; NMSE over steps 2,000 to 3,327,
+`fit` and choices before. {SEEDS} seeds.
 """
 RESPIRATION = f"""
 ## Chest markers, 0.3 to 2.1 s ahead
 
-Nine recordings at 3.33 Hz (every third sample), each signal normalised by its first 100 steps. From
-the last `order` samples of all nine signals, all of them h steps later, h = 1 to 7, one forecast an h,
-by the protocol of Pohl et al.: nRMSE, √(Σ (ŷ - y)²) / √(Σ (y - ȳ)²) over all signals in mm, from sample
-200 to the end; for each recording and h the setting with the least nRMSE on samples 100 to 199; the
-mean over recordings and h. Grids: LMS `order` 4, 8, ..., 20, `rate` 2e-4, 5e-4, 1e-3, gradients clipped to
-100 (published); recursive least squares `order` 4, 8, 12, 16, `forgetting` .995 or 1, `ridge`
-{RIDGES}; echo state networks `leak` .3 or 1, the same `forgetting` and `ridge`. Ridge AR: fitted to
-the first 100 samples for the choice, then to the first 200.
+Nine recordings at 3.33 Hz (every third sample), each signal normalised by its first 100 steps.
+From the last `order` samples of all nine signals, all of them h steps later, h = 1 to 7, one
+forecast an h, by the protocol of Pohl et al.: nRMSE, √(Σ (ŷ - y)²) / √(Σ (y - ȳ)²) over all
+signals in mm, from sample 200 to the end; for each recording and h the setting with the least
+nRMSE on samples 100 to 199; the mean over recordings and h. Grids: LMS `order` 4, 8, ..., 20,
+`rate` 2e-4, 5e-4, 1e-3, gradients clipped to 100 (published); recursive least squares `order` 4,
+8, 12, 16, `forgetting` .995 or 1, `ridge` {RIDGES}; echo state networks `leak` .3 or 1, the same
+`forgetting` and `ridge`. Ridge AR: fitted to steps before 87 for the choice, and before 187 for
+the test, whose targets are known by then at all h; the same `order` and `ridge`.
 
-"At once" is the published protocol: the target of a forecast h steps ahead is learnt one step later,
-h - 1 steps before it could be known (`delay=1`). In real time, `delay=h`.
+"At once" is the published protocol: the target of a forecast h steps ahead is learnt one step
+later, h - 1 steps before it could be known (`delay=1`). In real time, `delay=h`.
 """
 SETS = """
 ## Sequences with a label
@@ -345,10 +341,10 @@ classes, 6 features, 100 steps, 40 and 40. No normalisation. One error is .003 a
 READING = """
 ## What it says
 
-- Without repetition and look-ahead a linear forecast is hard to beat on the sunspots, and easy on the
-  laser: there a fixed network with a fitted readout has a tenth of the error of AR(50).
-- On the markers, that the target is learnt when it is known, not at once, takes LMS from .489 to .719.
-  What is published at once is no forecast beyond h = 1, where the two are one.
+- Without repetition and look-ahead a linear forecast is hard to beat on the sunspots, and easy on
+  the laser: there a fixed network with a fitted readout has a tenth of the error of AR(50).
+- On the markers, that the target is learnt when it is known, not at once, takes LMS from .489 to
+  .719. What is published at once is no forecast beyond h = 1, where the two are one.
 - The sets with labels are close to solved by statistics that know little of order.
 """
 
