@@ -80,7 +80,7 @@ def one_step(
     def network(key: Any, size: int = 64, **options: Any) -> Any:
         return baselines.echo_state(xs, ys, size=size, key=key, **options)
 
-    def before(setting: dict[str, float]) -> float:
+    def before(setting: dict[str, Any]) -> float:
         """The score on steps before those that count."""
         found = nmse(network(jr.key(100), **setting), ys, 1000, first)
         return found if np.isfinite(found) else np.inf

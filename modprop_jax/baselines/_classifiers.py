@@ -101,13 +101,13 @@ def random_convolutions(
 
 def _minirocket() -> Any:
     try:
-        from aeon.classification.convolution_based import MiniRocketClassifier
+        import aeon.classification.convolution_based as aeon  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError(
             "random_convolutions needs the package aeon. In a clone of the repository: "
             'pip install -e ".[baselines]"'
         ) from error
-    return MiniRocketClassifier
+    return aeon.MiniRocketClassifier
 
 
 def _concrete(train, labels, test, train_lengths, test_lengths):
@@ -129,13 +129,13 @@ def _concrete(train, labels, test, train_lengths, test_lengths):
     names = np.asarray(names)
     if len(np.unique(names)) < 2:
         raise ValueError(f"labels must name two classes or more, but are all {names[0]}.")
-    known, new = (Sequences(*map(np.asarray, group)) for group in (known, new))
     return known, names, new
 
 
 def _summaries(group: Sequences, statistics: Sequence[str]) -> np.ndarray:
     """(examples, statistics · features)."""
-    each = (x[:n] for x, n in zip(np.moveaxis(np.asarray(group.steps), 1, 0), group.lengths))
+    examples = np.moveaxis(np.asarray(group.steps), 1, 0)
+    each = (x[:n] for x, n in zip(examples, np.asarray(group.lengths)))
     return np.stack([np.concatenate([STATISTICS[name](x) for name in statistics]) for x in each])
 
 

@@ -37,10 +37,10 @@ def series(name: str, value: object, axes: str = "(T, features)") -> Array:
     if not fits or not found.size:
         raise ValueError(f"{name} must be an array {axes}, but has the shape {found.shape}.")
     if not arguments.is_traced(value):
-        gaps = ~np.isfinite(np.asarray(value)).all(tuple(range(1, found.ndim)))
+        gaps = ~np.isfinite(np.asarray(value)).reshape(len(found), -1).all(1)
         if gaps.any():
             raise ValueError(
-                f"{name} must be finite, but {gaps.sum()} of {len(gaps)} steps hold NaN or "
+                f"{name} must be finite, but {gaps.sum()} of {len(found)} steps hold NaN or "
                 f"infinity, the first of them step {gaps.argmax()}: fill the gaps, or cut the "
                 "series there."
             )
@@ -105,10 +105,11 @@ def known(
     """
     before = jnp.arange(len(targets)) - delay
     is_pair = before >= first
-    pairs = (
-        jnp.where(is_pair[:, None], a[jnp.maximum(before, 0)], 0) for a in (regressors, targets)
-    )
-    return *pairs, is_pair
+
+    def of_pairs(rows):
+        return jnp.where(is_pair[:, None], rows[jnp.maximum(before, 0)], 0)
+
+    return of_pairs(regressors), of_pairs(targets), is_pair
 
 
 def predicted_from(predictions: Float[Array, "T outputs"], first: Array) -> Array:

@@ -1,6 +1,7 @@
 """Echo state networks: the states in a NumPy loop, their property, and the readouts on them."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from modprop_jax.baselines._echo_state import _Network
 
 
 KEY = jr.key(0)
-OPTIONS = dict(size=12, radius=0.7, leak=0.4, input_scale=0.5, key=KEY)
+OPTIONS: dict[str, Any] = dict(size=12, radius=0.7, leak=0.4, input_scale=0.5, key=KEY)
 
 
 def draws(*shape, seed=0):
@@ -51,7 +52,7 @@ def test_the_start_is_forgotten_where_the_radius_is_small(radius, forgets):
 def test_the_readout_is_least_squares_on_states(delay):
     xs, ys = draws(30, 2), draws(30, 1, seed=1)
     states = baselines.reservoir(xs, **OPTIONS)
-    options = dict(ridge=0.01, delay=delay)
+    options: dict[str, Any] = dict(ridge=0.01, delay=delay)
     found = baselines.echo_state(xs, ys, forgetting=0.95, **options, **OPTIONS)
     expected = baselines.recursive_least_squares(states, ys, order=1, forgetting=0.95, **options)
     assert_close(found, expected, 1e-10)
@@ -66,7 +67,9 @@ def test_seeds_and_values_under_vmap():
     keys, values = jr.split(KEY, 2), jnp.asarray([0.3, 0.8])
 
     def forecast(key, value):
-        options = dict(radius=value, leak=value, input_scale=value, forgetting=value, ridge=value)
+        options: dict[str, Any] = dict(
+            radius=value, leak=value, input_scale=value, forgetting=value, ridge=value
+        )
         return baselines.echo_state(xs, ys, size=6, key=key, **options)
 
     together = jax.vmap(forecast)(keys, values)
@@ -83,7 +86,7 @@ def test_what_no_linear_forecast_knows():
     def nmse(found):
         return np.mean((found - ys)[500:] ** 2) / np.var(ys[500:])
 
-    options = dict(size=40, radius=0.5, leak=1.0, key=KEY)
+    options: dict[str, Any] = dict(size=40, radius=0.5, leak=1.0, key=KEY)
     assert nmse(baselines.echo_state(xs, ys, fit=500, **options)) < 0.2
     assert nmse(baselines.echo_state(xs, ys, **options)) < 0.2
     assert nmse(baselines.recursive_least_squares(xs, ys, order=3)) > 0.9
@@ -101,7 +104,7 @@ def test_what_no_linear_forecast_knows():
     ],
 )
 def test_errors(given, message):
-    arguments = dict(inputs=draws(20, 2), targets=draws(20, 1), key=KEY) | given
+    arguments: dict[str, Any] = dict(inputs=draws(20, 2), targets=draws(20, 1), key=KEY) | given
     with pytest.raises(ValueError, match=message):
         baselines.echo_state(**arguments)
     with pytest.raises(ValueError, match=r"inputs must be an array \(T, \*batch, features\)"):
