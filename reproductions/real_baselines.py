@@ -329,6 +329,9 @@ nRMSE on samples 100 to 199; the mean over recordings and h. Grids: LMS `order` 
 `forgetting` and `ridge`. Ridge AR: fitted to steps before 87 for the choice, and before 187 for
 the test, whose targets are known by then at all h; the same `order` and `ridge`.
 
+The ridges were not chosen blindly: a first run, with `ridge` 1 alone for the recursion and .01 for
+the network, gave .636 and .679 on the test part, and the grid was widened then.
+
 "At once" is the published protocol: the target of a forecast h steps ahead is learnt one step
 later, h - 1 steps before it could be known (`delay=1`). In real time, `delay=h`.
 """
@@ -341,8 +344,9 @@ classes, 6 features, 100 steps, 40 and 40. No normalisation. One error is .003 a
 READING = """
 ## What it says
 
-- Without repetition and look-ahead a linear forecast is hard to beat on the sunspots, and easy on
-  the laser: there a fixed network with a fitted readout has a tenth of the error of AR(50).
+- In one causal pass a linear forecast is hard to beat on the sunspots: AR(50) has .114, a network
+  with a recursive readout .112, one that is fitted once .117 and more. On the laser it is easy: a
+  fixed network with a fitted readout has a tenth of the error of AR(50).
 - On the markers, that the target is learnt when it is known, not at once, takes LMS from .489 to
   .719. What is published at once is no forecast beyond h = 1, where the two are one.
 - The sets with labels are close to solved by statistics that know little of order.
