@@ -19,9 +19,10 @@ those of Marschall, Cho & Savin, JMLR 2020 (arXiv 1907.02649).
 - **Gradient**: summed over time at fixed weights, of one recurrent layer.
 - **Floats of trace** of each example (and probe), for n neurons of one state variable and a bias,
   such as `RateCell`, with m inputs, horizon h, C cell types (n if every neuron is its own), K
-  exponentials of a filter (`TypeFilter`), k labels, and r neurons that a weight reaches (`SnAp`);
-  `LeakyCell`: of one tau, with types if the rule has them. What a rule learns is shared by a batch,
-  and the states of its optimizers come with it. Any rule also keeps the states of a segment.
+  exponentials of a filter (`TypeFilter`), k labels, and r neurons that a weight reaches (`SnAp`) or
+  columns of a sketch (`SKRTRL`); `LeakyCell`: of one tau, with types if the rule has them. What a
+  rule learns is shared by a batch, and the states of its optimizers come with it. Any rule also
+  keeps the states of a segment.
 - **Operations** of a step of one example, the forward pass included, streamed step by step, up to a
   constant. A rule that faces both ways touches its trace once a segment, and offline needs none,
   in about the time of BPTT.

@@ -1,4 +1,4 @@
-"""Constraints on weights, as optax gradient transformations."""
+"""optax gradient transformations: constraints on weights, and traces of past gradients."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,6 +11,10 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from . import _arguments as arguments
+from ._eligibility import (
+    eligibility_traces as eligibility_traces,
+    EligibilityTracesState as EligibilityTracesState,
+)
 
 
 def dale(signs: Sequence[int] | np.ndarray) -> optax.GradientTransformation:

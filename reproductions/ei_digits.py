@@ -19,7 +19,8 @@ from modprop_jax.tasks import cross_entropy, DIGITS
 
 
 PRESET, SEEDS, RUNS = DIGITS.presets["small"], 5, 30
-N, LAYERS = PRESET.hidden_size, PRESET.cell_options["layers"]
+NETWORK, BATCH, ITERATIONS = PRESET.network, PRESET.schedule.batch, PRESET.schedule.iterations
+N, LAYERS = NETWORK.hidden_size, NETWORK.cell_options["layers"]
 
 
 def layered(network: Network, xs: Any) -> Any:
@@ -72,13 +73,13 @@ def learn(network: Network, key: Any, rule: Any, outputs: Callable) -> Network:
     def step(before, key):
         arrays, state = before
         network = eqx.combine(arrays, fixed)
-        batch = DIGITS.batch(key, PRESET.batch, **PRESET.data)
+        batch = DIGITS.batch(key, BATCH, **PRESET.data)
         found = gradient(network, *batch, outputs)
         updates, state = optimizer.update(found, state, arrays)
         return (eqx.apply_updates(arrays, updates), state), None
 
     start = arrays, optimizer.init(arrays)
-    (arrays, _), _ = jax.lax.scan(step, start, jr.split(key, PRESET.iterations))
+    (arrays, _), _ = jax.lax.scan(step, start, jr.split(key, ITERATIONS))
     return eqx.combine(arrays, fixed)
 
 
@@ -111,14 +112,14 @@ def describe(network: Network) -> dict[str, Any]:
 
 def times(network: Network) -> dict[str, float]:
     """Microseconds an example of a gradient, medians of runs that take turns."""
-    batch = DIGITS.batch(jr.key(1), PRESET.batch, **PRESET.data)
+    batch = DIGITS.batch(jr.key(1), BATCH, **PRESET.data)
     networks = {name: mpj.with_rule(network, rule) for name, (rule, _) in RULES.items()}
     found: dict[str, list[float]] = {name: [] for name in RULES}
     for _ in range(1 + RUNS):
         for name, (_, outputs) in RULES.items():
             began = time.perf_counter()
             jax.block_until_ready(gradient(networks[name], *batch, outputs))
-            found[name].append(1e6 * (time.perf_counter() - began) / PRESET.batch)
+            found[name].append(1e6 * (time.perf_counter() - began) / BATCH)
     # the first compiled
     return {name: float(np.median(each[1:])) for name, each in found.items()}
 
@@ -148,7 +149,7 @@ def main() -> None:
         shown = " ".join(f"{value:.1f}" for value in each)
         print(f"| {name} | {shown} | {np.mean(each):.1f} | {cost[name]:.1f} |")
     print(
-        f"\nTime: a gradient of {PRESET.batch} images, median of {RUNS} that take turns in one "
+        f"\nTime: a gradient of {BATCH} images, median of {RUNS} that take turns in one "
         "process.\nSweeps an image, all test images:\n"
     )
     print("| network | firing | credit | credit, clamped | settled |")
@@ -173,10 +174,10 @@ INTRODUCTION = f"""# Digits at equilibrium, by E-I credit and by backpropagation
 
 Output of `python reproductions/ei_digits.py` (six minutes): the preset "small" of the task
 `digits`. 8 × 8 pixels, each an excitatory and an inhibitory afferent, {LAYERS} layers of \
-{PRESET.excitatory} excitatory and {N - (PRESET.excitatory or 0)}
+{NETWORK.excitatory} excitatory and {N - (NETWORK.excitatory or 0)}
 inhibitory sigmoid neurons, and a linear readout of the last. Dale's law holds for all presynaptic
-units from start to end, by `optim.dale` behind Adam at {PRESET.learning_rate}. \
-{PRESET.iterations} batches of {PRESET.batch}, float32,
+units from start to end, by `optim.dale` behind Adam at {PRESET.optimizer.learning_rate}. \
+{ITERATIONS} batches of {BATCH}, float32,
 {SEEDS} seeds; all rows begin with the same weights and see the same batches.
 
 The first row differentiates a function of its own, the layers one after the other, by plain JAX;

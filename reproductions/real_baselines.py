@@ -194,7 +194,7 @@ def chosen(
     best = np.zeros((len(HORIZONS), len(data)))
     for (i, horizon), (j, record) in itertools.product(enumerate(HORIZONS), enumerate(data)):
         inputs, targets = record.inputs, record.targets(horizon)
-        delay = 1 if at_once else horizon
+        delay = 0 if at_once else horizon - 1
         scores = [
             record.scores(forecast(inputs, targets, delay=delay, **setting), horizon)
             for setting in settings_of(grid)
@@ -211,7 +211,7 @@ def fitted_once(inputs: Any, targets: Any, *, delay: int, **setting: Any) -> np.
         )
         for last in (TRAINING, TEST)
     )
-    return np.where(np.arange(len(inputs))[:, None] < TEST - delay, early, late)
+    return np.where(np.arange(len(inputs))[:, None] < TEST - 1 - delay, early, late)
 
 
 def respiration(data: Path) -> Iterator[str]:
@@ -286,8 +286,8 @@ def sets(data: Path) -> Iterator[str]:
 INTRODUCTION = """# Real sequences: baselines
 
 Output of `python reproductions/real_baselines.py DATA > docs/results/real-sequences-baselines.md`
-(CPU, float32). [`modprop_jax.baselines`][] on five sets that do not come with it, as not all of
-their licences are known, or allow it. DATA is a folder with them:
+(CPU, float32, one to two minutes). [`modprop_jax.baselines`][] on five sets that do not come with
+it, as not all of their licences are known, or allow it. DATA is a folder with them:
 
 - `santafe_laser.npz`: `intensity` (10093,), an ammonia laser, series A of the Santa Fe
   competition, as in the package reservoirpy.
@@ -307,8 +307,8 @@ LASER = f"""
 One pass over 10,093 readings, normalised by the first 1,000. NMSE, Σ (y - ŷ)² / Σ (y - ȳ)², over
 steps 5,000 to 10,091. AR: recursive least squares from the first step on, `ridge` 1e-3, no
 forgetting. Ridge: fitted once to steps 0 to 4,999. Networks: mean ± sd of {SEEDS} seeds;
-{NETWORK_GRID}, by the recursive readout of one more network of 64 neurons on steps 1,000 to
-4,999.
+{NETWORK_GRID},
+by the recursive readout of one more network of 64 neurons on steps 1,000 to 4,999.
 """
 SUNSPOTS = f"""
 ## Sunspots, the next month
@@ -316,7 +316,7 @@ SUNSPOTS = f"""
 As the laser, of 3,329 months, normalised by the first 1,000; NMSE over steps 2,000 to 3,327,
 `fit` and choices before. {SEEDS} seeds.
 """
-RESPIRATION = f"""
+RESPIRATION = """
 ## Chest markers, 0.3 to 2.1 s ahead
 
 Nine recordings at 3.33 Hz (every third sample), each signal normalised by its first 100 steps.
@@ -325,15 +325,16 @@ forecast an h, by the protocol of Pohl et al.: nRMSE, √(Σ (ŷ - y)²) / √(�
 signals in mm, from sample 200 to the end; for each recording and h the setting with the least
 nRMSE on samples 100 to 199; the mean over recordings and h. Grids: LMS `order` 4, 8, ..., 20,
 `rate` 2e-4, 5e-4, 1e-3, gradients clipped to 100 (published); recursive least squares `order` 4,
-8, 12, 16, `forgetting` .995 or 1, `ridge` {RIDGES}; echo state networks `leak` .3 or 1, the same
-`forgetting` and `ridge`. Ridge AR: fitted to steps before 87 for the choice, and before 187 for
-the test, whose targets are known by then at all h; the same `order` and `ridge`.
+8, 12, 16, `forgetting` .995 or 1, `ridge` 1, 10 or 100; echo state networks `leak` .3 or 1, the
+same `forgetting` and `ridge`, `input_scale` .1. Ridge AR: fitted to steps before 87 for the
+choice, and before 187 for the test, whose targets are known by then at all h; the same `order`
+and `ridge`.
 
 The ridges were not chosen blindly: a first run, with `ridge` 1 alone for the recursion and .01 for
 the network, gave .636 and .679 on the test part, and the grid was widened then.
 
 "At once" is the published protocol: the target of a forecast h steps ahead is learnt one step
-later, h - 1 steps before it could be known (`delay=1`). In real time, `delay=h`.
+later, h - 1 steps before it could be known (`delay=0`). In real time, `delay=h - 1`.
 """
 SETS = """
 ## Sequences with a label

@@ -22,6 +22,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+# Recordings that no package may ship, in development beside the repository.
+BESIDE = pathlib.Path(__file__).parents[2] / "shared" / "data"
+if BESIDE.is_dir():
+    os.environ.setdefault("MODPROP_JAX_DATA", str(BESIDE))
 MAPS = pathlib.Path("/proc/self/maps")
 RUN = pytest.StashKey[int]()
 # what tests call the two when they go over both

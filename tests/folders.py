@@ -6,12 +6,22 @@ from typing import Any
 
 from modprop_jax.experiments._storage import RunFolder, signed
 from modprop_jax.experiments._train import State
+from modprop_jax.tasks._preset import FIELDS
 
 
 def unsigned(path: Path) -> dict[str, Any]:
     """What a `config.json` says, without what it says of itself."""
     data = json.loads(path.read_text())
     return {name: value for name, value in data.items() if name not in ("format", "sha256", "kind")}
+
+
+def altered(path: Path, **settings: Any) -> dict[str, Any]:
+    """The settings of a `config.json`, in their parts, with some changed by name."""
+    found = unsigned(path)["settings"]
+    for name, value in settings.items():
+        part, _ = FIELDS.get(name, (None, None))
+        (found if part is None else found[part])[name] = value
+    return found
 
 
 def resigned(path: Path, kind: str = "compare", **changes: Any) -> str:

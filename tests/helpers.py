@@ -247,6 +247,13 @@ RULES = {
         like="snap",
         sizes=lambda n: {"r": n},
     ),
+    "sk_rtrl": RuleRow(
+        lambda n: mpj.SKRTRL(2),
+        ("rate", "leaky_taus"),
+        APPROXIMATE,
+        far=0.05,
+        sizes=lambda n: {"r": 2},
+    ),
     "uoro": RuleRow(lambda n: mpj.UORO(), ("leaky", "function"), APPROXIMATE | ANY_CELL | DRAWS),
     "kf_rtrl": RuleRow(lambda n: mpj.KFRTRL(), ("leaky",), APPROXIMATE | DRAWS, like="uoro"),
     "rkf_rtrl": RuleRow(lambda n: mpj.RKFRTRL(), ("leaky",), APPROXIMATE | DRAWS, like="uoro"),

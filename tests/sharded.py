@@ -21,6 +21,7 @@ import modprop_jax as mpj
 
 
 TYPES = (0, 1, 1, 0, 1, 0, 0, 1)
+FILTERS = np.array([0.9, 0.5 + 0.3j]), np.full((2, 2, 2), 0.02 + 0.01j)
 # (rule, its cell, the mesh's axes): no trace, a presynaptic one, one a synapse
 CASES = [
     (mpj.BPTT(), "leaky", AxisType.Auto),
@@ -29,6 +30,8 @@ CASES = [
     (mpj.ModProp("auto", TYPES), "leaky", AxisType.Explicit),
     (mpj.ModProp(0.3, TYPES, taps=2), "leaky, no tau to train", AxisType.Explicit),
     (mpj.MDGL(TYPES), "rate", AxisType.Explicit),
+    (mpj.TypeFilter(FILTERS, TYPES, gated=False, own=[0.1, 0.0]), "leaky", AxisType.Explicit),
+    (mpj.TypeFilter(np.real(FILTERS[1]), TYPES), "rate", AxisType.Explicit),
 ]
 # with a trace of random numbers, or of values that the examples share
 ONLINE = [

@@ -27,6 +27,19 @@ N, M, T = 4, 3, 5
 KEY = jr.key(0)
 
 
+class Trials:
+    """The least environment of NeuroGym's interface."""
+
+    class action_space:
+        n = 2
+
+    def seed(self, seed):
+        self.rng = np.random.default_rng(seed)
+
+    def new_trial(self):
+        self.ob, self.gt = self.rng.normal(size=(4, 2)), self.rng.integers(2, size=4)
+
+
 class Silent(mpj.NeuronCell):
     """The least cell of one's own."""
 
@@ -62,6 +75,10 @@ def loss(model, xs):
 def segment_loss(model, carry, xs, ys):
     carry, zs = model(xs, carry)
     return jnp.sum(zs), carry
+
+
+def squares(outputs, ys):
+    return jnp.sum((outputs - ys) ** 2)
 
 
 def scored(model, xs, ys):
@@ -147,7 +164,7 @@ WRONG: dict[str, list] = {
     **dict.fromkeys(["symbols", "categories", "draws"], [*SIZE, 1]),
     **dict.fromkeys(["labels", "refractory", "gap", "delay"], COUNT),
     **dict.fromkeys(["teacher", "pattern", "seed"], WHOLE),
-    **dict.fromkeys(["taps", "sweeps"], or_none(COUNT)),
+    **dict.fromkeys(["taps", "sweeps", "held_out"], or_none(COUNT)),
     **dict.fromkeys(["tau", "dt", "threshold", "tau_adaptation"], CONSTANT),
     "cues": [*SIZE, 2],
     "beta": TRAINABLE,
@@ -233,6 +250,21 @@ class Row(NamedTuple):
     call: Any = None
 
 
+# --- data as tasks ---
+
+SHARE = [*STATIC, *NEGATIVE, 0, 1]
+DATA = {
+    **dict.fromkeys(["test", "validation"], SHARE),
+    "seed": [*WHOLE, -1],
+    "normalise": FLAG,
+    "readout": or_none(CHOICE),
+    "classes": or_none(SIZE),
+    "name": [None, {}, object(), 3, "two words"],
+    "preset": [3, "small", {}, object()],
+    "trials": SIZE,
+}
+
+
 def of_cell(**more):
     return lambda: dict(in_size=M, hidden_size=N, key=KEY) | more
 
@@ -272,16 +304,28 @@ STREAM = dict(model=model(), xs=XS, ys=YS, init=lambda m, key: m.init((2,), key=
 EI = {"rule": [*RULE, mpj.EProp()], "cell": [*CELL, leaky()], "dt": [*POSITIVE, 2.0]}
 CROSS = {"labels": [*ARRAY, 3, jnp.ones(2), jnp.zeros(3, jnp.int32)]}
 
-VALUES = [*NUMBER, *NEGATIVE]
+VALUES = np.arange(18.0).reshape(9, 2) ** 2
+# of recorded data
+RECORDED = {
+    "steps": or_none(SIZE),
+    "path": [*or_none(WORDS), 3, "nowhere"],
+    "sequence": [*SIZE, 10],
+    "lags": SIZE,
+    "every": SIZE,
+    "window": SIZE,
+    "fold": [*COUNT, 5],
+}
+AMOUNTS = [*NUMBER, *NEGATIVE]
 SERIES = dict(inputs=np.ones((T, M)), targets=np.ones((T, 2)))
 STEPS = [*WORDS, 3, 0.5, np.ones(T), np.ones((T, M), int), np.full((T, M), math.nan)]
 FORECAST = {
     "inputs": [*STEPS, np.ones((T + 1, M))],
     "targets": [*STEPS, np.ones((T - 1, 2))],
-    **dict.fromkeys(["delay", "order", "fit"], [*SIZE, T]),
-    **dict.fromkeys(["ridge", "rate", "clip"], [*VALUES, *ZERO]),
-    **dict.fromkeys(["leak", "forgetting"], [*VALUES, *ZERO, 1.1]),
-    **dict.fromkeys(["radius", "input_scale"], VALUES),
+    **dict.fromkeys(["order", "fit"], [*SIZE, T]),
+    "delay": [*COUNT, T - 1],
+    **dict.fromkeys(["ridge", "rate", "clip"], [*AMOUNTS, *ZERO]),
+    **dict.fromkeys(["leak", "forgetting"], [*AMOUNTS, *ZERO, 1.1]),
+    **dict.fromkeys(["radius", "input_scale"], AMOUNTS),
 }
 SETS = dict(train=np.ones((9, 4, 2)), labels=np.array([0, 1, 0, 1]), test=np.ones((9, 4, 2)))
 LENGTHS = ["all", 3, np.ones(4), np.ones(3, int), np.zeros(4, int), np.full(4, 10)]
@@ -298,6 +342,12 @@ CLASSIFY = {
 }
 
 FILTERS = [*WORDS, 3, [], [[0.5]], np.ones((2, 2)), ([0.5], [0.5]), ([1.5], np.ones((1, 2, 2)))]
+FIT: dict[str, Any] = dict(rates=[0.5], ridge=0.1)
+FILTER = mpj.TypeFilter(([0.5], np.zeros((1, 2, 2))), [0, 0, 1, 1])
+TURNING = mpj.TypeFilter(([0.5j], np.zeros((1, 2, 2))), [0, 0, 1, 1])
+BATCHES = [*WORDS, 3, [], [(XS,), (XS[:1],)]]
+RATES = [*WORDS, 0.5, [], [[0.5]], [0.5, 0.5], [1.5], [math.nan]]
+RIDGES = [*or_none(WORDS), *NEGATIVE, [], [None], math.nan]
 
 ROWS: dict[str, Row] = {
     "NeuronCell": Row(of_cell(), neurons(), call=Silent),
@@ -436,6 +486,24 @@ ROWS: dict[str, Row] = {
     "checkpointed_value_and_grad": Row(
         lambda: dict(segment_loss=segment_loss), {"segment": [*SIZE, "all"]}
     ),
+    "learn_stream": Row(
+        lambda: dict(
+            model=model(), xs=XS, ys=YS, loss=squares, optimizer=optax.sgd, learning_rate=0.1
+        ),
+        {
+            "optimizer": [*WORDS, 3, SGD, 0.1, optax.GradientTransformation],
+            "learning_rate": [*NUMBER[1:], *NEGATIVE],
+            "rule": or_none(RULE),
+            "segment": SIZE,
+            "done": [*or_none(WORDS), 3, np.ones((T, 2)), np.ones((T, 3), bool)],
+            "carry": [*or_none(WORDS), 3, jnp.ones(7)],
+            "key": or_none(KEYS),
+        },
+    ),
+    "as_done": Row(
+        lambda: dict(begins=np.ones((T, 2), bool)),
+        {"begins": [*WORDS, 3, np.ones(T), np.asarray(True)], "last": FLAG},
+    ),
     "rate_cost": Row(
         lambda: dict(counts=jnp.ones((2, N)), steps=3, target=0.1),
         {"counts": [*WORDS, "ab", 3, 1j], "steps": without(SIZE, SIZE[8])},
@@ -459,6 +527,10 @@ ROWS: dict[str, Row] = {
     "FutureBPTT": Row(lambda: dict(horizon=2)),
     "GLE": Row(),
     "KeRNL": Row(wrong={"alpha": or_none([*FRACTION, 0])}),
+    "SKRTRL": Row(
+        lambda: dict(rank=2),
+        {"rank": COUNT, "iterations": or_none(SIZE), "extra": COUNT, "certificate": FLAG},
+    ),
     **{name: Row() for name in ("UORO", "KFRTRL", "RKFRTRL")},
     **{name: Row() for name in ("ForwardGradient", "NodePerturbation")},
     "MDGL": Row(),
@@ -476,6 +548,22 @@ ROWS: dict[str, Row] = {
     ),
     "alignment_matrix": Row(
         lambda: dict(loss=loss, model=model(), rules=[mpj.EProp()]), args=(XS,)
+    ),
+    "credit_limit": Row(
+        lambda: dict(
+            loss=loss, model=model(), batches=[(XS,), (XS,)], types=[0, 0, 1, 1], memory=(1,), **FIT
+        ),
+        {
+            "batches": BATCHES,
+            "types": without(TYPES, "abc"),
+            "rates": RATES,
+            "ridge": RIDGES,
+            "counts": [*or_none(WORDS), 3, [], [1], [5], [2, 2], [None]],
+            "memory": [*or_none(WORDS), 3, [], [0], [2], [1, 1], [None]],
+            "gated": [*FLAG, [], [True, True], [None]],
+            "rounds": SIZE,
+            "rules": without(RULES, None),
+        },
     ),
     "compartments": Row(
         lambda: dict(rnn=PREDICTING, carry=PREDICTING.init((2,), key=KEY), xs=XS, loss=jnp.sum),
@@ -496,6 +584,33 @@ ROWS: dict[str, Row] = {
     ),
     "filter_taps": Row(
         lambda: dict(rule=mpj.ModProp(0.1), cell=leaky(), n=3), {"rule": [*RULE, mpj.EProp()]}
+    ),
+    "fit_filters": Row(
+        lambda: dict(loss=loss, model=model(), batches=[(XS,), (XS,)], types=[0, 0, 1, 1], **FIT),
+        {"batches": BATCHES, "rates": RATES, "ridge": RIDGES, "towards": or_none(RULE)},
+    ),
+    "filter_equations": Row(
+        lambda: dict(loss=loss, model=model(), rule=FILTER),
+        {"rule": [*RULE, mpj.EProp(), TURNING, mpj.TypeFilter(np.zeros((1, 1, 1)), [0])]},
+        args=(XS,),
+    ),
+    "refit": Row(
+        lambda: dict(rule=FILTER, equations=mpj.FilterEquations(jnp.zeros((2, 4, 4)))),
+        {
+            "rule": [*RULE, mpj.EProp(), TURNING],
+            "equations": [*WORDS, 3, jnp.ones((2, 4, 4)), mpj.FilterEquations(jnp.ones((2, 3, 3)))],
+            "ridge": [*NUMBER, *NEGATIVE, *ZERO, 1e-30],
+            "towards": [
+                *or_none(RULE),
+                mpj.EProp(),
+                TURNING,
+                mpj.TypeFilter(np.zeros((3, 2, 2)), [0, 1]),
+            ],
+            "trust": [*or_none(NUMBER), *NEGATIVE, *ZERO],
+        },
+    ),
+    "plot_credit_limit": Row(
+        wrong={"limit": [*WORDS, 3, jnp.ones(2)]},
     ),
     "plot_filter_taps": Row(
         lambda: dict(rule=mpj.ModProp(0.1, [0, 0, 1, 1]), cell=leaky(), n=3),
@@ -568,6 +683,10 @@ ROWS: dict[str, Row] = {
         lambda: dict(inputs=np.ones(N, bool)), {"inputs": [*WORDS, 3, np.ones(N), [[True]]]}
     ),
     "optim.fptt": Row(wrong={"alpha": POSITIVE, "beta": FRACTION, "rho": FRACTION}),
+    "optim.eligibility_traces": Row(
+        lambda: dict(decay=0.9),
+        {"decay": [*NUMBER, *NEGATIVE, 1.1, jnp.asarray(1.1)], "agents": or_none(SIZE)},
+    ),
     "optim.dale": Row(lambda: dict(signs=SIGNS), {"signs": GIVEN}),
     "optim.rewire": Row(lambda: dict(signs=SIGNS), {"signs": GIVEN}),
     **{
@@ -604,7 +723,62 @@ ROWS: dict[str, Row] = {
             "dt": without(CONSTANT, CONSTANT[-2]),
         },
     ),
+    "tasks.from_recordings": Row(
+        lambda: dict(
+            inputs=np.random.default_rng(0).normal(size=(20, 4, 2)), targets=np.arange(20) % 2
+        ),
+        DATA
+        | {
+            "inputs": [*WORDS, 3, [], np.ones((20, 4)), np.full((20, 4, 2), math.nan)],
+            "targets": [*WORDS, 3, [], np.ones(7, int), np.ones(20), np.full((20, 1), math.nan)],
+            "lengths": or_none([*WORDS, 3, [1], np.ones(20), np.zeros(20, int)]),
+            "groups": or_none([*WORDS, 3, [1], np.ones(20), np.zeros(20, int), str]),
+        },
+    ),
+    "tasks.from_generator": Row(
+        lambda: dict(
+            generator=lambda rng: (rng.normal(size=(4, 2)), int(rng.integers(2))), trials=30
+        ),
+        DATA | {"generator": [*WORDS, 3, lambda: 3, lambda: (1, 2, 3), [(XS[:, 0], 1)]]},
+    ),
+    "tasks.from_neurogym": Row(
+        lambda: dict(env=Trials(), trials=30),
+        DATA | {"env": [None, {}, object(), 3], "fixation": or_none(COUNT)},
+    ),
     "tasks.connectome": Row(keyed(), {"answer": SIZE, "noise": NUMBER}),
+    "tasks.recorded": Row(
+        lambda: dict(values=VALUES, fit=4),
+        {
+            "values": [None, {}, 3, "no.csv", np.ones((1, 2, 3)), np.full((9, 2), np.nan)],
+            "fit": [*or_none(SIZE), 10],
+            "horizon": [*or_none(SIZE), 9],
+            "lags": [*SIZE, 9],
+            "labels": [{}, object(), "2", 3, np.ones(8), np.ones((9, 1, 1)), np.full(9, np.nan)],
+            "columns": [*or_none(WORDS), 3, [], ["2"], [0], ["0", "0"]],
+            "targets": [*or_none(WORDS), 3, [], ["2"], [0], ["0", "0"]],
+            "time": [{}, object(), "2", 3, np.ones(8), np.ones(9), [0, 1, 2, 3, 4, 5, 6, 7, 20]],
+            "delay": [*or_none(COUNT), 2],
+            "ddof": [*COUNT],
+        },
+    ),
+    **{
+        f"tasks.{name}": Row(
+            lambda: dict(outputs=jnp.ones((T, 2)), ys=jnp.ones((T, 2))),
+            {"ys": [*FLOATS, jnp.ones((T, 3))], "outputs": [*FLOATS, jnp.ones((T, 3))]}
+            | {"steps": [*or_none(WORDS), 3, (1,), (3, 3), (0, T + 1), (-1, 2), (0, 1.5)]},
+        )
+        for name in ("nmse", "nrmse")
+    },
+    **{
+        f"tasks.{name}": Row(keyed(), RECORDED | {"fit": fit})
+        for name, fit in {"laser": SIZE, "sunspots": SIZE, "respiration": or_none(SIZE)}.items()
+    },
+    "tasks.respiration_signals": Row(wrong=RECORDED),
+    **{
+        f"tasks.{name}{suffix}": Row(dict if suffix else keyed(), RECORDED)
+        for name in ("watch", "japanese_vowels", "basic_motions")
+        for suffix in ("", "_split")
+    },
     "tasks.cross_entropy": Row(lambda: dict(logits=jnp.ones((2, 3)), labels=LABELS), CROSS),
     "tasks.summed_cross_entropy": Row(
         lambda: dict(logits=jnp.ones((T, 2, 3)), labels=LABELS), CROSS
@@ -616,11 +790,12 @@ ROWS: dict[str, Row] = {
 }
 
 # what calls return, records of plain values, and bases without a constructor of their own
-RETURNED = """Alignment AlignmentMatrix Carry Compartments CreditProfile EIBalance GeneralisationGap
-FiringRates FixedPoints GradientSpread HessianTop OnlineAlignment ParticipationRatio
-ThreeTimescales WeightChange optim.RewireState
-optim.FPTTState""".split()
-RECORDS = ["Card", "tasks.Preset", "tasks.Task"]
+RETURNED = """Alignment AlignmentMatrix Carry Compartments CreditLimit CreditProfile EIBalance
+FilterEquations FilterFit FiringRates FixedPoints GeneralisationGap GradientSpread HessianTop
+OnlineAlignment ParticipationRatio StreamCarry tasks.Recording ThreeTimescales WeightChange
+optim.RewireState optim.FPTTState optim.EligibilityTracesState""".split()
+RECORDS = ["Card", "tasks.Task", "tasks.Preset"]
+RECORDS += [f"tasks.{part}" for part in ("Architecture", "Schedule", "Optimizer", "Objective")]
 BASES = """AbstractCell SeparableCell AbstractSynapses AbstractLocalSynapses AbstractRule
 AbstractTransportRule AbstractSurrogateRule
 AbstractInfluenceRule AbstractEstimatingRule""".split()
@@ -628,10 +803,14 @@ METHODS = """GRUCell.from_equinox LSTMCell.from_equinox EquilibriumCell.layered 
 Sparse.random Sparse.rewired""".split()
 
 
-# a figure, and data that take seconds to make, which other tests do
+# a figure, data that take seconds to make, and fits to numbers, which other tests do
 SLOW = {"plot_filter_taps", "tasks.mnist1d", "tasks.mnist1d_split"}
+SLOW |= {"fit_filters", "credit_limit", "plot_credit_limit"}
 # NumPy's, of what has been computed
 SLOW |= {name for name in ROWS if "eigenvalues" in name or "fixed_points" in name}
+# data that need not be here
+SLOW |= {f"tasks.{name}" for name in ("laser", "sunspots")}
+SLOW |= {name for name in ROWS if name.startswith(("tasks.watch", "tasks.japan", "tasks.basic"))}
 SLOW |= {"baselines.random_convolutions"}  # which needs an extra
 SLOW |= {"plot_raster", "plot_participation_ratio", "plot_weight_change"}
 

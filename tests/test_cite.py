@@ -8,13 +8,13 @@ import pytest
 import modprop_jax as mpj
 from modprop_jax._cell import AbstractCell
 from modprop_jax._cite import entries
-from modprop_jax.experiments import main, RULES
+from modprop_jax.experiments import main, METHODS, RULES
 from modprop_jax.experiments._cells import CELLS
 
 
 # no dynamics of its own: a base, a filter around a cell, or any function
 WITHOUT = {"AbstractCell", "SeparableCell", "NeuronCell", "Filtered", "FunctionCell"}
-VENUE = {"article": "journal", "inproceedings": "booktitle", "misc": "eprint"}
+VENUE = {"article": "journal", "inproceedings": "booktitle", "misc": "eprint", "software": "url"}
 
 
 def fields(entry: str) -> dict[str, str]:
@@ -40,7 +40,7 @@ def test_an_entry_is_whole(key):
 
 def test_no_entry_is_there_for_nothing():
     named = [card.papers for card in mpj.cards().values()] + [cell.papers for cell in cells()]
-    named += [entry.papers for entry in RULES.values()]
+    named += [entry.papers for entry in (*RULES.values(), *METHODS.values())]
     assert {paper for papers in named for paper in papers} == set(entries())
 
 
@@ -95,7 +95,7 @@ def test_the_command(capsys):
     assert text.index("mujika2018") < text.index("% gle: ellenberger2025gle")
     assert main(["cite"]) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line[0] == " "]
-    assert listed == [*RULES, *CELLS]
+    assert listed == [*RULES, *METHODS, *CELLS]
     for wrong in (["kf-rtrl"], ["eprop", "--cell", "gr"], ["eprop:sd=2"], ["eprop", "--cel", "x"]):
         assert main(["cite", *wrong]) == 2
         assert "possible: " in capsys.readouterr().err

@@ -18,10 +18,11 @@ import pytest
 from helpers import assert_close, jit
 
 import modprop_jax as mpj
-from modprop_jax.experiments import main
-from modprop_jax.experiments._compare import _records, _start
+from modprop_jax.experiments import build_rule, main, Method, METHODS, RULES
+from modprop_jax.experiments._compare._study import _records, _start
 from modprop_jax.experiments._config import Config
 from modprop_jax.experiments._force_network import force_network, ForceNetwork
+from modprop_jax.experiments._rules import ENTRIES
 from modprop_jax.experiments._setup import seed_keys, setup
 from modprop_jax.experiments._storage import RunFolder
 from modprop_jax.experiments._train import stream_keys
@@ -250,7 +251,7 @@ def test_a_stream_that_was_killed_goes_on_bit_for_bit(tmp_path):
     folder = RunFolder.create(made, tmp_path)
     folder.save_state("force", state)
     like = eqx.filter_eval_shape(lambda: _start(made, "force"))
-    saved = folder.load_state("force", like, made.settings.iterations)
+    saved = folder.load_state("force", like, made.settings.schedule.iterations)
     assert saved is not None and int(saved[0].iteration) == 15
     ((again, same),) = _records(made, "force", saved[0])
     np.testing.assert_array_equal(record.loss, same.loss)
@@ -260,12 +261,36 @@ def test_a_stream_that_was_killed_goes_on_bit_for_bit(tmp_path):
 def test_settings_are_its_own():
     """A step of rate 1 of plain SGD, without decay, whatever the preset says."""
     made = config("force", "eprop", l2=1e-4, optimizer="adam", feedback="random", decay=0.5)
-    own = made.for_rule("force").settings
-    assert (own.optimizer, own.learning_rate, own.decay, own.l2) == ("sgd", 1.0, 1.0, 0.0)
+    own = made.for_rule("force").settings.flat()
+    due = {"optimizer": "sgd", "learning_rate": 1.0, "decay": 1.0, "l2": 0.0}
+    assert {name: own[name] for name in due} == due and own["feedback"] == "symmetric"
     assert made.for_rule("eprop").settings == made.settings
     assert isinstance(made.rule("force:alpha=3"), mpj.ReadoutOnly)
+    with pytest.raises(ValueError, match="'force:alpha=3' is a method.*none of the rules, modprop"):
+        build_rule("force:alpha=3", (0, 1))
     network = jax.eval_shape(lambda: _start(made, "force").model)
     assert isinstance(network, ForceNetwork) and network.readout.alpha == 1.0
+
+
+def test_a_method_may_make_any_network_of_the_common_one(monkeypatch):
+    """And says how that learns; a rule beside it starts from the common one."""
+
+    def doubled(network, key, *, factor=2.0):
+        del key
+        return eqx.tree_at(lambda net: net.readout.weight, network, replace_fn=lambda w: factor * w)
+
+    method = Method("Twice.", doubled, mpj.EProp(), {"l2": 0.1}, {"factor": float})
+    monkeypatch.setitem(ENTRIES, "twice", method)
+    made = config("eprop", "twice", "twice:factor=-3,learning_rate=0.25")
+    plain, twice, minus = (_start(made, label).model for label in made.rules)
+    np.testing.assert_array_equal(twice.readout.weight, 2 * plain.readout.weight)
+    np.testing.assert_array_equal(minus.readout.weight, -3 * plain.readout.weight)
+    np.testing.assert_array_equal(twice.rnn.cell.weight_rec, plain.rnn.cell.weight_rec)
+    assert twice.rnn.rule == mpj.EProp()
+    own = [made.for_rule(label).settings for label in made.rules]
+    rates = [each.optimizer.learning_rate for each in own]
+    assert rates == 2 * [made.settings.optimizer.learning_rate] + [0.25]
+    assert [each.objective.l2 for each in own] == [0.0, 0.1, 0.1]
 
 
 @pytest.mark.slow
@@ -294,6 +319,8 @@ def test_any_neuron_cell_hears_its_outputs():
         ("add --preset brief --rules force:alpha=0", r"alpha must be positive .* is 0\.0"),
         ("add --preset brief --rules force:beta=1", "unknown force option 'beta'; .*alpha, gain"),
         ("add --preset brief --rules force --cell gru", "through weight_in.* not GRUCell"),
+        ("add --preset brief --rules forse", "unknown rule 'forse'; .* Did you mean 'force'"),
+        ("add --rules force --network FILE.py:Mine", "'force' makes a network of its own .* FILE"),
     ],
 )
 def test_refusals(arguments, message, capsys):
@@ -301,9 +328,16 @@ def test_refusals(arguments, message, capsys):
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_it_is_listed(capsys):
+def test_align_is_of_rules_on_one_network(capsys):
+    assert main(["align", *"add --preset brief --rules eprop force".split()]) == 2
+    assert "'force' trains a network of its own, but here all" in capsys.readouterr().err
+
+
+def test_it_is_listed_as_a_method(capsys):
     assert main(["list"]) == 0
-    assert re.search(r"\n  force +FORCE: recursive least squares", capsys.readouterr().out)
+    listed = capsys.readouterr().out
+    assert re.search(r"\nmethods\n  force +FORCE: recursive least squares", listed)
+    assert "force" in METHODS and "force" not in RULES
 
 
 # the demonstration

@@ -12,7 +12,7 @@ import modprop_jax as mpj
 PACKAGE = Path(mpj.__file__).parent
 # What tasks, figures and the command line need, and the extras: imported where they are used.
 LATE = {"matplotlib", "rich", "scipy", "sklearn", "tyro"}
-LATE |= {"aeon", "asdex", "braintrace", "mnist1d"}
+LATE |= {"aeon", "asdex", "braintrace", "mnist1d", "neurogym", "tensorboardX"}
 # What a part of the package must not know. The core is all that is not named.
 ABOVE = {
     "core": {"baselines", "diagnostics", "tasks", "experiments"},

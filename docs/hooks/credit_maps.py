@@ -206,6 +206,7 @@ PANELS: dict[str, Callable[[], Panels]] = {
         {"ModProp's, not gated": _of_modprop(gated=False), "gated": _of_modprop(gated=True)}
     ),
     "SnAp": lambda: _beside({"SnAp(1)": mpj.SnAp(1), "SnAp(2)": mpj.SnAp(2)}, 1),
+    "SKRTRL": lambda: _beside({"SKRTRL(0)": mpj.SKRTRL(0), "SKRTRL(2)": mpj.SKRTRL(2)}, 1),
     "UORO": lambda: _noisy(mpj.UORO()),
     "KFRTRL": lambda: _noisy(mpj.KFRTRL()),
     "RKFRTRL": lambda: _noisy(mpj.RKFRTRL()),

@@ -26,7 +26,8 @@ class LRUCell(SeparableCell):
     the last input is there because the emission reads it. Time O(n·m) a step and example.
 
     A unit receives nothing from others, so local credit is all credit: `DiagonalRTRL` (and
-    `EProp`) give the exact gradient of one layer.
+    `EProp`) give the exact gradient of one layer. Linear as it is, under a linear readout it is a
+    linear predictor; what is not linear has to come behind it, such as an `eqx.nn.MLP`.
 
     Source: Orvieto, Smith, Gu, Fernando, Gulcehre, Pascanu & De, ICML 2023 (arXiv 2303.06349).
     """

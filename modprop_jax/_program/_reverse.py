@@ -8,7 +8,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
 from .._cell import AbstractCell, NeuronCell, SeparableCell
@@ -31,6 +30,7 @@ from .._tree import (
     zeros_of,
 )
 from ._base import AbstractProgram
+from ._side_by_side import side_by_side
 
 
 def transport(
@@ -68,22 +68,6 @@ def step_by_step(
 
     credit, (total, message) = over_steps(body, credit, (points, direct), reverse=True)
     return credit, total, message
-
-
-def side_by_side(decay: ArrayLike, direct: PyTree, credit: Credit) -> tuple[Credit, PyTree, None]:
-    """`transport` of credit that decays by one factor, in about 2 log T operations on all steps."""
-
-    def later(after, here):
-        return after[0] * here[0], here[1] + here[0] * after[1]
-
-    def one(direct, credit):
-        each = direct.at[-1].add(credit)
-        factor = jnp.full((len(each), *(1,) * (each.ndim - 1)), decay, each.dtype)
-        return lax.associative_scan(later, (factor, each), reverse=True)[1]
-
-    total = jax.tree.map(one, direct, credit.state)
-    before = jax.tree.map(lambda total: jnp.asarray(decay, total.dtype) * total[0], total)
-    return credit._replace(state=before), total, None
 
 
 def points_of(cell: AbstractCell, record: Record) -> Point:

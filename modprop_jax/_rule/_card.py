@@ -18,8 +18,8 @@ class Named(NamedTuple):
     - `options`: the numbers that may come with the name, int for counts.
     - `build`: `build(rule, types, **options)` makes it, `rule` being its class and `types` the cell
         type of each neuron. By default the options are the rule's own arguments.
-    - `online`: it learns on a stream only (`Preset.segment`).
-    - `settings`: what it replaces in every preset, by field.
+    - `online`: it learns on a stream only (`Schedule.segment`).
+    - `settings`: what it replaces in every preset, by name.
     - `place`: names are listed in this order.
     """
 
@@ -37,9 +37,9 @@ class Card(NamedTuple):
 
     Formulas are Python expressions in n (neurons), m (inputs), h (horizon), C (cell types; n where
     every neuron is its own), K (exponentials of a filter, `TypeFilter`), k (labels) and r (neurons
-    that a weight reaches, `SnAp`), for neurons of one state variable with a bias, such as
-    `RateCell`; on other cells a trace may hold that much for each variable. Indices: s a state
-    variable, i and j the neurons that a weight goes to and comes from.
+    that a weight reaches, `SnAp`, or columns of a sketch, `SKRTRL`), for neurons of one state
+    variable with a bias, such as `RateCell`; on other cells a trace may hold that much for each
+    variable. Indices: s a state variable, i and j the neurons that a weight goes to and comes from.
 
     - `facing`: "past": the influence of parameters on the state is carried forward, to meet each
         error as it comes; "future": each step gets (an estimate of) the credit of errors to come;

@@ -1,15 +1,14 @@
 from typing import ClassVar
 
-from jax.typing import ArrayLike
+import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .. import _arguments as arguments
 from .._cell import AbstractCell, SeparableCell
-from .._cell._claims import check_leaky
-from .._cell._membrane import variables
 from .._cell._separable import stopped_message
 from .._credit import Back, Credit, Point
 from .._program._base import AbstractProgram
+from .._program._side_by_side import Decay, leaks_alike
 from .._trace import AbstractTrace, ByMembrane, PerSynapse, PerUnit, Presynaptic
 from .._tree import add, pullback
 from ._base import require_units
@@ -68,13 +67,11 @@ class EProp(AbstractSurrogateRule):
             return ByMembrane()
         return PerSynapse(filter_is_local=True) if on.neurons else PerUnit()
 
-    def decay(self, on: AbstractProgram) -> ArrayLike | None:
+    def decay(self, on: AbstractProgram) -> Decay | None:
         """The leak, where one serves all neurons; None for a subclass with another `back`."""
-        alike = on.neurons and on.cell.uniform_leak and type(self).back is EProp.back
-        if not alike or variables(on.cell) > 1:
+        if type(self).back is not EProp.back or not leaks_alike(on):
             return None
-        check_leaky(on.name, on.cell)
-        return on.cell.leak
+        return Decay(jnp.reshape(on.cell.leak, (1,)))
 
     def receives(self, on: AbstractProgram) -> bool:
         """All credit is alike."""

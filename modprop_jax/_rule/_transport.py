@@ -4,12 +4,12 @@ import abc
 from typing import Any
 
 import equinox as eqx
-from jax.typing import ArrayLike
 from jaxtyping import Array, PyTree
 
 from .._cell import AbstractCell
 from .._credit import Back, Credit, Point, Record
 from .._program._base import AbstractProgram
+from .._program._side_by_side import Decay
 from .._program._transport import Transport
 from .._trace import AbstractTrace
 from .._tree import with_fields
@@ -97,9 +97,9 @@ class AbstractTransportRule(AbstractRule):
         """Whether inputs get credit from the emission of their own step alone."""
         return False
 
-    def decay(self, on: AbstractProgram) -> ArrayLike | None:
-        """The one factor by which credit shrinks in each step back, whatever the step and neuron,
-        if that is all that `back` does, and nothing goes to other neurons; else None."""
+    def decay(self, on: AbstractProgram) -> Decay | None:
+        """All that `back` does, if that is the same at all steps, on neurons of one variable; else
+        None."""
         return None
 
     def receives(self, on: AbstractProgram) -> bool:

@@ -101,13 +101,15 @@ def random_convolutions(
 
 def _minirocket() -> Any:
     try:
-        import aeon.classification.convolution_based as aeon  # pyright: ignore[reportMissingImports]
+        from aeon.classification.convolution_based import (  # pyright: ignore[reportMissingImports]
+            MiniRocketClassifier,
+        )
     except ImportError as error:
         raise ImportError(
             "random_convolutions needs the package aeon. In a clone of the repository: "
             'pip install -e ".[baselines]"'
         ) from error
-    return aeon.MiniRocketClassifier
+    return MiniRocketClassifier
 
 
 def _concrete(train, labels, test, train_lengths, test_lengths):
@@ -129,7 +131,12 @@ def _concrete(train, labels, test, train_lengths, test_lengths):
     names = np.asarray(names)
     if len(np.unique(names)) < 2:
         raise ValueError(f"labels must name two classes or more, but are all {names[0]}.")
-    return known, names, new
+    return _plain(known), names, _plain(new)
+
+
+def _plain(group: Sequences) -> Any:
+    arrays: Any = map(np.asarray, group)
+    return Sequences(*arrays)
 
 
 def _summaries(group: Sequences, statistics: Sequence[str]) -> np.ndarray:

@@ -73,7 +73,7 @@ def echo_state(
     fit: int | None = None,
     forgetting: ArrayLike = 1.0,
     ridge: ArrayLike = 1e-6,
-    delay: int = 1,
+    delay: int = 0,
     key: PRNGKeyArray,
 ) -> Float[Array, "T outputs"]:
     r"""A fixed random network whose readout alone is fitted, by least squares (echo state network).
@@ -81,7 +81,7 @@ def echo_state(
     With \(a_t\) the state of the `reservoir`, \(\hat y_t = W_t^T (a_t, 1)\). Without `fit`, \(W_t\)
     is fitted at every step to all targets that are known, as of `recursive_least_squares`; with it
     once, to the first `fit` steps, as of `ar_least_squares`, and predictions before step
-    fit - 1 + delay are NaN.
+    fit + delay are NaN.
 
     **Arguments:** `inputs`, `targets`, `delay`: as of `persistence`. `size`, `radius`, `leak`,
     `input_scale`, `key`: of the `reservoir`. `fit`: steps, or None. `forgetting`: in (0, 1], of the
@@ -98,9 +98,9 @@ def echo_state(
     `ForceReadout`.
     """
     xs, ys = of.stream(inputs, targets)
-    delay = of.delay_of(delay, len(ys))
+    lag = of.lag_of(delay, len(ys))
     if fit is not None:
-        fit = of.fit_of(fit, len(ys), delay)
+        fit = of.fit_of(fit, len(ys), lag)
         if arguments.is_traced(forgetting) or forgetting != 1:
             raise ValueError(
                 "forgetting is of the recursion, and must be 1 where the readout is fitted once, "
@@ -110,7 +110,7 @@ def echo_state(
     ridge = of.amount("ridge", ridge, arguments.POSITIVE, ys.dtype)
     network = _Network.checked(ys.dtype, radius, leak, input_scale, key)
     size = arguments.size("size", size)
-    return _echo_state(xs, ys, network, ridge, forgetting, delay, size=size, fit=fit)
+    return _echo_state(xs, ys, network, ridge, forgetting, lag, size=size, fit=fit)
 
 
 class _Network(NamedTuple):
@@ -160,8 +160,8 @@ def _states(xs: Array, network: _Network, *, size: int) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames=("size", "fit"))
-def _echo_state(xs, ys, network, ridge, forgetting, delay, *, size, fit):
+def _echo_state(xs, ys, network, ridge, forgetting, lag, *, size, fit):
     regressors = of.windows(_states(xs, network, size=size), 1)
     if fit is None:
-        return recursive_forecast(regressors, ys, ridge, forgetting, delay, 0)
-    return ridge_forecast(regressors, ys, ridge, delay, fit, 0)
+        return recursive_forecast(regressors, ys, ridge, forgetting, lag, 0)
+    return ridge_forecast(regressors, ys, ridge, lag, fit, 0)

@@ -13,14 +13,14 @@ def ridge_forecast(
     regressors: Float[Array, "T m"],
     targets: Float[Array, "T outputs"],
     ridge: Float[Array, ""],
-    delay: Array,
+    lag: Array,
     fit: int,
     first: int,
 ) -> Float[Array, "T outputs"]:
     """Predictions by the ridge solution of pairs `first` ... `fit` - 1; NaN until it is known."""
     with jax.default_matmul_precision("highest"):
         weights = solution(regressors[first:fit], targets[first:fit], ridge)
-        return predicted_from(regressors @ weights, fit - 1 + delay)
+        return predicted_from(regressors @ weights, fit - 1 + lag)
 
 
 def solution(
@@ -40,7 +40,7 @@ def recursive_forecast(
     targets: Float[Array, "T outputs"],
     ridge: Float[Array, ""],
     forgetting: Float[Array, ""],
-    delay: Array,
+    lag: Array,
     first: int,
 ) -> Float[Array, "T outputs"]:
     """Predictions by the ridge solution of all pairs that are known, in one scan.
@@ -67,5 +67,5 @@ def recursive_forecast(
         return (weights, root), now @ weights
 
     with jax.default_matmul_precision("highest"):
-        pairs = known(regressors, targets, delay, first)
+        pairs = known(regressors, targets, lag, first)
         return over_steps(step, (weights, root), (pairs, regressors))[1]

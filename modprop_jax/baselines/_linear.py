@@ -17,23 +17,24 @@ def persistence(
     inputs: Float[ArrayLike, "T features"],
     targets: Float[ArrayLike, "T outputs"],
     *,
-    delay: int = 1,
+    delay: int = 0,
 ) -> Float[Array, "T outputs"]:
-    r"""The last target that is known: \(\hat y_t = y_{t - delay}\), and 0 before there is one.
+    r"""The last target that is known: \(\hat y_t = y_{t - 1 - delay}\), and 0 before there is one.
 
-    For a series' own value h steps ahead, \(y_t = x_{t+h}\) with `delay=h`, it is \(x_t\). A
+    For a series' own value h steps ahead, \(y_t = x_{t+h}\) with `delay=h - 1`, it is \(x_t\). A
     forecast that is worse has learnt nothing. Inputs are not read.
 
     **Arguments:** `inputs` (T, features), `targets` (T, outputs): floats, time first. `delay`:
-    steps from a prediction until its target is known, 1 or more.
+    as of `learn_stream`, further steps until a target is known, 0 or more; a `Recording` has its
+    own.
 
     **Returns:** (T, outputs), in float32 or wider, as all forecasts here. O(T outputs).
 
-    **Errors:** ValueError for other shapes, NaN, or a delay that is not in 1 ... T - 1.
+    **Errors:** ValueError for other shapes, NaN, or a delay that is not in 0 ... T - 2.
     """
     _, ys = of.stream(inputs, targets)
-    delay = of.delay_of(delay, len(ys))
-    return jnp.concatenate([jnp.zeros_like(ys[:delay]), ys[:-delay]])
+    lag = of.lag_of(delay, len(ys))
+    return jnp.concatenate([jnp.zeros_like(ys[:lag]), ys[:-lag]])
 
 
 def ar_least_squares(
@@ -43,14 +44,14 @@ def ar_least_squares(
     order: int,
     fit: int,
     ridge: ArrayLike = 1e-3,
-    delay: int = 1,
+    delay: int = 0,
 ) -> Float[Array, "T outputs"]:
     r"""Linear in the last `order` inputs, fitted once, to the first `fit` steps (AR, or ARX).
 
     \[ \varphi_t = (x_t, x_{t-1}, \ldots, x_{t-order+1}, 1), \qquad \hat y_t = W^T \varphi_t, \qquad
        W = \mathrm{argmin} \sum_{t=order-1}^{fit-1} |W^T \varphi_t - y_t|^2 + ridge\, |W|^2 \]
 
-    Predictions begin where all of these targets are known, at step fit - 1 + delay. Before it they
+    Predictions begin where all of these targets are known, at step fit + delay. Before it they
     are NaN: what the weights have seen is no forecast, and a score over it says so.
 
     **Arguments:** `inputs`, `targets`, `delay`: as of `persistence`; inputs are best normalised,
@@ -65,11 +66,11 @@ def ar_least_squares(
     to fit or to predict.
     """
     xs, ys = of.stream(inputs, targets)
-    delay = of.delay_of(delay, len(ys))
-    order = of.order_of(order, len(ys), delay)
-    fit = of.fit_of(fit, len(ys), delay, order)
+    lag = of.lag_of(delay, len(ys))
+    order = of.order_of(order, len(ys), lag)
+    fit = of.fit_of(fit, len(ys), lag, order)
     ridge = of.amount("ridge", ridge, arguments.POSITIVE, ys.dtype)
-    return _ar(xs, ys, ridge, delay, order=order, fit=fit)
+    return _ar(xs, ys, ridge, lag, order=order, fit=fit)
 
 
 def recursive_least_squares(
@@ -79,12 +80,12 @@ def recursive_least_squares(
     order: int,
     forgetting: ArrayLike = 1.0,
     ridge: ArrayLike = 1e-3,
-    delay: int = 1,
+    delay: int = 0,
 ) -> Float[Array, "T outputs"]:
     r"""Linear in the last `order` inputs, fitted anew at every step to all that is known.
 
-    With φ as of `ar_least_squares`, λ for `forgetting` and s = t - delay the last step whose target
-    is known,
+    With φ as of `ar_least_squares`, λ for `forgetting` and s = t - 1 - delay the last step whose
+    target is known,
 
     \[ \hat y_t = W_s^T \varphi_t, \qquad
        W_s = \mathrm{argmin} \sum_{r=order-1}^{s} \lambda^{s-r} |W^T \varphi_r - y_r|^2
@@ -114,11 +115,11 @@ def recursive_least_squares(
     the same problem without forgetting, as a derivative.
     """
     xs, ys = of.stream(inputs, targets)
-    delay = of.delay_of(delay, len(ys))
-    order = of.order_of(order, len(ys), delay)
+    lag = of.lag_of(delay, len(ys))
+    order = of.order_of(order, len(ys), lag)
     forgetting = of.amount("forgetting", forgetting, arguments.POSITIVE_FRACTION, ys.dtype)
     ridge = of.amount("ridge", ridge, arguments.POSITIVE, ys.dtype)
-    return _recursive(xs, ys, ridge, forgetting, delay, order=order)
+    return _recursive(xs, ys, ridge, forgetting, lag, order=order)
 
 
 def lms(
@@ -128,11 +129,11 @@ def lms(
     order: int,
     rate: ArrayLike,
     clip: ArrayLike | None = None,
-    delay: int = 1,
+    delay: int = 0,
 ) -> Float[Array, "T outputs"]:
     r"""Linear in the last `order` inputs, learnt by stochastic gradient descent (Widrow & Hoff).
 
-    With φ as of `ar_least_squares` and s = t - delay the step whose target is new, before the
+    With φ as of `ar_least_squares` and s = t - 1 - delay the step whose target is new, before the
     prediction of step t
 
     \[ W \leftarrow W + rate\; \varphi_s (y_s - W^T \varphi_s)^T, \qquad \hat y_t = W^T \varphi_t \]
@@ -151,26 +152,26 @@ def lms(
     Source: Widrow & Hoff, *Adaptive switching circuits*, IRE WESCON (1960).
     """
     xs, ys = of.stream(inputs, targets)
-    delay = of.delay_of(delay, len(ys))
-    order = of.order_of(order, len(ys), delay)
+    lag = of.lag_of(delay, len(ys))
+    order = of.order_of(order, len(ys), lag)
     rate = of.amount("rate", rate, arguments.POSITIVE, ys.dtype)
     if clip is not None:
         clip = of.amount("clip", clip, arguments.POSITIVE, ys.dtype)
-    return _lms(xs, ys, rate, clip, delay, order=order)
+    return _lms(xs, ys, rate, clip, lag, order=order)
 
 
 @functools.partial(jax.jit, static_argnames=("order", "fit"))
-def _ar(xs, ys, ridge, delay, *, order, fit):
-    return ridge_forecast(of.windows(xs, order), ys, ridge, delay, fit, order - 1)
+def _ar(xs, ys, ridge, lag, *, order, fit):
+    return ridge_forecast(of.windows(xs, order), ys, ridge, lag, fit, order - 1)
 
 
 @functools.partial(jax.jit, static_argnames=("order",))
-def _recursive(xs, ys, ridge, forgetting, delay, *, order):
-    return recursive_forecast(of.windows(xs, order), ys, ridge, forgetting, delay, order - 1)
+def _recursive(xs, ys, ridge, forgetting, lag, *, order):
+    return recursive_forecast(of.windows(xs, order), ys, ridge, forgetting, lag, order - 1)
 
 
 @functools.partial(jax.jit, static_argnames=("order",))
-def _lms(xs, ys, rate, clip, delay, *, order):
+def _lms(xs, ys, rate, clip, lag, *, order):
     regressors = of.windows(xs, order)
 
     def step(weights, seen):
@@ -182,6 +183,6 @@ def _lms(xs, ys, rate, clip, delay, *, order):
         weights = weights + rate * change
         return weights, now @ weights
 
-    pairs = of.known(regressors, ys, delay, order - 1)
+    pairs = of.known(regressors, ys, lag, order - 1)
     start = jnp.zeros((regressors.shape[1], ys.shape[1]), ys.dtype)
     return over_steps(step, start, (pairs, regressors))[1]

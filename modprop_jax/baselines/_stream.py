@@ -37,7 +37,7 @@ def series(name: str, value: object, axes: str = "(T, features)") -> Array:
     if not fits or not found.size:
         raise ValueError(f"{name} must be an array {axes}, but has the shape {found.shape}.")
     if not arguments.is_traced(value):
-        gaps = ~np.isfinite(np.asarray(value)).reshape(len(found), -1).all(1)
+        gaps = np.ravel(~np.isfinite(np.asarray(value)).all(tuple(range(1, found.ndim))))
         if gaps.any():
             raise ValueError(
                 f"{name} must be finite, but {gaps.sum()} of {len(found)} steps hold NaN or "
@@ -52,35 +52,35 @@ def amount(name: str, value: ArrayLike, within: arguments.Range, dtype: DTypeLik
     return jnp.asarray(arguments.amount(name, value, within), dtype)
 
 
-def delay_of(delay: object, steps: int) -> int:
-    """Steps from a prediction until its target is known."""
-    delay = arguments.size("delay", delay)
-    if delay >= steps:
+def lag_of(delay: object, steps: int) -> int:
+    """Steps from a prediction to the first that knows its target: `delay` further ones, and 1."""
+    lag = arguments.count("delay", delay) + 1
+    if lag >= steps:
         raise ValueError(
-            f"delay must be below the {steps} steps of the series, as no target were known in it "
-            f"otherwise, but is {delay}."
+            f"delay must be below {steps - 1}, as no target were known in the {steps} steps of the "
+            f"series otherwise, but is {delay}."
         )
-    return delay
+    return lag
 
 
-def order_of(order: object, steps: int, delay: int) -> int:
+def order_of(order: object, steps: int, lag: int) -> int:
     """Inputs that a prediction reads: at least one pair with as many must become known."""
     order = arguments.size("order", order)
-    if order > steps - delay:
+    if order > steps - lag:
         raise ValueError(
-            f"order must be at most {steps - delay}, as nothing could be learnt of {steps} steps "
-            f"with delay={delay} otherwise, but is {order}."
+            f"order must be at most {steps - lag}, as nothing could be learnt of {steps} steps "
+            f"with delay={lag - 1} otherwise, but is {order}."
         )
     return order
 
 
-def fit_of(fit: object, steps: int, delay: int, order: int = 1) -> int:
+def fit_of(fit: object, steps: int, lag: int, order: int = 1) -> int:
     """Steps whose targets the weights are fitted to; a step must be left to predict."""
     fit = arguments.size("fit", fit)
-    if not order <= fit <= steps - delay:
+    if not order <= fit <= steps - lag:
         raise ValueError(
-            f"fit must be at least the order, {order}, and at most {steps - delay}, so that one of "
-            f"the {steps} steps is left to predict with delay={delay}, but is {fit}."
+            f"fit must be at least the order, {order}, and at most {steps - lag}, so that one of "
+            f"the {steps} steps is left to predict with delay={lag - 1}, but is {fit}."
         )
     return fit
 
@@ -96,20 +96,20 @@ def windows(inputs: Float[Array, "T features"], order: int) -> Float[Array, "T m
 def known(
     regressors: Float[Array, "T m"],
     targets: Float[Array, "T outputs"],
-    delay: Int[ArrayLike, ""],
+    lag: Int[ArrayLike, ""],
     first: int,
 ) -> tuple[Float[Array, "T m"], Float[Array, "T outputs"], Bool[Array, " T"]]:
     """The pair that becomes known before each prediction, and whether there is one; else zeros.
 
     Pairs before step `first` are none.
     """
-    before = jnp.arange(len(targets)) - delay
+    before = jnp.arange(len(targets)) - lag
     is_pair = before >= first
 
-    def of_pairs(rows):
-        return jnp.where(is_pair[:, None], rows[jnp.maximum(before, 0)], 0)
+    def then(a):
+        return jnp.where(is_pair[:, None], a[jnp.maximum(before, 0)], 0)
 
-    return of_pairs(regressors), of_pairs(targets), is_pair
+    return then(regressors), then(targets), is_pair
 
 
 def predicted_from(predictions: Float[Array, "T outputs"], first: Array) -> Array:

@@ -15,8 +15,9 @@ from .. import _arguments as arguments
 from .._grad import online_value_and_grad, with_rule
 from .._precision import widened
 from .._rnn import layers
-from .._rule import AbstractRule, BPTT, Carry, FutureBPTT
+from .._rule import AbstractRule, BPTT, FutureBPTT
 from .._rule._base import as_rule
+from .._stream._model import bare
 from .._tree import slice_time, stop
 from ._pairs import cosine, named, norm, Rules
 
@@ -162,7 +163,7 @@ class Study(eqx.Module):
         carries = tuple(self.init(each, k) for each, k in zip(under, keys, strict=True))
         params = eqx.filter(under[0], eqx.is_inexact_array)
         rows = self.lag + 1
-        states = jax.tree.map(lambda a: jnp.zeros((rows, *a.shape), a.dtype), _bare(carries[0]))
+        states = jax.tree.map(lambda a: jnp.zeros((rows, *a.shape), a.dtype), bare(carries[0]))
         size = flat(params)
         gradients = jnp.zeros((len(carries), rows, len(size)), size.dtype)
         return Running(under[0], self.optimizer.init(params), carries, states, gradients)
@@ -207,7 +208,7 @@ class Study(eqx.Module):
         gradient = online_value_and_grad(self.segment_loss, segment=1)
         seen, rows = slice_time((xs, ys), t, 1), self.lag + 1
         now, then = t % rows, (t + 1) % rows
-        states = jax.tree.map(lambda all, a: all.at[now].set(a), states, _bare(carries[0]))
+        states = jax.tree.map(lambda all, a: all.at[now].set(a), states, bare(carries[0]))
         found = [
             gradient(with_rule(model, rule), carry, *seen)
             for rule, carry in zip(self.streams, carries, strict=True)
@@ -283,12 +284,3 @@ def flat(grads: PyTree) -> Float[Array, " P"]:
     """The gradient of the recurrent layers; half precision is compared in float32."""
     leaves = [leaf for layer in layers(grads) for leaf in jax.tree.leaves(layer)]
     return jnp.concatenate([widened(leaf).ravel() for leaf in leaves])
-
-
-def _bare(carry: PyTree) -> PyTree:
-    """The states in a carry, without traces: credit passes from step to step."""
-
-    def one(node):
-        return node.state if isinstance(node, Carry) else node
-
-    return jax.tree.map(one, carry, is_leaf=lambda node: isinstance(node, Carry))

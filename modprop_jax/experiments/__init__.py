@@ -1,6 +1,11 @@
 """Experiments: networks under several credit rules, from Python or the shell."""
 
 from ._align import align as align, Alignments as Alignments, resume_align as resume_align
+from ._align_stream import (
+    align_stream as align_stream,
+    resume_align_stream as resume_align_stream,
+    StreamAlignments as StreamAlignments,
+)
 from ._cells import CELLS as CELLS
 from ._cli import main as main
 from ._compare import (
@@ -9,6 +14,7 @@ from ._compare import (
     resume as resume,
     trained as trained,
 )
+from ._methods import Method as Method, METHODS as METHODS
 from ._network import (
     build_network as build_network,
     build_optimizer as build_optimizer,
@@ -27,10 +33,6 @@ from ._statistics import (
     paired_differences as paired_differences,
     Reached as Reached,
 )
-from ._stream_align import (
-    align_stream as align_stream,
-    resume_align_stream as resume_align_stream,
-    StreamAlignments as StreamAlignments,
-)
 from ._summary import Row as Row, Spread as Spread
+from ._tensorboard import tensorboard as tensorboard
 from ._train import Record as Record, train as train

@@ -25,6 +25,7 @@ from .._cell import (
 )
 from .._cell._lif import AbstractLIF
 from ..tasks import Preset
+from ..tasks._preset import defaults
 from ._names import known
 from ._rules import DEFAULT_RULES, ONLINE_RULES
 
@@ -34,7 +35,8 @@ class CellEntry:
     """A cell by name.
 
     - `cell`: the class; `cell(in_size, hidden_size, key=key, **options)`.
-    - `settings(preset)`: what changes in a preset that was made for another cell; see `with_cell`.
+    - `settings(preset)`: what changes in a preset that was made for another cell, by name; see
+      `with_cell`.
     - `recurrent(cell)`: the cell's recurrent parameters, or those that take their place.
     - `synapses`: "neurons": it has `signs=`, `weight_rec` and `weight_in`, which Dale's law, sparse
       synapses and scaled initial weights need. "units": it has one `weight` from all units,
@@ -69,7 +71,7 @@ TAU = 20.0
 
 
 def _tau(preset: Preset) -> float:
-    return preset.cell_options.get("tau", TAU)
+    return preset.network.cell_options.get("tau", TAU)
 
 
 def _leaky(preset: Preset) -> Mapping[str, Any]:
@@ -84,11 +86,16 @@ def _spiking(**options: object) -> Callable[[Preset], Mapping[str, Any]]:
     """A membrane that is an average of its drive, and a readout as slow as it."""
 
     def settings(preset):
-        if preset.cell in ("lif", "alif"):
+        before = preset.network
+        if before.cell in ("lif", "alif"):
             shared = inspect.signature(AbstractLIF.__init__).parameters
-            kept = {name: value for name, value in preset.cell_options.items() if name in shared}
-            fields = ("readout_tau", "scale_readout", "rate_cost")
-            return {"cell_options": options | kept} | {f: getattr(preset, f) for f in fields}
+            kept = {name: value for name, value in before.cell_options.items() if name in shared}
+            return {
+                "cell_options": options | kept,
+                "readout_tau": before.readout_tau,
+                "scale_readout": before.scale_readout,
+                "rate_cost": preset.objective.rate_cost,
+            }
         membrane = {"tau": _tau(preset), "threshold": 0.1, "scale_input": True}
         leaky = {"readout_tau": membrane["tau"], "scale_readout": True}
         return {"cell_options": membrane | options} | leaky
@@ -187,17 +194,11 @@ CELLS: dict[str, CellEntry] = {
 def with_cell(preset: Preset, name: str) -> Preset:
     """The preset with another cell: its time constant stays, as does what is not the cell's."""
     entry = CELLS[known("cell", name, CELLS)]
-    if name == preset.cell:
+    if name == preset.network.cell:
         return preset
-    changes: dict[str, Any] = {"cell_options": {}, "readout_tau": None, "scale_readout": False}
-    changes["rate_cost"] = 0.0
+    changes = defaults("cell_options", "readout_tau", "scale_readout", "rate_cost")
     if entry.synapses != "neurons":
-        changes |= {"excitatory": None, "shrink": 0.0, "connectivity": 0.0, "density": 1.0}
-        changes |= {
-            "orthogonal": False,
-            "input_signs": None,
-            "input_scale": 1.0,
-            "recurrent_scale": 1.0,
-        }
+        changes |= defaults("excitatory", "shrink", "connectivity", "density")
+        changes |= defaults("orthogonal", "input_signs", "input_scale", "recurrent_scale")
     changes |= entry.settings(preset)
-    return dataclasses.replace(preset, cell=name, **changes)
+    return preset.replace(cell=name, **changes)

@@ -2,9 +2,10 @@
 
 from .._cite import keys_of, sections
 from ._cells import CELLS
+from ._methods import METHODS
 from ._names import known
 from ._options import CitedCell, RuleName
-from ._rules import rule_entry, RULES
+from ._rules import entry_of, RULES
 from ._work import Work
 
 
@@ -19,14 +20,16 @@ def cite(rule: RuleName = None, *, cell: CitedCell = None) -> Work:
     the same is `modprop_jax.cite(rule, cell)`, for rules and cells of your own too.
 
     Args:
-        rule: A rule as `modprop-jax list` shows it; options as in modprop:mu=0.5 may stay.
+        rule: A rule or method as `modprop-jax list` shows it; options as in modprop:mu=0.5 may
+            stay.
         cell: A kind of cell as `modprop-jax list` shows it.
     """
     rules = {name: entry.papers for name, entry in RULES.items()}
+    methods = {name: method.papers for name, method in METHODS.items()}
     cells = {name: entry.cell.papers for name, entry in CELLS.items()}
     named = []
     if rule is not None:
-        named.append((rule, rule_entry(rule).papers))
+        named.append((rule, entry_of(rule).papers))
     if cell is not None:
         named.append((cell, cells[known("cell", cell, cells)]))
 
@@ -34,7 +37,7 @@ def cite(rule: RuleName = None, *, cell: CitedCell = None) -> Work:
         if named:
             print(sections(named))
             return 0
-        for title, entries in {"rules": rules, "cells": cells}.items():
+        for title, entries in {"rules": rules, "methods": methods, "cells": cells}.items():
             print(title)
             for name, papers in entries.items():
                 print(f"  {name:<22} {keys_of(papers)}")

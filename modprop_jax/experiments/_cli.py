@@ -11,14 +11,15 @@ from rich.console import Console
 from .._figures import check_style
 from .._taxonomy import taxonomy as table_of_rules
 from ..tasks import TASKS
-from ._align_cli import align
+from ._align_command import align
 from ._bench import bench
 from ._cells import CELLS
 from ._cite_cli import cite
-from ._compare import execute, reopen
+from ._compare import Compare, reopen
 from ._config import Config
 from ._devices import use_cores
 from ._files import FolderFault
+from ._methods import METHODS
 from ._names import known, summary
 from ._options import (
     CellName,
@@ -36,11 +37,14 @@ from ._options import (
     RuleNames,
     StyleName,
     TaskName,
+    Tuned,
 )
 from ._processes import join, leads
 from ._rules import RULES
 from ._runs import continued
 from ._storage import RunFolder
+from ._study import begun, conduct
+from ._tensorboard import package, TensorBoard
 from ._work import Work
 
 
@@ -53,6 +57,7 @@ def compare(
     preset: str = "small",
     first_seed: int = 0,
     learning_rates: Rates = None,
+    tune: Tuned = None,
     tune_seeds: Count = None,
     out: Folder = None,
     resume: Folder = None,
@@ -66,6 +71,7 @@ def compare(
     segment: PresetInt = None,
     mu: Mu = None,
     style: StyleName = None,
+    tensorboard: bool = False,
     cores: Cores = None,
     distributed: bool = False,
     coordinator: Coordinator = None,
@@ -90,8 +96,8 @@ def compare(
             function (key, batch) -> (xs, ys).
         network: Your own, FILE.py:NAME: a function (in_size, out_size, *, key) that returns an
             equinox module with RNN layers.
-        rules: Credit rules, with options as in modprop:mu=0.5; `modprop-jax list` shows
-            them.
+        rules: Credit rules or methods, with options as in modprop:mu=0.5; `modprop-jax list`
+            shows them.
         seeds: Networks per rule, each with its own weights and data.
         preset: small (a minute or two on two cores) or published (sizes of the paper); of task
             connectome small, column or fly, leaky neurons, and small_spiking and so on.
@@ -99,7 +105,9 @@ def compare(
         learning_rates: Tune first: every rule at each of these rates, such as 1e-4..1e-2 (five,
             evenly spaced by their logarithms; 1e-4..1e-2/9: nine) or 0.01,0.03, on seeds and
             data that are not reported; then each rule at the rate that served it best.
-        tune_seeds: Networks a rate; 3 by default.
+        tune: Options that are tuned too, in all combinations with the rates, such as
+            modprop:mu=0.1,0.25,auto kernl:alpha=0.01..1.
+        tune_seeds: Networks a trial; 3 by default.
         out: Folder for the results; by default runs/TASK-PRESET-TIME.
         resume: Folder of an interrupted run to continue; takes no other option.
         iterations: Optimizer steps.
@@ -116,6 +124,7 @@ def compare(
         mu: ModProp's stand-in for the activation's derivative; auto measures it.
         style: Of the figures: a file of matplotlib's settings, or one of its styles. With --resume
             a finished run draws them anew.
+        tensorboard: Write event files of TensorBoard too, into FOLDER/tensorboard, as it trains.
         cores: Cores of the CPU to spread seeds and trials over, where there is no accelerator; 1
             for one network after the other. A resumed run continues bit for bit on as many.
         distributed: Spread seeds and trials over the devices of several processes, each started
@@ -132,6 +141,8 @@ def compare(
     else:
         use_cores(cores)
     check_style(style)
+    if tensorboard:
+        _check_tensorboard()
     if (resume is None) == (task is None):
         raise ValueError(
             "name either a task or a run to continue: "
@@ -140,7 +151,7 @@ def compare(
         )
     if resume is not None:
         folder = RunFolder(resume)
-        config = reopen(folder)
+        study = Compare(reopen(folder))
     else:
         config = Config.make(
             str(task),
@@ -150,6 +161,7 @@ def compare(
             network,
             first_seed=first_seed,
             learning_rates=learning_rates,
+            tune=tune,
             tune_seeds=tune_seeds,
             iterations=iterations,
             eval_every=eval_every,
@@ -161,24 +173,37 @@ def compare(
             segment=segment,
             mu=mu,
         )
-        folder = RunFolder.create(config, out)
+        study = Compare(config)
+        folder = begun(study, out)
 
     def run() -> int:
-        result = execute(config, folder, Console(quiet=not leads()), style=style)
+        on_record = TensorBoard(folder, "tensorboard") if tensorboard else None
+        result = conduct(study, folder, Console(quiet=not leads()), style, on_record)
         return int(any(row.diverged for row in result.rows))
 
-    return Work(run, continued("compare", folder))
+    return Work(run, continued(study.command, folder))
+
+
+def _check_tensorboard() -> None:
+    try:
+        package()
+    except ImportError as error:
+        raise ValueError(f"--tensorboard: {error}") from error
 
 
 def list_names(*, taxonomy: bool = False) -> Work:
-    """Show the tasks, credit rules and cells, a line each.
+    """Show the tasks, credit rules, methods and cells, a line each.
 
     Args:
         taxonomy: Show a table of rules in Markdown: approximation, bias, cost, locality.
     """
     sections = {
-        "tasks": {name: task.description for name, task in TASKS.items()},
+        "tasks": {
+            name: " ".join([task.description, f"Data: {task.licence}." if task.licence else ""])
+            for name, task in TASKS.items()
+        },
         "rules": {name: rule.description for name, rule in RULES.items()},
+        "methods": {name: method.description for name, method in METHODS.items()},
         "cells": {name: summary(entry.cell) for name, entry in CELLS.items()},
     }
 
@@ -189,7 +214,7 @@ def list_names(*, taxonomy: bool = False) -> Work:
         for title, lines in sections.items():
             print(title)
             for name, text in lines.items():
-                print(f"  {name:<22} {text}")
+                print(f"  {name:<22} {text}".rstrip())
         return 0
 
     return Work(run)
@@ -253,7 +278,8 @@ def _check_names(arguments: list[str]) -> None:
         for argument in arguments[1:]
         if argument.startswith("--")
     ]
-    where = ("--style", "--cores", "--distributed", "--coordinator", "--processes", "--process")
+    where = ("--style", "--tensorboard", "--cores", "--distributed", "--coordinator")
+    where += ("--processes", "--process")
     others = [name for name in typed if name not in ("--resume", "--help", *where)]
     if "--resume" in typed and others:
         raise ValueError(

@@ -14,13 +14,16 @@ import jax
 import jax.numpy as jnp
 
 from .._rule import AbstractRule
-from ..tasks import Preset, Task, TASKS
+from ..tasks import Architecture, Preset, Task, TASKS
+from ..tasks._preset import defaults, FIELDS
 from . import _own as own, _schema as schema
 from ._cells import CELLS, with_cell
+from ._methods import Method
 from ._names import each_name, known
 from ._network import build_network, build_optimizer, cell_types
-from ._rates import Tuning
-from ._rules import build_rule, network_of, rule_alone, rule_entry, segment_of, settings_of
+from ._own_network import check_network
+from ._rules import entry_of, layer_rule, network_of, rule_alone, segment_of, settings_of
+from ._tuning import Tuned, Tuning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +40,10 @@ class Config:
     network: str | None = None
     """Somebody's own, by name; None: the preset's."""
     sources: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Digests of the files that names of one's own are of, as they were when it began."""
+    """Digests of the files and data that names of one's own are of, as they were when it began."""
     first_seed: int = 0
     tune: Tuning | None = None
-    """How each rule gets its learning rate; None: from the settings."""
+    """How each rule gets its learning rate and options; None: from the settings and its name."""
     tuning: bool = False
     """Whether this is the tuning of another run: judged on data which that does not report."""
 
@@ -55,6 +58,7 @@ class Config:
         *,
         first_seed: int = 0,
         learning_rates: str | Sequence[float] | None = None,
+        tune: Tuned | None = None,
         tune_seeds: int | None = None,
         **overrides: Any,
     ) -> "Config":
@@ -69,28 +73,29 @@ class Config:
         settings = entry.presets[known("preset", preset, entry.presets)]
         given = {name: value for name, value in overrides.items() if value is not None}
         for name in given:
-            known("setting", name, [field.name for field in dataclasses.fields(Preset)])
+            known("setting", name, FIELDS)
         if network is not None:
             settings = _of_training(settings, given, network)
-        settings = with_cell(settings, given.pop("cell", settings.cell))
-        n = given.get("hidden_size", settings.hidden_size)
-        if settings.excitatory is not None and "excitatory" not in given:
+        settings = with_cell(settings, given.pop("cell", settings.network.cell))
+        before = settings.network
+        n = given.get("hidden_size", before.hidden_size)
+        if before.excitatory is not None and "excitatory" not in given:
             # A resized layer keeps its share of excitatory neurons.
-            given["excitatory"] = round(settings.excitatory * n / settings.hidden_size)
-        settings = dataclasses.replace(settings, **given)
+            given["excitatory"] = round(before.excitatory * n / before.hidden_size)
+        settings = settings.replace(**given)
         if rules is None:
-            offline, online = CELLS[settings.cell].rules
-            rules = settings.rules or (offline if settings.segment is None else online)
+            offline, online = CELLS[settings.network.cell].rules
+            rules = settings.rules or (offline if settings.schedule.segment is None else online)
         rules, seeds = each_name(rules), settings.seeds if seeds is None else seeds
         _check(settings, rules, seeds)
         _check_seeds(first_seed, seeds)
-        tune = _tuning(range(first_seed, first_seed + seeds), learning_rates, tune_seeds)
+        reported = range(first_seed, first_seed + seeds)
+        tuning = _tuning(rules, reported, learning_rates, tune, tune_seeds)
         created = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        files = {name: own.digest(name) for name in (task, network) if name is not None}
-        sources = {name: digest for name, digest in files.items() if digest is not None}
+        sources = own.sources(task, network)
         config = cls(
             *(task, preset, rules, seeds, settings, environment(), created, network, sources),
-            *(first_seed, tune),
+            *(first_seed, tuning),
         )
         _check_rules(config)
         return config
@@ -98,20 +103,12 @@ class Config:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Config":
         """From `config.json`; a ValueError that names the field for what is none."""
-        schema.check(cls, data)
-        data = data | {
-            "rules": tuple(data["rules"]),
-            "settings": Preset(**data["settings"]),
-        }
-        if data.get("tune"):
-            tune = data["tune"] | {"rates": tuple(data["tune"]["rates"])}
-            data["tune"] = Tuning(**tune)
-        return cls(**data)
+        return schema.read(cls, data)
 
     def checked(self) -> "Config":
         """Itself; a ValueError where it is one that `make` would not have made."""
         known("preset", self.preset, self.entry.presets)
-        known("cell", self.settings.cell, CELLS)
+        known("cell", self.settings.network.cell, CELLS)
         known("precision", self.environment.get("precision", ""), ("float32", "float64"))
         _check(self.settings, self.rules, self.seeds)
         _check_seeds(self.first_seed, self.seeds)
@@ -129,17 +126,16 @@ class Config:
 
     def for_rule(self, label: str) -> "Config":
         """With what a rule changes of the settings."""
-        settings = dataclasses.replace(self.settings, **settings_of(label))
-        return dataclasses.replace(self, settings=settings)
+        return dataclasses.replace(self, settings=self.settings.replace(**settings_of(label)))
 
     def rule(self, label: str) -> AbstractRule:
-        """The rule of this name, for these settings."""
-        return self.rule_of_types(label, cell_types(self.settings))
+        """The rule of a row's layers, for these settings."""
+        return self.rule_of_types(label, cell_types(self.settings.network))
 
     def rule_of_types(self, label: str, types: tuple[int, ...]) -> AbstractRule:
-        """The rule of this name, for neurons of these cell types."""
-        defaults = {"mu": self.settings.mu, "labels": self.entry.out_size}
-        return build_rule(rule_alone(label), types, **defaults)
+        """The rule of a row's layers, for neurons of these cell types."""
+        given = {"mu": self.settings.mu, "labels": self.entry.out_size}
+        return layer_rule(rule_alone(label), types, **given)
 
     def of_tuning(self, tune: Tuning) -> "Config":
         """The run that tunes this one: every rule at every rate."""
@@ -185,31 +181,29 @@ def _version(package: str) -> str:
         return "unknown"
 
 
+_COUNTS = (
+    *("seeds", "iterations", "eval_every", "batch", "hidden_size", "learning_rate"),
+    *("decay_every", "patience", "segment", "readout_steps", "readout_tau"),
+)
+
+
 def _check(settings: Preset, rules: Sequence[str], seeds: int) -> None:
-    counts = {
-        "seeds": seeds,
-        "iterations": settings.iterations,
-        "eval_every": settings.eval_every,
-        "batch": settings.batch,
-        "hidden_size": settings.hidden_size,
-        "learning_rate": settings.learning_rate,
-        "decay_every": settings.decay_every,
-        "patience": settings.patience,
-        "segment": 1 if settings.segment is None else settings.segment,
-        "readout_steps": 1 if settings.readout_steps is None else settings.readout_steps,
-        "readout_tau": 1 if settings.readout_tau is None else settings.readout_tau,
-    }
-    for name, value in counts.items():
+    given = settings.flat() | {"seeds": seeds}
+    for name in _COUNTS:
+        value = given[name]
+        if value is None:  # an option that is not taken
+            continue
         if not 0 < value < math.inf:
             raise ValueError(f"{name} must be greater than 0, but got {value}.")
         if name not in ("learning_rate", "readout_tau") and value >= 2**31:
             raise ValueError(f"{name} must be less than 2³¹, but got {value}.")
-    if not 0 < settings.density <= 1:
-        raise ValueError(f"density is a share, above 0 up to 1, but got {settings.density}.")
-    if settings.iterations * (settings.segment or 1) >= 2**31:
+    density, schedule = settings.network.density, settings.schedule
+    if not 0 < density <= 1:
+        raise ValueError(f"density is a share, above 0 up to 1, but got {density}.")
+    if schedule.iterations * (schedule.segment or 1) >= 2**31:
         raise ValueError(
-            f"a stream has less than 2³¹ steps, but got iterations={settings.iterations} of "
-            f"{settings.segment}."
+            f"a stream has less than 2³¹ steps, but got iterations={schedule.iterations} of "
+            f"{schedule.segment}."
         )
     if not rules:
         raise ValueError("no rules given: name at least one, such as --rules bptt.")
@@ -224,50 +218,74 @@ def _check_seeds(first: int, seeds: int) -> None:
 
 
 def _tuning(
-    reported: range, rates: str | Sequence[float] | None, seeds: int | None
+    rules: Sequence[str],
+    reported: range,
+    rates: str | Sequence[float] | None,
+    options: Tuned | None,
+    seeds: int | None,
 ) -> Tuning | None:
-    if rates is None:
+    if rates is None and not options:
         if seeds is not None:
-            raise ValueError(f"tune_seeds={seeds} is for tuning: give learning_rates too.")
+            raise ValueError(f"tune_seeds={seeds} is for tuning: give learning_rates or tune too.")
         return None
     # far from those that anybody reports
-    return Tuning.make(rates, 3 if seeds is None else seeds, 1_000_000, reported)
+    first = 1_000_000
+    return Tuning.make(rules, rates, options, 3 if seeds is None else seeds, first, reported)
 
 
-_TRAINING = (
-    *("hidden_size", "iterations", "learning_rate", "data", "batch", "eval_every", "optimizer"),
-    *("decay", "decay_every", "l2", "mu", "criterion", "patience", "readout_steps", "rules"),
-    "seeds",
+# what a network of one's own has in its own way, or not at all
+_OF_THE_PACKAGES = (
+    *(field.name for field in dataclasses.fields(Architecture) if field.name != "hidden_size"),
+    *("shrink", "connectivity", "rate_cost", "rate_target"),
 )
 
 
 def _of_training(settings: Preset, given: Mapping[str, Any], network: str) -> Preset:
     """What of a preset is left where the network is somebody's own."""
     for name in given:
-        if name not in _TRAINING:
+        if name in _OF_THE_PACKAGES:
             raise ValueError(
                 f"{name}={given[name]} is of the package's networks, but this one is {network}: "
                 "say it there."
             )
-    return Preset(**{name: getattr(settings, name) for name in _TRAINING})
+    return settings.replace(**defaults(*_OF_THE_PACKAGES))
 
 
 def _check_rules(config: Config) -> None:
-    """A ValueError unless the network can be built and every rule serves its cell."""
-    task, settings = config.entry, config.settings
+    """A ValueError unless the network can be built and every rule serves its cell, in every trial
+    of a tuning too."""
+    _check_each(config)
+    if config.tune is not None:
+        if not all(map(config.tune.trials, config.rules)):
+            raise ValueError("tune has an option without values.")
+        trials = config.of_tuning(config.tune)
+        for label in trials.rules:
+            _check(trials.for_rule(label).settings, trials.rules, trials.seeds)
+        # rates and the like are numbers, which have been looked at
+        alone = tuple(dict.fromkeys(map(rule_alone, trials.rules)))
+        if not {*alone} <= {*map(rule_alone, config.rules)}:
+            _check_each(dataclasses.replace(trials, rules=alone))
+
+
+def _check_each(config: Config) -> None:
+    task, settings, segment = config.entry, config.settings, config.settings.schedule.segment
     for label in config.rules:
         mine = config.for_rule(label).settings
         _check(mine, config.rules, config.seeds)
         build_optimizer(mine)
     if config.network is not None:
-        if settings.segment is not None:
-            raise ValueError(
-                f"network {config.network} learns from trials: streams are for the package's own "
-                "networks (or modprop_jax.online_value_and_grad)."
-            )
-        _check_batches(config)
+        for label in config.rules:
+            if isinstance(entry_of(label), Method):
+                raise ValueError(
+                    f"{label!r} makes a network of its own out of the package's, so that it can't "
+                    f"train {config.network}: leave one of the two out."
+                )
+        if segment is None:
+            _check_batches(config)
+        else:
+            _check_stream(config, segment)
         rules = [functools.partial(config.rule_of_types, label) for label in config.rules]
-        own.check_network(config.network, task, settings, rules)
+        check_network(config.network, task, settings, rules)
         return
     built = {label: config.rule(label) for label in config.rules}
     trained: dict[str, list[str]] = {}
@@ -281,15 +299,15 @@ def _check_rules(config: Config) -> None:
                 built[label].check(network_of(label, network, key).rnn.cell)
 
     jax.eval_shape(outline, jax.random.key(0))
-    if settings.segment is None:
+    if segment is None:
         _check_batches(config)
     else:
-        _check_stream(config, settings.segment)
+        _check_stream(config, segment)
 
 
 def _check_batches(config: Config) -> None:
     for label in config.rules:
-        online = rule_entry(label).online
+        online = entry_of(label).online
         if online or segment_of(label, 0):
             why = "learns" if online else "has a segment"
             streams = [name for name, task in TASKS.items() if task.stream]
@@ -301,17 +319,19 @@ def _check_batches(config: Config) -> None:
 
 
 def _check_stream(config: Config, segment: int) -> None:
-    settings, task = config.settings, config.entry
-    if not task.stream or settings.readout_steps or settings.rate_cost:
+    task, schedule = config.entry, config.settings.schedule
+    objective = config.settings.objective
+    if not task.stream or objective.readout_steps or objective.rate_cost:
         raise ValueError(
             f"segment={segment} learns from an endless stream, but task {config.task!r} has trials "
             "that end, or a loss that does not read every step: leave segment at None, or take "
-            f"one of {', '.join(name for name, each in TASKS.items() if each.stream)}."
+            f"one of {', '.join(name for name, each in TASKS.items() if each.stream)}, or a "
+            "function (key, batch, steps) of your own with stream = True."
         )
-    block = settings.eval_every * segment
+    block = schedule.eval_every * segment
     for label in config.rules:
         own = segment_of(label, segment)
-        total = settings.iterations * segment
+        total = schedule.iterations * segment
         if own % segment or block % own or total % own:
             raise ValueError(
                 f"rule {label!r} steps every {own} time steps, which must be a multiple of segment="

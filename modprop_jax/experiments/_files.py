@@ -83,6 +83,13 @@ class Files:
             file.flush()
             os.fsync(file.fileno())
 
+    def folder(self, name: str) -> Path:
+        """A folder, made where there is none, for what names and writes files of its own."""
+        path = self.at(name)
+        with _writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+        return path
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """While it is written: a second process that comes is told so."""

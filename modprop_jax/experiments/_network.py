@@ -1,6 +1,5 @@
 """The network, types and optimizer that a task's preset describes."""
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -23,7 +22,8 @@ from .._readout import Readout
 from .._rnn import RNN
 from .._rule import Carry
 from .._synapses import AbstractSynapses
-from ..tasks import Preset, Task
+from ..tasks import Architecture, Preset, Task
+from ..tasks._preset import defaults
 from ._cells import CELLS, LAYERS
 from ._names import known
 from ._sparse import sparse_dale, sparse_signed
@@ -78,36 +78,36 @@ def _where_settled(cell: AbstractCell, state: PyTree, zs: Array) -> Array:
     return jnp.where(inner.converged[..., None], zs, jnp.nan)
 
 
-def signs(preset: Preset) -> tuple[int, ...] | None:
+def signs(network: Architecture) -> tuple[int, ...] | None:
     """+1 for excitatory neurons, then −1 for inhibitory; None without Dale's law."""
-    if preset.excitatory is None:
+    if network.excitatory is None:
         return None
-    if not 0 < preset.excitatory < preset.hidden_size:
+    if not 0 < network.excitatory < network.hidden_size:
         raise ValueError(
             "a network with Dale's law needs neurons of both signs, but got "
-            f"{preset.excitatory} excitatory neurons of {preset.hidden_size}."
+            f"{network.excitatory} excitatory neurons of {network.hidden_size}."
         )
-    inhibitory = preset.hidden_size - preset.excitatory
-    return (1,) * preset.excitatory + (-1,) * inhibitory
+    inhibitory = network.hidden_size - network.excitatory
+    return (1,) * network.excitatory + (-1,) * inhibitory
 
 
-def unit_signs(preset: Preset) -> tuple[int, ...] | None:
+def unit_signs(network: Architecture) -> tuple[int, ...] | None:
     """`signs` of all units of a network that settles: the inputs', then those of each layer."""
-    dale = signs(preset)
+    dale = signs(network)
     if dale is None:
         return None
-    if preset.input_signs is None:
+    if network.input_signs is None:
         raise ValueError(
             "input units obey Dale's law as all others do: give input_signs, +1 or -1 for each."
         )
-    return (*preset.input_signs, *dale * preset.cell_options.get("layers", LAYERS))
+    return (*network.input_signs, *dale * network.cell_options.get("layers", LAYERS))
 
 
-def cell_types(preset: Preset) -> tuple[int, ...]:
+def cell_types(network: Architecture) -> tuple[int, ...]:
     """1 = excitatory, 0 = inhibitory; without Dale's law, the layer's two halves."""
-    dale = signs(preset)
+    dale, n = signs(network), network.hidden_size
     if dale is None:
-        return tuple(int(2 * i < preset.hidden_size) for i in range(preset.hidden_size))
+        return tuple(int(2 * i < n) for i in range(n))
     return tuple(int(s > 0) for s in dale)
 
 
@@ -120,102 +120,102 @@ def build_network(
     arguments; drawn here if None.
     """
     cell_key, readout_key = jr.split(key)
-    dale = signs(preset)
+    about = preset.network
+    dale = signs(about)
     wires = wires_of(task, preset) if wires is None else wires
     cell = _build_cell(task, preset, cell_key, wires)
     emitted = jax.eval_shape(lambda: cell.emit(cell.init(()))).shape[-1]
     # of all units, a readout sees the last layer
-    first = emitted - preset.hidden_size if CELLS[preset.cell].synapses == "units" else 0
+    first = emitted - about.hidden_size if CELLS[about.cell].synapses == "units" else 0
     readout = Readout(
         emitted - first,
         task.out_size,
-        feedback=preset.feedback,
-        use_bias=preset.readout_bias,
+        feedback=about.feedback,
+        use_bias=about.readout_bias,
         key=readout_key,
     )
     if readout.feedback_weight is not None:
-        scaled = preset.feedback_scale * readout.feedback_weight
+        scaled = about.feedback_scale * readout.feedback_weight
         readout = eqx.tree_at(lambda r: r.feedback_weight, readout, scaled)
-    if dale is not None and preset.dale_readout:
-        if task.out_size > preset.hidden_size:
+    if dale is not None and about.dale_readout:
+        if task.out_size > about.hidden_size:
             raise ValueError(
                 "a readout with Dale's law starts as rows of recurrent weights, so "
                 f"{task.out_size} outputs need as many neurons, but hidden_size is "
-                f"{preset.hidden_size}."
+                f"{about.hidden_size}."
             )
         # The recipe published with ModProp: columns of another draw of recurrent weights.
         weight = balanced_dale(readout_key, np.asarray(dale))[: task.out_size]
-        if preset.density < 1:
-            weight = sparse_signed(readout_key, dale, task.out_size, preset.density)
+        if about.density < 1:
+            weight = sparse_signed(readout_key, dale, task.out_size, about.density)
             weight = weight / math.sqrt(len(dale))
         readout = eqx.tree_at(lambda r: r.weight, readout, weight)
-    motor = seen(preset)
+    motor = seen(about)
     if motor is not None:
         weight = jnp.where(motor[None], readout.weight * math.sqrt(motor.size / motor.sum()), 0)
         readout = eqx.tree_at(lambda r: r.weight, readout, weight)
-    at = preset.readout_steps or task.readout
+    at = preset.objective.readout_steps or task.readout
     return Network(RNN(_filtered(preset, cell)), readout, at, first)
 
 
 def _build_cell(task: Task, preset: Preset, key: PRNGKeyArray, wires: Wires | None) -> AbstractCell:
-    entry, dale = CELLS[known("cell", preset.cell, CELLS)], signs(preset)
+    about = preset.network
+    entry, dale = CELLS[known("cell", about.cell, CELLS)], signs(about)
     if entry.synapses != "neurons":
         _check_unset(preset)
-    options = dict(preset.cell_options)
+    sizes, options = (task.in_size(preset), about.hidden_size), dict(about.cell_options)
     if dale is not None:
         if entry.synapses is None:
-            raise ValueError(f"cell {preset.cell!r} has no Dale's law: leave excitatory at None.")
-        options["signs"] = unit_signs(preset) if entry.synapses == "units" else dale
+            raise ValueError(f"cell {about.cell!r} has no Dale's law: leave excitatory at None.")
+        options["signs"] = unit_signs(about) if entry.synapses == "units" else dale
     if wires is not None:
         _check_lists(preset)
         options.pop("signs", None)
-        scales = preset.recurrent_scale, preset.input_scale
+        scales = about.recurrent_scale, about.input_scale
         recurrent, inputs = wires.weighted(key, dale, scales)
         options |= {"recurrent": recurrent, "inputs": inputs}
-        return entry(task.in_size(preset), preset.hidden_size, key=key, **options)
-    cell = entry(task.in_size(preset), preset.hidden_size, key=key, **options)
+        return entry(*sizes, key=key, **options)
+    cell = entry(*sizes, key=key, **options)
     if entry.synapses != "neurons":
         return cell
     # published recipes are of all entries: the autapses go after the weights were scaled
-    weight_rec = entry(
-        task.in_size(preset), preset.hidden_size, key=key, **options | {"autapses": True}
-    ).weight_rec
+    weight_rec = entry(*sizes, key=key, **options | {"autapses": True}).weight_rec
     weight_in = cell.weight_in
-    if preset.input_signs is not None:
-        if len(preset.input_signs) != weight_in.shape[1]:
+    if about.input_signs is not None:
+        if len(about.input_signs) != weight_in.shape[1]:
             raise ValueError(
                 f"input_signs must have one sign for each of the {weight_in.shape[1]} inputs, but "
-                f"has {len(preset.input_signs)}."
+                f"has {len(about.input_signs)}."
             )
         weight_in = sparse_signed(
-            jr.fold_in(key, 2), preset.input_signs, preset.hidden_size, preset.density
+            jr.fold_in(key, 2), about.input_signs, about.hidden_size, about.density
         )
-    if preset.orthogonal:
+    if about.orthogonal:
         if dale is not None:
             raise ValueError("orthogonal weights have both signs: leave excitatory at None.")
         draw = jax.nn.initializers.orthogonal()
         weight_rec = draw(jr.fold_in(key, 3), weight_rec.shape, weight_rec.dtype)
-    if preset.density < 1:
+    if about.density < 1:
         if dale is None:
             raise ValueError(
-                f"density={preset.density} is of the synapses of a network with Dale's law: give "
+                f"density={about.density} is of the synapses of a network with Dale's law: give "
                 "excitatory too."
             )
-        weight_rec = sparse_dale(jr.fold_in(key, 1), dale, preset.density)
+        weight_rec = sparse_dale(jr.fold_in(key, 1), dale, about.density)
     return eqx.tree_at(
         lambda c: (c.weight_rec, c.weight_in),
         cell,
-        (preset.recurrent_scale * weight_rec, preset.input_scale * weight_in),
+        (about.recurrent_scale * weight_rec, about.input_scale * weight_in),
     )
 
 
 def _check_unset(preset: Preset) -> None:
     """Raise a ValueError for settings that only a cell with `weight_rec` and `weight_in` has."""
+    cell = preset.network.cell
     names = ["density", "orthogonal", "input_scale", "recurrent_scale", "shrink", "connectivity"]
-    names.append("rate_cost" if CELLS[preset.cell].synapses == "units" else "input_signs")
-    _refuse(
-        preset, [*names, "wiring"], f"cell {preset.cell!r} has no weight_rec and weight_in, which"
-    )
+    names.append("rate_cost" if CELLS[cell].synapses == "units" else "input_signs")
+    why = f"cell {cell!r} has no weight_rec and weight_in, which"
+    _refuse(preset, [*names, "wiring"], why)
 
 
 def _check_lists(preset: Preset) -> None:
@@ -225,20 +225,20 @@ def _check_lists(preset: Preset) -> None:
 
 
 def _refuse(preset: Preset, names: Sequence[str], why: str) -> None:
-    default = {field.name: field.default for field in dataclasses.fields(Preset)}
-    given = [name for name in names if getattr(preset, name) != default[name]]
+    settings, default = preset.flat(), defaults(*names)
+    given = [name for name in names if settings[name] != default[name]]
     if given:
-        raise ValueError(
-            f"{why} {given[0]}={getattr(preset, given[0])} is for: leave it at {default[given[0]]}."
-        )
+        name = given[0]
+        raise ValueError(f"{why} {name}={settings[name]} is for: leave it at {default[name]}.")
 
 
 def _filtered(preset: Preset, cell: AbstractCell) -> AbstractCell:
     """The cell with the emission that the readout sees, and with a count where rates cost."""
-    leak = 0.0 if preset.readout_tau is None else math.exp(-1 / preset.readout_tau)
-    if preset.rate_cost:
-        return Filtered(cell, (leak, 1.0), scale=preset.scale_readout)
-    return Filtered(cell, leak, scale=preset.scale_readout) if leak else cell
+    about = preset.network
+    leak = 0.0 if about.readout_tau is None else math.exp(-1 / about.readout_tau)
+    if preset.objective.rate_cost:
+        return Filtered(cell, (leak, 1.0), scale=about.scale_readout)
+    return Filtered(cell, leak, scale=about.scale_readout) if leak else cell
 
 
 def build_optimizer(preset: Preset) -> optax.GradientTransformation:
@@ -247,21 +247,20 @@ def build_optimizer(preset: Preset) -> optax.GradientTransformation:
     For the networks of `build_network`. `optax.add_decayed_weights` ahead of Adam adds
     `l2 · W` to the gradient, which is the gradient of `l2 · ½ ‖W‖²`.
     """
+    about, network = preset.optimizer, preset.network
     rate = optax.exponential_decay(
-        preset.learning_rate, preset.decay_every, preset.decay, staircase=True
+        about.learning_rate, about.decay_every, about.decay, staircase=True
     )
-    step = OPTIMIZERS[known("optimizer", preset.optimizer, OPTIMIZERS)](rate)
-    steps = [optax.add_decayed_weights(preset.l2, mask=weights)]
+    step = OPTIMIZERS[known("optimizer", about.optimizer, OPTIMIZERS)](rate)
+    steps = [optax.add_decayed_weights(preset.objective.l2, mask=weights)]
     # Neither the moments of a synapse that does not exist nor its weight move.
-    steps = [*steps, *only_existing(preset), step, *only_existing(preset)]
+    steps = [*steps, *only_existing(network), step, *only_existing(network)]
     keep = optim.dale
-    if preset.shrink or preset.connectivity:
+    if about.shrink or about.connectivity:
         keep = functools.partial(
-            optim.rewire,
-            shrink=lambda i: preset.shrink * rate(i),
-            connectivity=preset.connectivity,
+            optim.rewire, shrink=lambda i: about.shrink * rate(i), connectivity=about.connectivity
         )
-    return optax.chain(*steps, *dales_law(preset, keep))
+    return optax.chain(*steps, *dales_law(network, keep))
 
 
 def weights(params: PyTree) -> PyTree:
@@ -282,12 +281,12 @@ def weights(params: PyTree) -> PyTree:
 
 
 def dales_law(
-    preset: Preset, keep: Callable[[Any], optax.GradientTransformation]
+    network: Architecture, keep: Callable[[Any], optax.GradientTransformation]
 ) -> list[optax.GradientTransformation]:
     """`keep(signs)` of the weights that have presynaptic signs, for `optax.chain`."""
 
     def to_readout(net):
-        return (net.readout.weight,) if preset.dale_readout else ()
+        return (net.readout.weight,) if network.dale_readout else ()
 
     def from_neurons(net):
         return _cell(net).weight_rec, *to_readout(net)
@@ -301,13 +300,13 @@ def dales_law(
     def from_units(net):
         return (_cell(net).weight,)
 
-    dale = signs(preset)
-    if CELLS[preset.cell].synapses == "units":
-        found = ((unit_signs(preset), from_units), (dale, to_readout))
-    elif preset.wiring is None:
-        found = ((dale, from_neurons), (preset.input_signs, from_inputs))
+    dale = signs(network)
+    if CELLS[network.cell].synapses == "units":
+        found = ((unit_signs(network), from_units), (dale, to_readout))
+    elif network.wiring is None:
+        found = ((dale, from_neurons), (network.input_signs, from_inputs))
     else:
-        found = ((signs_of_synapses(preset, dale), from_list), (dale, to_readout))
+        found = ((signs_of_synapses(network, dale), from_list), (dale, to_readout))
     return [optax.masked(keep(sign), _only(where)) for sign, where in found if sign is not None]
 
 
@@ -319,12 +318,12 @@ def _cell(net: PyTree) -> Any:
     return dynamics(net.rnn.cell)
 
 
-def only_existing(preset: Preset) -> list[optax.GradientTransformation]:
+def only_existing(network: Architecture) -> list[optax.GradientTransformation]:
     """Where synapses may be lacking: no update of those that are at zero, for `optax.chain`."""
     existing = optax.stateless_with_tree_map(_where_nonzero)
-    if seen(preset) is not None:
+    if seen(network) is not None:
         return [optax.masked(existing, _only(_to_readout))]
-    return [] if preset.density == 1 else dales_law(preset, lambda _: existing)
+    return [] if network.density == 1 else dales_law(network, lambda _: existing)
 
 
 def _only(where: Callable[[Any], tuple]) -> Callable[[Any], PyTree]:
@@ -337,9 +336,9 @@ def _only(where: Callable[[Any], tuple]) -> Callable[[Any], PyTree]:
     return mask
 
 
-def recurrent_weights(preset: Preset) -> Callable[[Any], tuple[Any, ...]]:
+def recurrent_weights(network: Architecture) -> Callable[[Any], tuple[Any, ...]]:
     """A function of the network: its recurrent parameters."""
-    recurrent = CELLS[preset.cell].recurrent
+    recurrent = CELLS[network.cell].recurrent
     return lambda net: recurrent(dynamics(net.rnn.cell))
 
 

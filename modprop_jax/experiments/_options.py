@@ -26,6 +26,12 @@ NetworkName = Annotated[
 Rates = Annotated[
     str | None, tyro.conf.arg(metavar="LOW..HIGH", help_behavior_hint="(default: no tuning)")
 ]
+Tuned = Annotated[
+    tuple[str, ...] | None,
+    tyro.conf.arg(
+        metavar="RULE:OPTION=VALUE,... [...]", help_behavior_hint="(default: learning rates alone)"
+    ),
+]
 CitedCell = Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="")]
 RuleNames = Annotated[
     tuple[str, ...] | None,

@@ -6,28 +6,22 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from .._cell._base import dynamics
-from .._rnn import is_layer, layers
-from .._rule import AbstractRule
-from ..tasks import cross_entropy, Preset, Task, TASKS
+from ..tasks import Task, TASKS
+from ..tasks._pool import PRESET
+from ..tasks._weighted import approximated, classified
 from ._names import known
 
 
 # What `compare` was given in this process, by the name under which its folder has it.
 _GIVEN: dict[str, Any] = {}
-
-_PRESET = Preset(hidden_size=64, iterations=1000, learning_rate=0.01, eval_every=50)
-"""Of a task that is a function, where nothing else is said."""
 
 
 def name_of(thing: Any) -> str:
@@ -122,6 +116,37 @@ def digest(name: str | None) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+_DATA = "data of "
+
+
+def sources(*names: str | None) -> dict[str, str]:
+    """Digests of the files that names are of, and of the data of tasks that have some with them."""
+    found: dict[str, str] = {}
+    for name in filter(None, names):
+        of_file, thing = digest(name), _GIVEN.get(name, TASKS.get(name))
+        if of_file is not None:
+            found[name] = of_file
+        if isinstance(thing, Task) and thing.digest is not None:
+            found[_DATA + name] = thing.digest
+    return found
+
+
+def changed(was: Mapping[str, str]) -> list[str]:
+    """The names whose files are not what they were.
+
+    **Raises:** `ValueError` where a task has other data: what follows would be another run.
+    """
+    now = sources(*(name for name in was if not name.startswith(_DATA)))
+    for name in (name.removeprefix(_DATA) for name in was if name.startswith(_DATA)):
+        now |= sources(name)
+        if now.get(_DATA + name) != was[_DATA + name]:
+            raise ValueError(
+                f"task {name} has other data than the run began with (in content, order or split): "
+                "put them back, or begin the run anew in another folder."
+            )
+    return [name for name in was if now.get(name) != was[name]]
+
+
 def find_task(name: str) -> Task:
     """A task by name: the package's, or one's own."""
     if not is_own(name):
@@ -146,7 +171,7 @@ def _task_of(function: Callable[..., Any], name: str) -> Task:
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"task {name}: {name}(key, 2) must return two arrays or pytrees, xs and ys, but: "
-            f"{type(error).__name__}: {_first_line(error)}"
+            f"{type(error).__name__}: {first_line(error)}"
         ) from error
     first = jax.tree.leaves(xs)[0]
     if first.ndim != 3 or first.shape[1] != 2:
@@ -164,6 +189,12 @@ def _task_of(function: Callable[..., Any], name: str) -> Task:
             f"values (2, k) or ({steps}, 2, k), or a pair of these and of weights, but "
             f"{jax.tree.map(lambda y: (y.shape, str(y.dtype)), ys)} came."
         )
+    stream = getattr(function, "stream", False)
+    if stream and (mask is not None or len(shape) == 1 or not takes(function, "steps")):
+        raise ValueError(
+            f"task {name} has stream = True, so {name}(key, batch, steps) must have ys of every "
+            "step, which all count: no pair with weights."
+        )
     if whole:
         out_size = getattr(function, "classes", None)
         if out_size is None:
@@ -177,130 +208,19 @@ def _task_of(function: Callable[..., Any], name: str) -> Task:
         out_size=out_size,
         batch=lambda key, batch, **options: function(key, batch, **options),
         evaluation=lambda key, **options: function(key, 256, **options),
-        loss=_classified if whole else _approximated,
+        loss=classified if whole else approximated,
         readout="last" if len(shape) == 1 else "every",
-        presets={"small": _PRESET},
+        presets={"small": PRESET},
         score="accuracy" if whole else "R²",
+        stream=stream,
     )
 
 
-def _classified(outputs: Array, ys: PyTree) -> tuple[Array, Array]:
-    """Cross-entropy and accuracy, over what has weight."""
-    if not isinstance(ys, tuple):
-        return cross_entropy(outputs, ys)
-    labels, weight = ys[0], ys[1].astype(outputs.dtype)
-    each = jnp.take_along_axis(jax.nn.log_softmax(outputs), labels[..., None], -1)[..., 0]
-    right = (jnp.argmax(outputs, -1).astype(labels.dtype) == labels).astype(outputs.dtype)
-    return -_mean(each, weight), _mean(right, weight)
-
-
-def _approximated(outputs: Array, ys: PyTree) -> tuple[Array, Array]:
-    """Mean squared error, a sum over outputs, and R², over what has weight."""
-    targets, weight = ys if isinstance(ys, tuple) else (ys, jnp.ones(ys.shape[:-1]))
-    weight = weight.astype(outputs.dtype)
-    error = _mean(jnp.sum((outputs - targets) ** 2, -1), weight)
-    centre = jax.vmap(_mean, (-1, None))(targets, weight)
-    centre = jnp.broadcast_to(centre, targets.shape)
-    spread = _mean(jnp.sum((targets - centre) ** 2, -1), weight)
-    moves = spread > 0
-    return error, jnp.where(moves, 1 - error / jnp.where(moves, spread, 1), 0)
-
-
-def _mean(values: Array, weight: Array) -> Array:
-    total = weight.sum()
-    return jnp.sum(values * weight) / jnp.where(total > 0, total, 1)
-
-
-def make_network(name: str, task: Task, preset: Preset, key: PRNGKeyArray) -> eqx.Module:
-    """A network of one's own with fresh weights."""
-    make = find(name)
-    options = {"hidden_size": preset.hidden_size}
-    if not _takes(make, "hidden_size"):
-        options = {}
-    model = make(task.in_size(preset), task.out_size, key=key, **options)
-    if not isinstance(model, eqx.Module) or not layers(model):
-        raise ValueError(
-            f"{name} returned a {type(model).__name__}, where an equinox module with RNN layers "
-            "is due: network(in_size, out_size, *, key)."
-        )
-    return model
-
-
-def under(model: PyTree, rule: Callable[[tuple[int, ...]], AbstractRule]) -> PyTree:
-    """Each layer under the rule for its own cell types: by its signs, else its two halves."""
-
-    def swap(node):
-        if not is_layer(node):
-            return node
-        cell = dynamics(node.cell)
-        n, signs = getattr(cell, "hidden_size", 0), getattr(cell, "signs", None)
-        halves = tuple(int(2 * i < n) for i in range(n))
-        its = rule(halves if signs is None else tuple(int(sign > 0) for sign in signs))
-        its.check(node.cell)
-        return node.under(its)
-
-    return jax.tree.map(swap, model, is_leaf=is_layer)
-
-
-def check_network(
-    name: str, task: Task, preset: Preset, rules: Sequence[Callable[..., AbstractRule]]
-) -> None:
-    """Raise a ValueError where network, task and rules do not fit together, by shapes."""
-
-    def outline(key):
-        model = make_network(name, task, preset, key)
-        for rule in rules:
-            under(model, rule)
-        batch = functools.partial(task.batch, batch=2, **preset.data)
-        xs, ys = (with_key(batch) if takes_key(model) else batch)(key)
-        outputs, cost = outputs_of(model, xs, preset.readout_steps or task.readout)
-        if outputs.shape[-1] != task.out_size:
-            raise ValueError(f"outputs of shape {outputs.shape}, where {task.out_size} are due.")
-        return task.loss(outputs, ys), cost
-
-    try:
-        found, cost = jax.eval_shape(outline, jr.key(0))
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"network {name} and task {task.name} do not fit: {_first_line(error)}"
-        ) from error
-    shapes = [leaf.shape for leaf in jax.tree.leaves((found, cost))]
-    if any(shapes):
-        raise ValueError(
-            f"network {name} and task {task.name}: loss, score and what the network adds to the "
-            f"objective must be scalars, but have shapes {shapes}."
-        )
-
-
-def takes_key(model: Any) -> TypeGuard[Callable[..., Any]]:
-    """Whether a network draws something: its call has a `key`."""
-    return _takes(type(model).__call__, "key")
-
-
-def outputs_of(model: Any, xs: PyTree, readout: str | int) -> tuple[Array, Array | None]:
-    """What the loss reads of a network's outputs; and what the network adds to the objective."""
-    found = model(xs[0], key=xs[1]) if takes_key(model) else model(xs)
-    outputs, cost = found if isinstance(found, tuple) else (found, None)
-    if outputs.ndim == 3 and readout != "every":
-        outputs = outputs[-readout:] if isinstance(readout, int) else outputs[-1]
-    return outputs, cost
-
-
-def with_key(data: Callable[..., tuple[PyTree, PyTree]]) -> Callable[..., tuple[PyTree, PyTree]]:
-    """The generator, with a key for the network beside xs."""
-
-    def drawn(key, **options):
-        xs, ys = data(key, **options)
-        return (xs, jr.fold_in(key, 1)), ys
-
-    return drawn
-
-
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
-def _takes(function: Callable[..., Any], name: str) -> bool:
+def takes(function: Callable[..., Any], name: str) -> bool:
     return name in inspect.signature(function).parameters
 
 
@@ -341,7 +261,7 @@ def _module(place: str) -> Any:
         except Exception as error:
             del sys.modules[name]
             raise ValueError(
-                f"{place} can't be run: {type(error).__name__}: {_first_line(error)}"
+                f"{place} can't be run: {type(error).__name__}: {first_line(error)}"
             ) from error
         finally:
             sys.path.pop(0)

@@ -3,6 +3,7 @@
 import datetime
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rich import box
@@ -23,14 +24,21 @@ _PAIRS = 15
 class Reporter:
     """Rule, iteration, loss, accuracy and time left; a context around the work."""
 
-    def __init__(self, config: Config, console: Console):
-        self._config, self._console = config, console
+    def __init__(
+        self,
+        config: Config,
+        console: Console,
+        *,
+        line: Callable[[dict[str, Any], float], str] | None = None,
+    ):
+        """`line(metrics, seconds)`: what to say of a line of other metrics, in place of bars."""
+        self._config, self._console, self._line = config, console, line
         self._seconds: list[float] = []
         self._began, self._at, self._training = 0.0, 0, 0.0
         self._spoke = 0.0
         self._bars: dict[str, TaskID] = {}
         self._live = None
-        if console.is_terminal:
+        if console.is_terminal and line is None:
             self._live = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=24),
@@ -55,8 +63,10 @@ class Reporter:
         """A rule begins, or goes on from `iteration`."""
         self._seconds = []
         self._began, self._at, self._training = time.monotonic(), iteration, 0.0
-        total = self._config.settings.iterations
-        if self._live is not None:
+        total = self._config.settings.schedule.iterations
+        if self._line is not None:
+            self.say(f"{rule}: compiling, then steps from {iteration} on")
+        elif self._live is not None:
             status = "compiling" if iteration < total else "done before"
             self._bars[rule] = self._live.add_task(
                 rule, total=total, completed=iteration, status=status
@@ -72,6 +82,9 @@ class Reporter:
             self._seconds.append(line[SECONDS])
             self._training += line[SECONDS] * (iteration - self._at)
         self._at = iteration
+        if self._line is not None:
+            self.say(self._line(line, statistics.median(self._seconds)))
+            return
         loss, accuracy = map(statistics.fmean, (line["loss"], line["accuracy"]))
         left = self._time_left(rule, iteration)
         status = f"loss {loss:.3f}  {self._config.entry.score} {accuracy:.3f}{left}"
@@ -79,8 +92,9 @@ class Reporter:
             self._live.update(self._bars[rule], completed=iteration, status=status)
             return
         # Ten lines a rule, or one in ten seconds where the work is slow.
-        total, step = self._config.settings.iterations, self._config.settings.eval_every
-        tenth = iteration * 10 // total != (iteration - step) * 10 // total
+        schedule = self._config.settings.schedule
+        total, before = schedule.iterations, iteration - schedule.eval_every
+        tenth = iteration * 10 // total != before * 10 // total
         if tenth or iteration == total or time.monotonic() - self._spoke > 10:
             self._spoke = time.monotonic()
             self.say(f"{rule}  {iteration}/{total}  {status}")
@@ -124,7 +138,7 @@ class Reporter:
         as long as it did beside its iterations: compilation, evaluation, files."""
         if not self._seconds:
             return ""
-        rules, total = self._config.rules, self._config.settings.iterations
+        rules, total = self._config.rules, self._config.settings.schedule.iterations
         to_come = len(rules) - 1 - rules.index(rule)
         iterations = total - iteration + to_come * total
         beside = max(time.monotonic() - self._began - self._training, 0)

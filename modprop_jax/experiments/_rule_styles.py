@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from .._figures import COLOURS, LINES, MARKERS
-from ._rules import RULES
+from ._rules import ENTRIES
 
 
 # As papers write them. Colours, lines and markers go by the order, so a new rule comes last.
@@ -88,7 +88,7 @@ def _line(base: str, again: int) -> dict[str, Any]:
         if again:
             kind, marker = LINES[(place + again) % len(LINES)], MARKERS[again % len(MARKERS)]
     else:
-        known = [*_NAMES, *(name for name in RULES if name not in (*_NAMES, *_EXACT))]
+        known = [*_NAMES, *(name for name in ENTRIES if name not in (*_NAMES, *_EXACT))]
         place = known.index(base) if base in known else len(known)
         colour = COLOURS[place % len(COLOURS)]
         kind = LINES[(place + place // len(COLOURS) + again) % len(LINES)]

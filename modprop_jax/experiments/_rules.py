@@ -1,16 +1,16 @@
-"""The credit rules that experiments know by name, and their options."""
+"""The credit rules that experiments know by name, and what is typed with a name."""
 
 import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from jaxtyping import PRNGKeyArray
 
-from .._rule import LAST, ReadoutOnly
+from .._rule import AbstractRule, LAST
 from .._taxonomy import rules
-from ._force_network import force_network
+from ._methods import Method, METHODS
 from ._names import known
 
 
@@ -34,12 +34,10 @@ class RuleEntry:
     """A rule by name: `build(types, **options)` makes it for these cell types.
 
     - `options`: the numbers that may come with the name, int for counts.
-    - `online`: it learns on a stream only (`Preset.segment`).
-    - `settings`: what it replaces in every preset, by field.
-    - `network(network, key, **options)`: what a method makes of the network that all rules start
-      from; None: a rule, which trains it as it is.
+    - `online`: it learns on a stream only (`Schedule.segment`).
+    - `settings`: what it replaces in every preset, by name.
     - `papers`: where it comes from, as in `Card.papers`.
-    - `place`: entries are listed in this order.
+    - `place`: rows are listed in this order.
     """
 
     description: str
@@ -47,9 +45,17 @@ class RuleEntry:
     options: Mapping[str, type] = dataclasses.field(default_factory=dict)
     online: bool = False
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    network: Callable[..., Any] | None = None
     papers: tuple[str, ...] = ()
     place: int = LAST
+
+    def network(self, network: Any, key: PRNGKeyArray, **options: Any) -> Any:
+        """What it trains: the network that all rows start from, as it is."""
+        del key, options
+        return network
+
+
+Entry = RuleEntry | Method
+E = TypeVar("E", bound=Entry)
 
 
 def _rule_entries() -> dict[str, RuleEntry]:
@@ -69,35 +75,14 @@ def _rule_entries() -> dict[str, RuleEntry]:
     }
 
 
-# a step is what the readout says it is, and nothing else moves
-_LEAST_SQUARES = {
-    "optimizer": "sgd",
-    "learning_rate": 1.0,
-    "decay": 1.0,
-    "l2": 0.0,
-    "shrink": 0.0,
-    "connectivity": 0.0,
-    "dale_readout": False,
-    "feedback": "symmetric",
-}
+def _by_place(entries: Mapping[str, E]) -> dict[str, E]:
+    return dict(sorted(entries.items(), key=lambda item: item[1].place))
 
-# A method is no rule: it changes the network, and how it learns.
-METHODS: dict[str, RuleEntry] = {
-    "force": RuleEntry(
-        "FORCE: recursive least squares in the readout, fed back to a fixed network; alpha, gain=1",
-        lambda types, **network: ReadoutOnly(),
-        {"alpha": float, "gain": float},
-        online=True,
-        settings=_LEAST_SQUARES,
-        network=lambda net, key, **options: force_network(net.rnn, net.readout, key, **options),
-        papers=("sussillo2009force",),
-        place=230,
-    ),
-}
 
-RULES: dict[str, RuleEntry] = dict(
-    sorted((_rule_entries() | METHODS).items(), key=lambda item: item[1].place)
-)
+RULES: dict[str, RuleEntry] = _by_place(_rule_entries())
+"""The credit rules by name; `METHODS` are what else a comparison may have."""
+ENTRIES: dict[str, Entry] = _by_place({**RULES, **METHODS})
+"""All that a row of a comparison may be."""
 
 
 def build_rule(text: str, types: tuple[int, ...], **defaults: Any) -> Any:
@@ -106,27 +91,43 @@ def build_rule(text: str, types: tuple[int, ...], **defaults: Any) -> Any:
     **Arguments:** `types`: the cell type of each neuron, for the rules that use types.
     `defaults`: values for options that `text` leaves open.
 
-    **Raises:** `ValueError` for an unknown name or option, a value that is no number, or an
-    option that changes how a network is trained, such as `learning_rate`.
+    **Raises:** `ValueError` for an unknown name or option, a value that is no number, an option
+    that changes how a network is trained, such as `learning_rate`, or the name of a method.
     """
     entry, options = _parse(text)
+    if isinstance(entry, Method):
+        raise ValueError(
+            f"{text!r} is a method, which makes a network of its own: `compare` trains it, but it "
+            f"is none of the rules, {', '.join(RULES)}."
+        )
     trained = [key for key in options if key in SETTINGS]
     if trained:
         raise ValueError(
             f"rule {text!r}: {trained[0]} is of the training under a rule, which `compare` does; "
             f"the rule alone is {rule_alone(text)!r}."
         )
+    return layer_rule(text, types, **defaults)
+
+
+def layer_rule(text: str, types: tuple[int, ...], **defaults: Any) -> AbstractRule:
+    """As `build_rule`; of a method, the rule of its network's layers."""
+    entry, options = _parse(text)
     given = {key: defaults[key] for key in entry.options if key in defaults}
-    return entry.build(types, **(given | _of_rule(options)))
+    return entry.build(types, **(given | _of_row(options)))
 
 
-def rule_entry(text: str) -> RuleEntry:
-    """What the catalogue has of the rule that `text` names."""
+def entry_of(text: str) -> Entry:
+    """The rule or method that `text` names."""
     return _parse(text)[0]
 
 
+def given_with(text: str) -> dict[str, Any]:
+    """The options that come with a rule's name."""
+    return _parse(text)[1]
+
+
 def settings_of(text: str) -> dict[str, Any]:
-    """The fields of `Preset` that are a rule's own: the catalogue's, and those typed with it."""
+    """The settings that are a row's own: the rule's or method's, and those typed with its name."""
     entry, options = _parse(text)
     return {**entry.settings, **{key: options[key] for key in options if key in SETTINGS}}
 
@@ -139,9 +140,9 @@ def rule_alone(text: str) -> str:
 
 
 def network_of(text: str, network: Any, key: PRNGKeyArray) -> Any:
-    """The network that a rule trains, made of the one that all rules start from."""
+    """The network that a row trains, made of the one that all rows start from."""
     entry, options = _parse(text)
-    return network if entry.network is None else entry.network(network, key, **_of_rule(options))
+    return entry.network(network, key, **_of_row(options))
 
 
 def segment_of(text: str, segment: int) -> int:
@@ -152,13 +153,13 @@ def segment_of(text: str, segment: int) -> int:
 # on streams, of all rules
 _SEGMENT = {"segment": int}
 SETTINGS: dict[str, type] = {"learning_rate": float, "optimizer": str, "feedback": str, "l2": float}
-"""Fields of `Preset` that may be given for one rule alone, as in `"eprop:learning_rate=0.01"`."""
+"""Settings that may be given for one row alone, as in `"eprop:learning_rate=0.01"`."""
 
 
-def _parse(text: str) -> tuple[RuleEntry, dict[str, Any]]:
-    """A rule's entry, and the options that come with it; all take `segment` and `SETTINGS`."""
+def _parse(text: str) -> tuple[Entry, dict[str, Any]]:
+    """A rule or method, and the options that come with it; all take `segment` and `SETTINGS`."""
     name, _, rest = text.partition(":")
-    entry = RULES[known("rule", name, RULES)]
+    entry = ENTRIES[known("rule", name, ENTRIES)]
     options: dict[str, Any] = {}
     allowed = {**entry.options, **_SEGMENT, **SETTINGS}
     for item in filter(None, rest.split(",")):
@@ -168,16 +169,17 @@ def _parse(text: str) -> tuple[RuleEntry, dict[str, Any]]:
             raise ValueError(f"rule {text!r}: {key} is given twice.")
         if key in entry.settings:
             raise ValueError(f"rule {text!r}: {key} is what {name} is, {entry.settings[key]!r}.")
-        options[key] = _value(text, key, value, kind)
+        options[key] = option_value(text, key, value, kind)
     return entry, options
 
 
-def _of_rule(options: Mapping[str, Any]) -> dict[str, Any]:
+def _of_row(options: Mapping[str, Any]) -> dict[str, Any]:
     """Without what streams and the training read."""
     return {key: value for key, value in options.items() if key not in {**_SEGMENT, **SETTINGS}}
 
 
-def _value(text: str, key: str, value: str, kind: type) -> Any:
+def option_value(text: str, key: str, value: str, kind: type) -> Any:
+    """What was typed for an option, as a number if it is one; `text`: where it stands."""
     if key == "mu" and value == "auto" or kind is str:
         return value
     try:

@@ -1,16 +1,22 @@
 """Training runs of one folder, one after the other, so that a kill loses nothing."""
 
 import contextlib
+import copy
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from . import _own as own
 from ._config import Config, environment
+from ._processes import leads
 from ._progress import Reporter
 from ._soundness import RuleUnstable, TrainingDiverged
 from ._storage import RunFolder
 from ._train import State
+
+
+OnRecord = Callable[[dict[str, Any]], object]
+"""Gets each record, a line of `metrics.jsonl`, once it is on disk."""
 
 
 class Run(NamedTuple):
@@ -40,22 +46,41 @@ def drive(
     states: Mapping[str, State],
     metrics: list[dict[str, Any]],
     reporter: Reporter,
+    on_record: OnRecord | None = None,
 ) -> dict[str, str]:
-    """Do what is left of each run, adding to `metrics`; returns why which of them diverged."""
-    diverged = {}
+    """Do what is left of each run, adding to `metrics`; returns why which of them diverged.
+
+    `on_record` is called in the first of several processes.
+    """
+    diverged: dict[str, str] = {}
     for run in runs:
         state = states.get(run.label, run.start)
         reporter.start(run.label, int(state.iteration))
-        try:
-            for state, line in run.lines(state):
-                folder.append_metrics(line)
-                folder.save_state(run.label, state)
-                metrics.append(line)
-                reporter.record(line)
-        except (TrainingDiverged, RuleUnstable) as error:
-            diverged[run.label] = str(error)
-            reporter.say(f"stopped: {error}")
+        for line in _kept(run, state, folder, diverged):
+            metrics.append(line)
+            reporter.record(line)
+            if on_record is not None and leads():
+                on_record(copy.deepcopy(line))  # what it does with it changes no table
+        if run.label in diverged:
+            reporter.say(f"stopped: {diverged[run.label]}")
     return diverged
+
+
+def _kept(
+    run: Run, state: State, folder: RunFolder, diverged: dict[str, str]
+) -> Iterator[dict[str, Any]]:
+    """Each line that is left of a run, once it and its checkpoint are on disk.
+
+    What is raised where the lines are used, by `on_record` too, does not pass through here: an
+    error of somebody else's is not taken for a rule that diverged.
+    """
+    try:
+        for state, line in run.lines(state):
+            folder.append_metrics(line)
+            folder.save_state(run.label, state)
+            yield line
+    except (TrainingDiverged, RuleUnstable) as error:
+        diverged[run.label] = str(error)
 
 
 def check_precision(config: Config, folder: RunFolder) -> None:
@@ -95,7 +120,6 @@ def introduce(config: Config, folder: RunFolder, reporter: Reporter) -> None:
             f"note: {', '.join(changed)} changed since this run began; results may "
             "differ in the last digits from an uninterrupted run."
         )
-    for name, digest in config.sources.items():
-        if own.digest(name) != digest:
-            reporter.say(f"note: the file of {name} changed since this run began.")
+    for name in own.changed(config.sources):
+        reporter.say(f"note: the file of {name} changed since this run began.")
     reporter.say("starting: making the networks, then a compilation for each rule")

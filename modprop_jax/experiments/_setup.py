@@ -1,9 +1,8 @@
 """From a configuration to the functions that train it."""
 
 import functools
-import json
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -14,7 +13,7 @@ from jaxtyping import Array, Key, PRNGKeyArray, PyTree
 
 from .._rate_cost import rate_cost
 from ..tasks import Preset, Task
-from . import _own as own
+from . import _own as own, _own_network as own_network, _schema as schema
 from ._config import Config
 from ._network import build_network, build_optimizer, Network
 from ._train import Data, initial_state, Loss, State
@@ -31,12 +30,26 @@ class Setup(NamedTuple):
     optimizer: optax.GradientTransformation
 
 
+class _Same:
+    """A key of a cache that is what it holds: two things of one name are two."""
+
+    def __init__(self, thing: Any):
+        self.thing = thing
+
+    def __hash__(self) -> int:
+        return id(self.thing)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.thing is other.thing
+
+
 def setup(config: Config) -> Setup:
     """The same objects for the same settings: compiled functions are kept by their identity."""
-    settings = json.dumps(config.to_dict()["settings"], sort_keys=True)
+    settings = schema.as_text(config.settings)
+    task = _Same(own.find_task(config.task))
     if config.network is None:
-        return _setup(config.task, config.tuning, settings)
-    return _own_setup(config.task, config.tuning, settings, config.network)
+        return _setup(task, config.tuning, settings)
+    return _own_setup(task, config.tuning, settings, _Same(own.find(config.network)))
 
 
 def seed_keys(config: Config) -> tuple[Key[Array, " seeds"], Key[Array, " seeds"]]:
@@ -47,9 +60,9 @@ def seed_keys(config: Config) -> tuple[Key[Array, " seeds"], Key[Array, " seeds"
 
 
 @functools.lru_cache(maxsize=16)
-def _setup(task_name: str, tuning: bool, settings: str) -> Setup:
-    task, preset = _task(task_name, tuning), Preset(**json.loads(settings))
-    optimizer = build_optimizer(preset)
+def _setup(given: _Same, tuning: bool, settings: str) -> Setup:
+    task, preset = _task(given, tuning), schema.from_text(Preset, settings)
+    objective, optimizer = preset.objective, build_optimizer(preset)
 
     @eqx.filter_jit
     def make(keys, wires):
@@ -63,49 +76,53 @@ def _setup(task_name: str, tuning: bool, settings: str) -> Setup:
     def loss(model: Network, xs: Array, ys: Array) -> tuple[Array, Array]:
         zs = model.emissions(xs)
         value, score = task.loss(model.read(zs), ys)
-        if preset.rate_cost:
+        if objective.rate_cost:
             counts = zs[-1, ..., model.readout.weight.shape[-1] :]
-            cost = rate_cost(counts, len(xs), target=preset.rate_target, strength=preset.rate_cost)
+            target, strength = objective.rate_target, objective.rate_cost
+            cost = rate_cost(counts, len(xs), target=target, strength=strength)
             # Its gradient only: the loss that is reported is the task's.
             value = value + (cost - jax.lax.stop_gradient(cost))
         return value, score
 
-    steps = {} if preset.segment is None else {"steps": preset.iterations * preset.segment}
-    return Setup(
-        start,
-        loss,
-        functools.partial(task.batch, batch=preset.batch, **{**preset.data, **steps}),
+    return Setup(start, loss, *_drawn(task, preset), optimizer)
+
+
+def _drawn(task: Task, preset: Preset) -> tuple[Data, Data]:
+    """Training batches, or the whole stream; and what is evaluated on."""
+    schedule, segment = preset.schedule, preset.schedule.segment
+    steps = {} if segment is None else {"steps": schedule.iterations * segment}
+    return (
+        functools.partial(task.batch, batch=schedule.batch, **{**preset.data, **steps}),
         functools.partial(task.evaluation, **preset.data),
-        optimizer,
     )
 
 
-def _task(name: str, tuning: bool) -> Task:
-    task = own.find_task(name)
-    return task.of_tuning() if tuning else task
+def _task(given: _Same, tuning: bool) -> Task:
+    return given.thing.of_tuning() if tuning else given.thing
 
 
 @functools.lru_cache(maxsize=16)
-def _own_setup(task_name: str, tuning: bool, settings: str, network: str) -> Setup:
+def _own_setup(given: _Same, tuning: bool, settings: str, network: _Same) -> Setup:
     """Of a network of one's own."""
-    task, preset = _task(task_name, tuning), Preset(**json.loads(settings))
+    task, preset = _task(given, tuning), schema.from_text(Preset, settings)
     optimizer = build_optimizer(preset)
 
     def make(key: PRNGKeyArray) -> eqx.Module:
-        return own.make_network(network, task, preset, key)
+        return own_network.make_network(network.thing, task, preset, key)
 
     @eqx.filter_jit
     def start(keys: Key[Array, " seeds"]) -> State:
         return initial_state(eqx.filter_vmap(make)(keys), optimizer)
 
     def loss(model: PyTree, xs: PyTree, ys: PyTree) -> tuple[Array, Array]:
-        outputs, cost = own.outputs_of(model, xs, preset.readout_steps or task.readout)
+        reads = preset.objective.readout_steps or task.readout
+        outputs, cost = own_network.outputs_of(model, xs, reads)
         value, score = task.loss(outputs, ys)
         # Its gradient only: the loss that is reported is the task's.
         return value if cost is None else value + (cost - jax.lax.stop_gradient(cost)), score
 
-    data = functools.partial(task.batch, batch=preset.batch, **preset.data)
-    evaluate = functools.partial(task.evaluation, **preset.data)
-    if own.takes_key(jax.eval_shape(make, jr.key(0))):
-        data, evaluate = own.with_key(data), own.with_key(evaluate)
+    data, evaluate = _drawn(task, preset)
+    draws = own_network.takes_key(jax.eval_shape(make, jr.key(0)))
+    if preset.schedule.segment is None and draws:
+        data, evaluate = own_network.with_key(data), own_network.with_key(evaluate)
     return Setup(start, loss, data, evaluate, optimizer)

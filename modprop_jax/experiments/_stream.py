@@ -4,7 +4,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -12,15 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from .._grad import online_value_and_grad, with_rule
 from .._rule import AbstractRule, BPTT
 from .._synapses import Sparse
 from .._tree import nodes
 from ._devices import device_mesh, over_seeds, placed
-from ._force_network import ForceNetwork
-from ._network import Network
 from ._processes import check_alone
 from ._soundness import check, check_stable, fault, radius_of
 from ._train import Data, initial_state, Record, State, stream_keys
@@ -28,7 +26,22 @@ from ._train import Data, initial_state, Record, State, stream_keys
 
 # of the outputs of some steps: (outputs, ys) -> (loss, score)
 OutputLoss = Callable[[Array, Array], tuple[Array, Array]]
-StreamNetwork = Network | ForceNetwork
+
+
+@runtime_checkable
+class StreamNetwork(Protocol):
+    """What learns from a stream: `Network`, what a method makes of it, or any of one's own that has
+    these."""
+
+    def init(self, batch_shape: tuple[int, ...] = (), *, key: PRNGKeyArray | None = None) -> PyTree:
+        """The carry of every layer, with no past."""
+        ...
+
+    def online(
+        self, xs: Float[Array, "T *batch m"], carry: PyTree, *, context: PyTree = None
+    ) -> tuple[PyTree, Float[Array, "T *batch k"]]:
+        """The carry to go on from, and the outputs; only rules read `context`."""
+        ...
 
 
 class Streaming(NamedTuple):
@@ -47,18 +60,19 @@ def stream_state(
     model: PyTree,
     keys: Key[Array, " seeds"],
     *,
-    rule: AbstractRule,
+    rule: AbstractRule | None,
     batch: int,
     optimizer: optax.GradientTransformation,
 ) -> State:
     """Iteration 0 of networks on streams: under this rule, with its carry of no past.
 
-    The optimizer's state has the structure of the gradients, rule included.
+    None: under those that their layers have. The optimizer's state has the structure of the
+    gradients, rule included.
     """
 
     @eqx.filter_vmap
     def start(model, key):
-        model = with_rule(model, rule)
+        model = model if rule is None else with_rule(model, rule)
         return model, model.init((batch,), key=key)
 
     _, carry_keys = stream_keys(keys)
@@ -74,12 +88,13 @@ def iterate_stream(
     loss: OutputLoss,
     data: Data,
     optimizer: optax.GradientTransformation,
-    rule: AbstractRule,
+    rule: AbstractRule | None,
     streaming: Streaming,
     label: str,
 ) -> Iterator[tuple[State, Record]]:
     """As `iterate`, online: yields the state after each block of a stream.
 
+    `rule`: of all layers, which are under it already; None: each has its own.
     `data(key)` is the whole stream, (T, batch, ...), of a seed. The loss and score of a record are
     those of the outputs while learning, over the block before it; of the first one, those of
     the untrained network on the first block. The optimizer gets the sum of a segment's gradients.
@@ -154,7 +169,7 @@ def _advance(
     def one_seed(each):
         model, opt_state, carry, xs, ys = each
         arrays, static = eqx.partition((model, opt_state, carry), eqx.is_array)
-        shape = jax.eval_shape(with_rule(model, BPTT()), xs[:segment])
+        shape = eqx.filter_eval_shape(_outputs, with_rule(model, BPTT()), xs[:segment])
         silent = jnp.zeros(shape.shape, shape.dtype)
 
         def step(arrays, start):
@@ -183,6 +198,11 @@ def _advance(
     model, opt_state, carry = eqx.combine(arrays, before)
     after = State(model, opt_state, state.iteration + iterations * count, carry)
     return placed(after, mesh), *rest
+
+
+def _outputs(model: StreamNetwork, xs: Array) -> Array:
+    """Of a first segment."""
+    return model.online(xs, model.init(xs.shape[1:2]))[1]
 
 
 def _segment_loss(

@@ -82,15 +82,15 @@ def _row(config: Config, rule: str, lines: list[dict[str, Any]], diverged: str |
         iterations_to_criterion(
             [line["iteration"] for line in lines],
             [line["accuracy"][seed] for line in lines],
-            config.settings.criterion,
-            config.settings.patience,
+            config.settings.objective.criterion,
+            config.settings.objective.patience,
         )
         for seed in range(config.seeds)
     ]
     seconds = [line[SECONDS] for line in lines if line[SECONDS] is not None]
     cosine = {line["iteration"]: line["cosine"] for line in lines if "cosine" in line}
     scores, losses = (_final(config, lines, name) for name in ("accuracy", "loss"))
-    end = cosine.get(config.settings.iterations)
+    end = cosine.get(config.settings.schedule.iterations)
     return Row(
         rule,
         last["iteration"],
@@ -109,7 +109,7 @@ def _row(config: Config, rule: str, lines: list[dict[str, Any]], diverged: str |
 def _final(config: Config, lines: list[dict[str, Any]], quantity: str) -> list[float]:
     """By seed, at the end of training."""
     ending = lines[-1:]
-    if config.settings.segment is not None:
+    if config.settings.schedule.segment is not None:
         # online losses are of a few outputs each
         begin = 0.9 * lines[-1]["iteration"]
         ending = [line for line in lines if line["iteration"] > begin] or ending
@@ -147,7 +147,7 @@ def iterations_to_criterion(
 
 def headers(config: Config) -> list[str]:
     """Titles of the columns, broken so that the table fits into 80 characters."""
-    score, criterion = config.entry.score, config.settings.criterion
+    score, criterion = config.entry.score, config.settings.objective.criterion
     # a share is said in per cent, another score by its name
     level = f"{100 * criterion:g} %" if score == "accuracy" else f"{score} {criterion:g}"
     return [
@@ -181,13 +181,13 @@ def cells(row: Row, seeds: int) -> list[str]:
 
 def caption(config: Config) -> str:
     """What the table's columns are, in a sentence."""
-    settings = config.settings
-    online = "" if settings.segment is None else ", online: means over the last tenth of the stream"
+    schedule, patience = config.settings.schedule, config.settings.objective.patience
+    online = ", online: means over the last tenth of the stream" if schedule.segment else ""
     return (
         f"{config.task}, preset {config.preset}: mean ± sd over {config.seeds} "
-        f"seed{'s' if config.seeds > 1 else ''}, {settings.iterations} iterations{online}; "
-        f"criterion: {settings.patience} evaluations in a row, one every "
-        f"{settings.eval_every} iterations: median time (how many seeds met it), where a seed that "
+        f"seed{'s' if config.seeds > 1 else ''}, {schedule.iterations} iterations{online}; "
+        f"criterion: {patience} evaluations in a row, one every "
+        f"{schedule.eval_every} iterations: median time (how many seeds met it), where a seed that "
         "did not counts as longer than the run; "
         "time: median, without compilation; cosine of the gradient, start → end."
     )
@@ -196,7 +196,7 @@ def caption(config: Config) -> str:
 def markdown(config: Config, rows: Sequence[Row], pairs: Sequence[Pair] = ()) -> str:
     """The tables as a Markdown file."""
     diverged = {row.rule: row.diverged for row in rows if row.diverged}
-    parts = [caption(config), _table(headers(config), [cells(row, config.seeds) for row in rows])]
+    parts = [caption(config), table(headers(config), [cells(row, config.seeds) for row in rows])]
     if diverged:
         parts.append("\n".join(f"- {message}" for message in diverged.values()))
     parts.append(
@@ -205,18 +205,19 @@ def markdown(config: Config, rows: Sequence[Row], pairs: Sequence[Pair] = ()) ->
         "not meet it."
     )
     parts.append(
-        _table(
+        table(
             centre_headers(config),
             (centre_cells(row.rule, row.centre, row.loss_centre, row.criterion) for row in rows),
         )
     )
     parts.append(verdict(config, pairs, diverged))
     if pairs:
-        parts.append(_table(pair_headers(config), map(pair_cells, pairs)))
+        parts.append(table(pair_headers(config), map(pair_cells, pairs)))
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def _table(titles: list[str], rows: Iterable[list[str]]) -> str:
+def table(titles: list[str], rows: Iterable[list[str]]) -> str:
+    """As Markdown."""
     titles = [title.replace("\n", " ") for title in titles]
     lines = [titles, ["---"] * len(titles), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

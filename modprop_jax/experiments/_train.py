@@ -13,11 +13,12 @@ import jax.random as jr
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
-from jaxtyping import Array, Int, Key, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from .._grad import value_and_grad
-from .._rule import AbstractRule
-from ..diagnostics import alignment
+from .._precision import widened
+from .._rule import AbstractRule, BPTT
+from ..diagnostics._pairs import cosine
 from ._devices import device_mesh, mesh_of, over_seeds, placed
 from ._processes import check_divided, whole
 from ._soundness import check, check_stable, fault, radius_of
@@ -219,8 +220,10 @@ def cosines(
 ) -> np.ndarray:
     """Cosine of the rule's gradient to BPTT's on that iteration's batch, by seed."""
     data_keys, _ = stream_keys(keys)
-    options: dict[str, Any] = dict(loss=loss, data=data, rule=rule, mesh=mesh_of(model))
-    found = _cosine(model, data_keys, jnp.int32(iteration), **options)
+    at = model, data_keys, jnp.int32(iteration)
+    options: dict[str, Any] = dict(loss=loss, data=data, mesh=mesh_of(model))
+    # a program for each rule: that of BPTT serves all
+    found = _cosine(*(_gradient(*at, **options, rule=each) for each in (rule, BPTT())))
     return np.asarray(whole(found))
 
 
@@ -289,7 +292,7 @@ def _evaluate(
 
 
 @eqx.filter_jit
-def _cosine(
+def _gradient(
     model: PyTree,
     keys: Key[Array, " seeds"],
     iteration: Int[Array, ""],
@@ -298,12 +301,18 @@ def _cosine(
     data: Data,
     rule: AbstractRule | None,
     mesh: Mesh | None,
-):
+) -> Float[Array, "seeds P"]:
     def one_seed(model, key):
         xs, ys = data(jr.fold_in(key, iteration))
-        return alignment(lambda *a: loss(*a)[0], model, xs, ys, rule=rule).cosine
+        _, found = value_and_grad(lambda *a: loss(*a)[0], rule)(model, xs, ys)
+        return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(widened(found))])
 
     return _each_seed(one_seed, model, keys, mesh)
+
+
+@jax.jit
+def _cosine(found: Float[Array, "seeds P"], exact: Float[Array, "seeds P"]) -> Array:
+    return jax.vmap(cosine)(found, exact)
 
 
 def _each_seed(

@@ -1,4 +1,4 @@
-"""Which synapses a network of a preset with `wiring` has: lists in place of matrices."""
+"""Which synapses a network with `wiring` has: lists in place of matrices."""
 
 import dataclasses
 import functools
@@ -14,13 +14,13 @@ from .. import _arguments as arguments
 from .._synapses import lognormal_degrees, Sparse
 from .._synapses._random import weights_of
 from .._tree import with_fields
-from ..tasks import Preset, Task
+from ..tasks import Architecture, Preset, Task
 from ._names import known
 
 
 @dataclasses.dataclass(frozen=True)
 class Wiring:
-    """What `Preset.wiring` may say; all seeds of a run share the synapses, not their weights.
+    """What `Architecture.wiring` may say; all seeds of a run share the synapses, not their weights.
 
     Neurons stand in the order sensory, motor, others; `lognormal_degrees` has their in-degrees.
     """
@@ -75,24 +75,24 @@ class Wires(NamedTuple):
         return Wires(*map(one, keys, self, (signs, excitatory), scales))
 
 
-def wiring_of(preset: Preset) -> Wiring | None:
-    """What a preset says of it, by known names; None: it has matrices."""
-    if preset.wiring is None:
+def wiring_of(network: Architecture) -> Wiring | None:
+    """What a network's `wiring` says, by known names; None: it has matrices."""
+    if network.wiring is None:
         return None
     names = [field.name for field in dataclasses.fields(Wiring)]
-    for name in preset.wiring:
+    for name in network.wiring:
         known("wiring option", name, names)
-    if "fan_in" not in preset.wiring:
+    if "fan_in" not in network.wiring:
         raise ValueError("wiring needs fan_in, the mean number of synapses onto a neuron.")
-    return Wiring(**preset.wiring)
+    return Wiring(**network.wiring)
 
 
 def wires_of(task: Task, preset: Preset) -> Wires | None:
     """The synapses of a preset's network; None: it has matrices."""
-    wiring = wiring_of(preset)
+    wiring = wiring_of(preset.network)
     if wiring is None:
         return None
-    n, dtype = preset.hidden_size, jnp.result_type(float)
+    n, dtype = preset.network.hidden_size, jnp.result_type(float)
     return Wires(_recurrent(wiring, n, dtype), _inputs(wiring, n, task.in_size(preset), dtype))
 
 
@@ -121,20 +121,20 @@ def _key(wiring: Wiring) -> PRNGKeyArray:
     return jr.key(arguments.whole("wiring draw", wiring.draw))
 
 
-def seen(preset: Preset) -> Bool[np.ndarray, " n"] | None:
+def seen(network: Architecture) -> Bool[np.ndarray, " n"] | None:
     """Which neurons the readout sees; None: all."""
-    wiring = wiring_of(preset)
+    wiring = wiring_of(network)
     if wiring is None or wiring.motor is None:
         return None
-    sensory, motor = wiring.parts(preset.hidden_size)
-    place = np.arange(preset.hidden_size)
+    sensory, motor = wiring.parts(network.hidden_size)
+    place = np.arange(network.hidden_size)
     return (place >= sensory) & (place < sensory + motor)
 
 
-def signs_of_synapses(preset: Preset, dale: tuple[int, ...] | None) -> np.ndarray | None:
+def signs_of_synapses(network: Architecture, dale: tuple[int, ...] | None) -> np.ndarray | None:
     """Of each synapse of the list, its presynaptic neuron's; None: no law, or no list."""
-    wiring = wiring_of(preset)
+    wiring = wiring_of(network)
     if wiring is None or dale is None:
         return None
-    synapses = _recurrent(wiring, preset.hidden_size, jnp.result_type(float))
+    synapses = _recurrent(wiring, network.hidden_size, jnp.result_type(float))
     return np.asarray(dale)[np.asarray(synapses.pre)]

@@ -12,7 +12,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import _arguments as arguments
-from ._task import Preset, Task
+from ._preset import Architecture, Objective, Optimizer, Preset, Schedule
+from ._task import Task
 
 
 def add(
@@ -124,21 +125,16 @@ def online_preset(
 
     The stream has `iterations` steps; `steps` is for sequences that are drawn offline.
     """
-    return Preset(
+    preset = Preset(
+        network=Architecture(
+            hidden_size=32, cell="rate", cell_options={"alpha": alpha}, orthogonal=True
+        ),
         data={"steps": 1000} | dict(data),
-        hidden_size=32,
-        cell="rate",
-        cell_options={"alpha": alpha},
-        orthogonal=True,
-        batch=1,
-        segment=1,
-        optimizer="sgd",
-        iterations=iterations,
-        eval_every=iterations // 100,
-        learning_rate=learning_rate,
-        criterion=0.9,
-        **others,
+        schedule=Schedule(iterations=iterations, batch=1, eval_every=iterations // 100, segment=1),
+        optimizer=Optimizer(learning_rate=learning_rate, optimizer="sgd"),
+        objective=Objective(criterion=0.9),
     )
+    return preset.replace(**others)
 
 
 # The length and the learning rate of the published simulations, and a fiftieth of them.
@@ -162,14 +158,11 @@ ADD = Task(
         # In batches, with Adam. The first steps of a sequence come before what they depend on was
         # shown, so that the information stays below 0.94.
         "small": Preset(
+            network=Architecture(hidden_size=32, cell="rate", orthogonal=True),
             data={"steps": 60, "lags": (3, 5)},
-            hidden_size=32,
-            cell="rate",
-            orthogonal=True,
-            iterations=1500,
-            eval_every=25,
-            learning_rate=2e-3,
-            criterion=0.85,
+            schedule=Schedule(iterations=1500, eval_every=25),
+            optimizer=Optimizer(learning_rate=2e-3),
+            objective=Objective(criterion=0.85),
         ),
         # The review's simulations; "slow" is a task and a network of twice the time constant.
         "published": online_preset({"lags": (5, 9)}, alpha=1.0, **LONG, **_FEEDBACK),

@@ -11,7 +11,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import _arguments as arguments
-from ._task import Preset, Task
+from ._preset import Architecture, Optimizer, Preset, Schedule
+from ._task import Task
 
 
 def connectome(
@@ -92,38 +93,30 @@ def answered(
     return loss, jnp.sum(weight, where=right) / jnp.where(total > 0, total, 1)
 
 
-_RATE = functools.partial(
-    Preset,
-    cell="leaky",
-    cell_options={"tau": 3.0},
-    input_scale=3.0,
-    dale_readout=False,
+_SMALL = Preset(
+    network=Architecture(
+        hidden_size=500,
+        excitatory=400,
+        cell="leaky",
+        cell_options={"tau": 3.0},
+        wiring={"fan_in": 20.0, "sensory": 0.2, "motor": 10},
+        input_scale=3.0,
+        dale_readout=False,
+    ),
     data={"categories": 3, "cue": 5, "delay": 5, "answer": 5},
-    segment=20,
-    optimizer="sgd",
-    learning_rate=0.03,
+    schedule=Schedule(iterations=600, batch=8, eval_every=30, segment=20),
+    optimizer=Optimizer(learning_rate=0.03, optimizer="sgd"),
     rules=("mdgl", "modprop", "eprop", "readout_only"),
     seeds=1,
 )
 # Spikes are read out as they are: a filtered emission would cost a trace for each synapse.
-_SPIKING = functools.partial(
-    _RATE,
-    cell="lif",
-    cell_options={"tau": 10.0, "threshold": 0.6},
-    optimizer="adam",
-    learning_rate=0.003,
-    mu=0.05,
-)
-
-_SMALL: dict[str, Any] = {
-    "wiring": {"fan_in": 20.0, "sensory": 0.2, "motor": 10},
-    "hidden_size": 500,
-    "excitatory": 400,
-    "batch": 8,
-    "iterations": 600,
-    "eval_every": 30,
+_SPIKING: dict[str, Any] = {
+    "cell": "lif",
+    "cell_options": {"tau": 10.0, "threshold": 0.6},
+    "optimizer": "adam",
+    "learning_rate": 0.003,
+    "mu": 0.05,
 }
-_SMALL_SPIKING: dict[str, Any] = _SMALL | {"iterations": 900}
 # A column of the mouse's cortex: 10^4 neurons, 10^3 synapses each.
 _COLUMN: dict[str, Any] = {
     "wiring": {"fan_in": 1000.0, "spread": 0.5, "sensory": 0.2, "motor": 10},
@@ -141,7 +134,6 @@ _FLY: dict[str, Any] = _COLUMN | {
     "hidden_size": 127_978,
     "excitatory": 102_382,
 }
-_FLY_RATE: dict[str, Any] = _FLY | {"iterations": 800, "learning_rate": 0.01}
 
 CONNECTOME = Task(
     name="connectome",
@@ -153,11 +145,11 @@ CONNECTOME = Task(
     readout="every",
     stream=True,
     presets={
-        "small": _RATE(**_SMALL),
-        "small_spiking": _SPIKING(**_SMALL_SPIKING),
-        "column": _RATE(**_COLUMN),
-        "column_spiking": _SPIKING(**_COLUMN),
-        "fly": _RATE(**_FLY_RATE),
-        "fly_spiking": _SPIKING(**_FLY),
+        "small": _SMALL,
+        "small_spiking": _SMALL.replace(**_SPIKING, iterations=900),
+        "column": _SMALL.replace(**_COLUMN),
+        "column_spiking": _SMALL.replace(**_COLUMN, **_SPIKING),
+        "fly": _SMALL.replace(**_FLY | {"iterations": 800, "learning_rate": 0.01}),
+        "fly_spiking": _SMALL.replace(**_FLY, **_SPIKING),
     },
 )

@@ -9,7 +9,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .. import _arguments as arguments
-from ._task import Preset, Task
+from ._preset import Architecture, Optimizer, Preset, Schedule
+from ._task import Task
 
 
 def copy_memory(
@@ -85,25 +86,18 @@ COPY_MEMORY = Task(
     readout="every",
     presets={
         "small": Preset(
+            network=Architecture(hidden_size=64, cell="rate"),
             data={"length": 5, "delay": 10},
-            hidden_size=64,
-            cell="rate",
-            iterations=3000,
-            eval_every=50,
-            learning_rate=2e-3,
-            decay=0.7,
-            decay_every=500,
+            schedule=Schedule(iterations=3000, eval_every=50),
+            optimizer=Optimizer(learning_rate=2e-3, decay=0.7, decay_every=500),
         ),
         # The published task at the shortest of its delays, the program's batch, learning rate and
         # iterations, with Adam. Rate neurons are hard put to it: the published networks that
         # learn it are unitary.
         "published": Preset(
-            hidden_size=128,
-            cell="rate",
-            batch=20,
-            iterations=20000,
-            eval_every=100,
-            learning_rate=1e-3,
+            network=Architecture(hidden_size=128, cell="rate"),
+            schedule=Schedule(iterations=20000, batch=20, eval_every=100),
+            optimizer=Optimizer(learning_rate=1e-3),
         ),
     },
 )

@@ -10,7 +10,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .. import _arguments as arguments
-from ._task import cross_entropy, Preset, Task
+from ._preset import Architecture, Optimizer, Preset, Schedule
+from ._task import cross_entropy, Task
 
 
 def delayed_match(
@@ -82,26 +83,16 @@ DELAYED_MATCH = Task(
     readout="last",
     presets={
         "small": Preset(
+            network=Architecture(hidden_size=48, excitatory=39, cell_options={"tau": 20.0}),
             data={"stimulus": 10, "delay": 60},
-            hidden_size=48,
-            excitatory=39,
-            cell_options={"tau": 20.0},
-            iterations=1500,
-            eval_every=25,
-            learning_rate=2e-3,
-            decay=0.8,
-            decay_every=200,
+            schedule=Schedule(iterations=1500, eval_every=25),
+            optimizer=Optimizer(learning_rate=2e-3, decay=0.8, decay_every=200),
         ),
         # No published size: a larger run.
         "published": Preset(
-            hidden_size=120,
-            excitatory=97,
-            cell_options={"tau": 50.0},
-            iterations=5000,
-            eval_every=50,
-            learning_rate=1e-3,
-            decay=0.8,
-            decay_every=500,
+            network=Architecture(hidden_size=120, excitatory=97, cell_options={"tau": 50.0}),
+            schedule=Schedule(iterations=5000, eval_every=50),
+            optimizer=Optimizer(learning_rate=1e-3, decay=0.8, decay_every=500),
         ),
     },
 )

@@ -8,7 +8,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .. import _arguments as arguments
-from ._task import cross_entropy, Preset, Task
+from ._preset import Architecture, Objective, Optimizer, Preset, Schedule
+from ._task import cross_entropy, Task
 
 
 def delayed_xor(
@@ -69,31 +70,19 @@ DELAYED_XOR = Task(
     readout="last",
     presets={
         "small": Preset(
+            network=Architecture(hidden_size=48, excitatory=39, cell_options={"tau": 20.0}),
             data={"cue": 10, "delay": 60},
-            hidden_size=48,
-            excitatory=39,
-            cell_options={"tau": 20.0},
-            iterations=800,
-            eval_every=20,
-            learning_rate=2e-3,
-            decay=0.8,
-            decay_every=80,
-            l2=5e-4,
-            criterion=1.0,
+            schedule=Schedule(iterations=800, eval_every=20),
+            optimizer=Optimizer(learning_rate=2e-3, decay=0.8, decay_every=80),
+            objective=Objective(l2=5e-4, criterion=1.0),
         ),
         "published": Preset(
-            hidden_size=120,
-            excitatory=97,
-            cell_options={"tau": 100.0},
-            iterations=3000,
-            eval_every=20,
-            learning_rate=5e-4,
-            decay=0.8,
-            decay_every=300,
-            l2=5e-4,
-            shrink=0.01,
-            connectivity=0.99,
-            criterion=1.0,
+            network=Architecture(hidden_size=120, excitatory=97, cell_options={"tau": 100.0}),
+            schedule=Schedule(iterations=3000, eval_every=20),
+            optimizer=Optimizer(
+                learning_rate=5e-4, decay=0.8, decay_every=300, shrink=0.01, connectivity=0.99
+            ),
+            objective=Objective(l2=5e-4, criterion=1.0),
         ),
     },
 )

@@ -9,7 +9,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .. import _arguments as arguments
-from ._task import cross_entropy, Preset, Task
+from ._preset import Architecture, Objective, Optimizer, Preset, Schedule
+from ._task import cross_entropy, Task
 
 
 def sequential_digits(
@@ -118,29 +119,19 @@ SEQUENTIAL_DIGITS = Task(
         # row lies five time constants back at the end, and the rules come apart further than in
         # eight steps.
         "small": Preset(
+            network=Architecture(hidden_size=64, excitatory=52, cell_options={"tau": 3.0}),
             data={"by": "rows", "hold": 2},
-            hidden_size=64,
-            excitatory=52,
-            cell_options={"tau": 3.0},
-            iterations=5000,
-            eval_every=100,
-            learning_rate=1e-3,
-            decay=0.7,
-            decay_every=1000,
-            criterion=0.9,
+            schedule=Schedule(iterations=5000, eval_every=100),
+            optimizer=Optimizer(learning_rate=1e-3, decay=0.7, decay_every=1000),
+            objective=Objective(criterion=0.9),
         ),
         # Nobody has published this network; it is a longer run of a larger one.
         "published": Preset(
+            network=Architecture(hidden_size=128, excitatory=103, cell_options={"tau": 3.0}),
             data={"by": "rows", "hold": 2},
-            hidden_size=128,
-            excitatory=103,
-            cell_options={"tau": 3.0},
-            iterations=10000,
-            eval_every=200,
-            learning_rate=1e-3,
-            decay=0.7,
-            decay_every=2000,
-            criterion=0.9,
+            schedule=Schedule(iterations=10000, eval_every=200),
+            optimizer=Optimizer(learning_rate=1e-3, decay=0.7, decay_every=2000),
+            objective=Objective(criterion=0.9),
         ),
     },
 )

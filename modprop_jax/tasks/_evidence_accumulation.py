@@ -10,7 +10,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from .. import _arguments as arguments
-from ._task import cross_entropy, Preset, Task
+from ._preset import Architecture, Objective, Optimizer, Preset, Schedule
+from ._task import cross_entropy, Task
 
 
 Variant = Literal["mdgl", "eprop"]
@@ -184,22 +185,22 @@ EVIDENCE_ACCUMULATION = Task(
     readout="last",
     presets={
         "small": Preset(
+            network=Architecture(
+                hidden_size=48,
+                excitatory=39,
+                cell="alif",
+                cell_options=_MDGL | {"tau_adaptation": 200.0},
+                readout_tau=20.0,
+                scale_readout=True,
+                readout_bias=False,
+                dale_readout=False,
+                input_scale=0.16,
+                recurrent_scale=0.5,
+            ),
             data={"cues": 5, "cue": 20, "gap": 10, "delay": 60, "recall": 30},
-            hidden_size=48,
-            excitatory=39,
-            cell="alif",
-            cell_options=_MDGL | {"tau_adaptation": 200.0},
-            readout_tau=20.0,
-            scale_readout=True,
-            readout_bias=False,
-            dale_readout=False,
-            input_scale=0.16,
-            recurrent_scale=0.5,
-            batch=32,
-            iterations=600,
-            eval_every=20,
-            learning_rate=2.5e-3,
-            criterion=0.9,
+            schedule=Schedule(iterations=600, batch=32, eval_every=20),
+            optimizer=Optimizer(learning_rate=2.5e-3),
+            objective=Objective(criterion=0.9),
         ),
         # Task, neurons, optimizer and rewiring as published; that Dale's law, the share of synapses
         # and rewiring also bind input and readout is taken from the published programs of this
@@ -207,45 +208,40 @@ EVIDENCE_ACCUMULATION = Task(
         # synapses, W_in and W_out as normal draws of variance 1 / (presynaptic neurons), W_rec
         # balanced with a spectral radius of 0.5: neurons then fire at about 40 Hz.
         "published": Preset(
-            hidden_size=100,
-            excitatory=81,
-            input_signs=_INPUT_SIGNS,
-            cell="alif",
-            cell_options=_MDGL,
-            readout_tau=20.0,
-            scale_readout=True,
-            readout_bias=False,
-            input_scale=1 / math.sqrt(40),
-            recurrent_scale=0.5,
-            density=0.1,
-            shrink=0.01,
-            connectivity=0.1,
-            batch=64,
-            iterations=2000,
-            eval_every=20,
-            learning_rate=2.5e-3,
-            criterion=0.8,
+            network=Architecture(
+                hidden_size=100,
+                excitatory=81,
+                input_signs=_INPUT_SIGNS,
+                cell="alif",
+                cell_options=_MDGL,
+                readout_tau=20.0,
+                scale_readout=True,
+                readout_bias=False,
+                input_scale=1 / math.sqrt(40),
+                recurrent_scale=0.5,
+                density=0.1,
+            ),
+            schedule=Schedule(iterations=2000, batch=64, eval_every=20),
+            optimizer=Optimizer(learning_rate=2.5e-3, shrink=0.01, connectivity=0.1),
+            objective=Objective(criterion=0.8),
         ),
         # The other task, as published but for two initial weights: feedback is N(0, 1/100) here
         # and N(0, 1) there, the readout N(0, 1/100) here and uniform there.
         "eprop": Preset(
+            network=Architecture(
+                hidden_size=100,
+                cell="alif",
+                cell_options=_SPIKING
+                | {"threshold": 0.6, "beta": 1.7 * math.expm1(-1 / 2000) / math.expm1(-1 / 20)},
+                readout_tau=20.0,
+                scale_readout=True,
+                readout_bias=False,
+                feedback="random",
+            ),
             data={"variant": "eprop"},
-            hidden_size=100,
-            cell="alif",
-            cell_options=_SPIKING
-            | {"threshold": 0.6, "beta": 1.7 * math.expm1(-1 / 2000) / math.expm1(-1 / 20)},
-            readout_tau=20.0,
-            scale_readout=True,
-            readout_steps=150,
-            readout_bias=False,
-            feedback="random",
-            rate_cost=2.0,
-            rate_target=0.01,
-            batch=64,
-            iterations=2000,
-            eval_every=20,
-            learning_rate=5e-3,
-            criterion=0.93,
+            schedule=Schedule(iterations=2000, batch=64, eval_every=20),
+            optimizer=Optimizer(learning_rate=5e-3),
+            objective=Objective(readout_steps=150, rate_cost=2.0, rate_target=0.01, criterion=0.93),
         ),
     },
 )

@@ -9,7 +9,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import _arguments as arguments
-from ._task import Preset, squared_error, Task
+from ._preset import Architecture, Optimizer, Preset, Schedule
+from ._task import squared_error, Task
 
 
 def flip_flop(
@@ -72,23 +73,16 @@ FLIP_FLOP = Task(
     score="R²",
     presets={
         "small": Preset(
+            network=Architecture(hidden_size=32, cell="rate"),
             data={"steps": 60, "rate": 0.1},
-            hidden_size=32,
-            cell="rate",
-            iterations=2000,
-            eval_every=50,
-            learning_rate=2e-3,
-            decay=0.7,
-            decay_every=500,
+            schedule=Schedule(iterations=2000, eval_every=50),
+            optimizer=Optimizer(learning_rate=2e-3, decay=0.7, decay_every=500),
         ),
         # The program's network, batch and task; optimizer and iterations are ours.
         "published": Preset(
-            hidden_size=24,
-            cell="rate",
-            batch=128,
-            iterations=10000,
-            eval_every=100,
-            learning_rate=1e-3,
+            network=Architecture(hidden_size=24, cell="rate"),
+            schedule=Schedule(iterations=10000, batch=128, eval_every=100),
+            optimizer=Optimizer(learning_rate=1e-3),
         ),
     },
 )

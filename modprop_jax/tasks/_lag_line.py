@@ -16,7 +16,8 @@ from .. import _arguments as arguments
 from .._cell import GLECell
 from .._scan import scan
 from ._mimic import squared_error_of_a_step
-from ._task import Preset, Task
+from ._preset import Architecture, Objective, Optimizer, Preset, Schedule
+from ._task import Task
 
 
 def lag_line(
@@ -116,16 +117,12 @@ def lag_line_cell(
     )
 
 
-# Ten times coarser, and two periods.
-_COARSE = {"steps": 80, "dt": 0.1}
-_preset = functools.partial(
-    Preset,
-    hidden_size=16,
-    cell="rate",
-    cell_options={"alpha": 0.1},
-    learning_rate=3e-3,
-    eval_every=25,
-    criterion=0.9,
+_SMALL = Preset(
+    network=Architecture(hidden_size=16, cell="rate", cell_options={"alpha": 0.1}),
+    data={"steps": 80, "dt": 0.1},  # ten times coarser, and two periods
+    schedule=Schedule(iterations=1000, eval_every=25),
+    optimizer=Optimizer(learning_rate=3e-3),
+    objective=Objective(criterion=0.9),
 )
 
 LAG_LINE = Task(
@@ -139,9 +136,11 @@ LAG_LINE = Task(
     stream=True,
     score="R²",
     presets={
-        "small": _preset(data=_COARSE, iterations=1000),
+        "small": _SMALL,
         # The published stream; the published network, a lag line, is not one of the experiments'
         # (`reproductions/gle_lag_line.py` trains it).
-        "published": _preset(data={"steps": 2000}, cell_options={"alpha": 0.01}, iterations=10_000),
+        "published": _SMALL.replace(
+            data={"steps": 2000}, cell_options={"alpha": 0.01}, iterations=10_000
+        ),
     },
 )

@@ -13,7 +13,8 @@ from .. import _arguments as arguments
 from .._cell import RateCell
 from .._readout import Readout
 from ._add import BRIEF, LONG, online_preset
-from ._task import Preset, squared_error, Task
+from ._preset import Architecture, Objective, Optimizer, Preset, Schedule
+from ._task import squared_error, Task
 
 
 def mimic(
@@ -137,15 +138,13 @@ MIMIC = Task(
     presets={
         # In batches, with Adam.
         "small": Preset(
+            network=Architecture(
+                hidden_size=32, cell="rate", cell_options={"alpha": 0.5}, orthogonal=True
+            ),
             data={"steps": 40, "alpha": 0.5, "repeat": 2},
-            hidden_size=32,
-            cell="rate",
-            cell_options={"alpha": 0.5},
-            orthogonal=True,
-            iterations=1500,
-            eval_every=25,
-            learning_rate=5e-3,
-            criterion=0.9,
+            schedule=Schedule(iterations=1500, eval_every=25),
+            optimizer=Optimizer(learning_rate=5e-3),
+            objective=Objective(criterion=0.9),
         ),
         # The review's simulations; "slow" is a teacher and a network of twice the time constant.
         "published": online_preset({"alpha": 1.0}, alpha=1.0, **LONG),

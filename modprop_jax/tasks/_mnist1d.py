@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .. import _arguments as arguments
 from ._digits import part_of, SPLITS
-from ._task import cross_entropy, Preset, Task
+from ._preset import Architecture, Objective, Optimizer, Preset, Schedule
+from ._task import cross_entropy, Task
 
 
 def mnist1d(
@@ -133,23 +134,19 @@ MNIST1D = Task(
     presets={
         # One point of the line a step, not five.
         "small": Preset(
+            network=Architecture(hidden_size=64, cell_options={"tau": 10.0}),
             data={"steps": 72},
-            hidden_size=64,
-            cell_options={"tau": 10.0},
-            iterations=3000,
-            eval_every=100,
-            learning_rate=1e-3,
-            criterion=0.9,
+            schedule=Schedule(iterations=3000, eval_every=100),
+            optimizer=Optimizer(learning_rate=1e-3),
+            objective=Objective(criterion=0.9),
         ),
         # Nobody has published this network; it is a longer run of a larger one.
         "published": Preset(
+            network=Architecture(hidden_size=128, cell_options={"tau": 50.0}),
             data={"steps": 360},
-            hidden_size=128,
-            cell_options={"tau": 50.0},
-            iterations=10000,
-            eval_every=200,
-            learning_rate=1e-3,
-            criterion=0.9,
+            schedule=Schedule(iterations=10000, eval_every=200),
+            optimizer=Optimizer(learning_rate=1e-3),
+            objective=Objective(criterion=0.9),
         ),
     },
 )

@@ -10,7 +10,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from .. import _arguments as arguments
-from ._task import Preset, squared_error, Task
+from ._preset import Architecture, Objective, Optimizer, Preset, Schedule
+from ._task import squared_error, Task
 
 
 def pattern_generation(
@@ -106,25 +107,17 @@ PATTERN_GENERATION = Task(
     score="R²",
     presets={
         "small": Preset(
+            network=Architecture(hidden_size=48, cell_options={"tau": 10.0}),
             data={"steps": 200, "in_size": 20, "periods": (200, 100, 67, 40)},
-            hidden_size=48,
-            cell_options={"tau": 10.0},
-            batch=1,
-            iterations=600,
-            eval_every=10,
-            learning_rate=1e-3,
-            decay=0.7,
-            decay_every=200,
-            criterion=0.9,
+            schedule=Schedule(iterations=600, batch=1, eval_every=10),
+            optimizer=Optimizer(learning_rate=1e-3, decay=0.7, decay_every=200),
+            objective=Objective(criterion=0.9),
         ),
         "published": Preset(
-            hidden_size=100,
-            cell_options={"tau": 30.0},
-            batch=1,
-            iterations=2000,
-            eval_every=20,
-            learning_rate=1e-3,
-            criterion=0.9,
+            network=Architecture(hidden_size=100, cell_options={"tau": 30.0}),
+            schedule=Schedule(iterations=2000, batch=1, eval_every=20),
+            optimizer=Optimizer(learning_rate=1e-3),
+            objective=Objective(criterion=0.9),
         ),
     },
 )

@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from .. import _arguments as arguments
 from ._add import online_preset
 from ._mimic import squared_error_of_a_step
-from ._task import Preset, Task
+from ._preset import Architecture, Objective, Optimizer, Preset, Schedule
+from ._task import Task
 
 
 def sine_wave(
@@ -103,15 +104,13 @@ SINE_WAVE = Task(
     presets={
         # In batches, with Adam; short waves of amplitude 1.
         "small": Preset(
+            network=Architecture(
+                hidden_size=32, cell="rate", cell_options={"alpha": 0.5}, orthogonal=True
+            ),
             data={"steps": 60, "p_transition": 0.05, "periods": (6, 12), "amplitude": 1.0},
-            hidden_size=32,
-            cell="rate",
-            cell_options={"alpha": 0.5},
-            orthogonal=True,
-            iterations=1500,
-            eval_every=25,
-            learning_rate=5e-3,
-            criterion=0.9,
+            schedule=Schedule(iterations=1500, eval_every=25),
+            optimizer=Optimizer(learning_rate=5e-3),
+            objective=Objective(criterion=0.9),
         ),
         # Nobody has published this network; it is that of the other streams.
         "published": online_preset({}, alpha=0.5, iterations=10**6, learning_rate=3e-2),

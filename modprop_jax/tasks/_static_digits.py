@@ -9,7 +9,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from .. import _arguments as arguments
 from ._digits import images_of
-from ._task import cross_entropy, Preset, Task
+from ._preset import Architecture, Objective, Optimizer, Preset, Schedule
+from ._task import cross_entropy, Task
 
 
 def digits(
@@ -62,14 +63,19 @@ def _shown(images: Array, paired: bool, dtype: DTypeLike | None) -> Array:
     return jnp.concatenate([pixels, pixels], axis=-1) if paired else pixels
 
 
-_preset = functools.partial(
-    Preset,
-    cell="equilibrium",
+# Two layers beyond the inputs, each with Dale's law.
+_SMALL = Preset(
+    network=Architecture(
+        hidden_size=48,
+        excitatory=32,
+        input_signs=(1,) * 64 + (-1,) * 64,
+        cell="equilibrium",
+        cell_options={"layers": 2, "gain": 2.0},
+    ),
     data={"paired": True},
-    input_signs=(1,) * 64 + (-1,) * 64,
-    learning_rate=1e-2,
-    eval_every=50,
-    criterion=0.95,
+    schedule=Schedule(iterations=2000, eval_every=50),
+    optimizer=Optimizer(learning_rate=1e-2),
+    objective=Objective(criterion=0.95),
 )
 
 DIGITS = Task(
@@ -86,21 +92,10 @@ DIGITS = Task(
     loss=cross_entropy,
     readout="last",
     presets={
-        # Two layers beyond the inputs, each with Dale's law.
-        "small": _preset(
-            hidden_size=48,
-            excitatory=32,
-            cell_options={"layers": 2, "gain": 2.0},
-            iterations=2000,
-        ),
+        "small": _SMALL,
         # Nobody has published this network; it is a longer run of a larger one.
-        "published": _preset(
-            hidden_size=128,
-            excitatory=86,
-            cell_options={"layers": 2, "gain": 2.0},
-            iterations=10_000,
-            decay=0.7,
-            decay_every=2000,
+        "published": _SMALL.replace(
+            hidden_size=128, excitatory=86, iterations=10_000, decay=0.7, decay_every=2000
         ),
     },
 )

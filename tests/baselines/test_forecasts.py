@@ -56,32 +56,32 @@ def ridge_solution(rows, ys, ridge, share=None):
 def test_persistence():
     xs, ys = draws()
     expected = np.concatenate([np.zeros((4, OUT)), ys[:-4]])
-    np.testing.assert_array_equal(baselines.persistence(xs, ys, delay=4), expected)
+    np.testing.assert_array_equal(baselines.persistence(xs, ys, delay=3), expected)
 
 
 @pytest.mark.parametrize("order", [1, 3])
 @pytest.mark.parametrize("forgetting", [1.0, 0.9])
-@pytest.mark.parametrize("delay", [1, 4])
+@pytest.mark.parametrize("delay", [0, 3])
 def test_recursion_is_the_batch_solution_at_every_step(order, forgetting, delay):
     xs, ys = draws()
     found = baselines.recursive_least_squares(
         xs, ys, order=order, forgetting=forgetting, ridge=0.1, delay=delay
     )
     rows, expected = regressors(xs, order), np.zeros((T, OUT))
-    for t in range(order - 1 + delay, T):
-        pairs = slice(order - 1, t - delay + 1)
-        age = (t - delay) - np.arange(T)[pairs]
+    for t in range(order + delay, T):
+        pairs = slice(order - 1, t - delay)
+        age = (t - 1 - delay) - np.arange(T)[pairs]
         share = forgetting**age
         ridge = 0.1 * forgetting ** len(age)
         expected[t] = rows[t] @ ridge_solution(rows[pairs], ys[pairs], ridge, share)
     assert_close(found, expected, 1e-10)
 
 
-@pytest.mark.parametrize("order, delay", [(1, 1), (3, 4)])
+@pytest.mark.parametrize("order, delay", [(1, 0), (3, 3)])
 def test_autoregression_is_the_ridge_solution_of_the_first_steps(order, delay):
     xs, ys = draws()
     found = baselines.ar_least_squares(xs, ys, order=order, fit=FIT, ridge=0.1, delay=delay)
-    rows, first = regressors(xs, order), FIT - 1 + delay
+    rows, first = regressors(xs, order), FIT + delay
     weights = ridge_solution(rows[order - 1 : FIT], ys[order - 1 : FIT], 0.1)
     assert_close(found[first:], rows[first:] @ weights, 1e-10)
     assert np.isnan(found[:first]).all()
@@ -90,7 +90,7 @@ def test_autoregression_is_the_ridge_solution_of_the_first_steps(order, delay):
 @pytest.mark.parametrize("clip", [None, 2.5])
 def test_lms_against_numpy(clip):
     xs, ys = draws()
-    found = baselines.lms(xs, ys, order=2, rate=0.1, clip=clip, delay=3)
+    found = baselines.lms(xs, ys, order=2, rate=0.1, clip=clip, delay=2)
     rows, weights = regressors(xs, 2), np.zeros((2 * M + 1, OUT))
     expected, norms = np.zeros((T, OUT)), []
     for t in range(1, T):
@@ -152,25 +152,25 @@ def test_an_autoregressive_process_is_recovered_to_the_noise():
     assert min(excess["of order 1"], excess["persistence"]) > 1
 
 
-@pytest.mark.parametrize("delay", [1, 5])
+@pytest.mark.parametrize("delay", [0, 4])
 @pytest.mark.parametrize("name", sorted(ALL))
 def test_nothing_is_known_before_its_time(name, delay):
-    """A target changes predictions from `delay` steps on, an input from its own step on."""
+    """A target changes predictions from 1 + `delay` steps on, an input from its own step on."""
     (xs, ys), at = draws(), 25
     forecast = functools.partial(ALL[name], delay=delay)
     before = np.asarray(forecast(xs, ys))
     changed = ys.copy()
     changed[at] += 1
     after = np.asarray(forecast(xs, changed))
-    np.testing.assert_array_equal(after[: at + delay], before[: at + delay])
+    np.testing.assert_array_equal(after[: at + 1 + delay], before[: at + 1 + delay])
     if name in FITTED:
         np.testing.assert_array_equal(after, before)  # it was fitted before
         changed[FIT - 1] += 1
         after = np.asarray(forecast(xs, changed))
-        assert np.isnan(after[: FIT - 1 + delay]).all()
-        assert (after != before)[FIT - 1 + delay :].all()
+        assert np.isnan(after[: FIT + delay]).all()
+        assert (after != before)[FIT + delay :].all()
     else:
-        assert (after != before)[at + delay].all()
+        assert (after != before)[at + 1 + delay].all()
     changed = xs.copy()
     changed[at] += 1
     after = np.asarray(forecast(changed, ys))
@@ -268,12 +268,11 @@ XS, YS = draws()
         (dict(inputs=XS.astype(int)), "inputs must be an array of floats"),
         (dict(targets=YS[:-1]), "same steps, but inputs has 40 and targets 39: cut the longer"),
         (dict(inputs=XS[:0], targets=YS[:0]), r"inputs .* has the shape \(0, 2\)"),
-        (dict(delay=-1), "delay must be a whole number of at least 1, but is -1"),
-        (dict(delay=0), "delay must be a whole number of at least 1, but is 0"),
-        (dict(delay=40), "delay must be below the 40 steps"),
+        (dict(delay=-1), "delay must be a whole number of at least 0, but is -1"),
+        (dict(delay=39), "delay must be below 39, .* in the 40 steps"),
         (dict(order=0), "order must be a whole number of at least 1, but is 0"),
         (dict(order=40), "order must be at most 39, .* but is 40"),
-        (dict(order=36, delay=5), "order must be at most 35, .* with delay=5"),
+        (dict(order=36, delay=4), "order must be at most 35, .* with delay=4"),
         (dict(ridge=0), "ridge must be a number that is positive|ridge must be positive"),
     ],
 )
@@ -285,7 +284,7 @@ def test_errors(given, message):
 
 def test_errors_of_a_fit_and_of_values():
     with pytest.raises(ValueError, match=re.escape("at least the order, 3, and at most 38, so")):
-        baselines.ar_least_squares(XS, YS, order=3, fit=39, delay=2)
+        baselines.ar_least_squares(XS, YS, order=3, fit=39, delay=1)
     with pytest.raises(ValueError, match="fit must be at least the order, 3, .* but is 2"):
         baselines.ar_least_squares(XS, YS, order=3, fit=2)
     with pytest.raises(ValueError, match="forgetting must be in .0, 1., but is 1.5"):

@@ -13,19 +13,20 @@ import numpy as np
 import online
 import optax
 import pytest
-from folders import resigned, unsigned
+from folders import altered, resigned
 from helpers import jit
 from online import assert_golden, CASES, figures
 
 import modprop_jax as mpj
 from modprop_jax.diagnostics._online import Block
 from modprop_jax.experiments import main, TrainingDiverged
-from modprop_jax.experiments._align import resume_align
-from modprop_jax.experiments._align_config import AlignConfig, StreamAlignConfig
+from modprop_jax.experiments._align._config import AlignConfig
+from modprop_jax.experiments._align._study import resume_align
+from modprop_jax.experiments._align_stream._config import StreamAlignConfig
+from modprop_jax.experiments._align_stream._study import _check, align_stream, resume_align_stream
+from modprop_jax.experiments._align_stream._summary import means, summarise
 from modprop_jax.experiments._setup import seed_keys, setup
 from modprop_jax.experiments._storage import RunFolder
-from modprop_jax.experiments._stream_align import _check, align_stream, resume_align_stream
-from modprop_jax.experiments._stream_align_summary import means, summarise
 from modprop_jax.experiments._train import stream_keys
 
 
@@ -321,7 +322,7 @@ def _without_times(path):
 def _copy_of(whole, folder, **changes):
     """A folder with the module's run still to be done."""
     file = whole.folder / "config.json"
-    settings = unsigned(file)["settings"] | changes
+    settings = altered(file, **changes)
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "config.json").write_text(resigned(file, "align_stream", settings=settings))
     return folder

@@ -56,6 +56,78 @@ class TwoLayers(eqx.Module):
         return self.readout(zs), 1e-3 * jnp.mean(zs**2)
 
 
+def echo(key, batch, steps=20):
+    """A stream: what was heard two steps ago."""
+    xs = jr.normal(key, (steps, batch, 2))
+    return xs, jnp.roll(xs[..., :1], 2, axis=0).at[:2].set(0)
+
+
+setattr(echo, "stream", True)
+
+
+class Online(eqx.Module):
+    """Two layers that go on from where they were."""
+
+    first: mpj.RNN
+    second: mpj.RNN
+    readout: mpj.Readout
+
+    def __init__(self, in_size, out_size, *, key):
+        k1, k2, k3 = jr.split(key, 3)
+        self.first = mpj.RNN(mpj.LeakyCell(in_size, 5, tau=2.0, activation=jnp.tanh, key=k1))
+        self.second = mpj.RNN(mpj.LeakyCell(5, 3, tau=2.0, activation=jnp.tanh, key=k2))
+        self.readout = mpj.Readout(3, out_size, key=k3)
+
+    def init(self, batch_shape=(), *, key=None):
+        keys = (None, None) if key is None else jr.split(key)
+        return [layer.init(batch_shape, key=k) for layer, k in zip(self.layers, keys)]
+
+    @property
+    def layers(self):
+        return self.first, self.second
+
+    def online(self, xs, carry, *, context=None):
+        first, zs = self.first(xs, carry[0], context=context)
+        second, zs = self.second(zs, carry[1], context=context)
+        return [first, second], self.readout(zs)
+
+
+class Forgetting(Online):
+    """Its second layer begins anew in every segment."""
+
+    def init(self, batch_shape=(), *, key=None):
+        return Online.init(self, batch_shape, key=key)[:1]
+
+    def online(self, xs, carry, *, context=None):
+        carry, zs = self.first(xs, carry[0], context=context)
+        return [carry], self.readout(self.second(zs))
+
+
+class Stuck(Online):
+    """It forgets to give the second layer's carry back."""
+
+    def online(self, xs, carry, *, context=None):
+        after, outputs = Online.online(self, xs, carry, context=context)
+        return after[:1], outputs
+
+
+class Late(Online):
+    """Outputs of the last step alone."""
+
+    def online(self, xs, carry, *, context=None):
+        carry, outputs = Online.online(self, xs, carry, context=context)
+        return carry, outputs[-1:]
+
+
+def masked_echo(key, batch, steps=20):
+    """A stream with steps that do not count."""
+    xs, ys = echo(key, batch, steps)
+    return xs, (ys, jnp.ones(ys.shape[:2]))
+
+
+setattr(masked_echo, "stream", True)
+
+
 class Plain(eqx.Module):
     """One layer and its outputs of every step."""
 

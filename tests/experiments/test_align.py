@@ -1,6 +1,5 @@
 """`modprop-jax align`: what it measures, writes and survives."""
 
-import dataclasses
 import json
 import re
 from typing import Any
@@ -16,10 +15,11 @@ from helpers import jit
 
 import modprop_jax as mpj
 from modprop_jax.experiments import align, main, resume_align, TrainingDiverged
-from modprop_jax.experiments._align_config import AlignConfig
-from modprop_jax.experiments._align_measure import _unit_bounds, plain
-from modprop_jax.experiments._align_setup import align_setup, plain_sgd
-from modprop_jax.experiments._align_summary import correlations, matched_rate
+from modprop_jax.experiments._align._config import AlignConfig
+from modprop_jax.experiments._align._measure import _unit_bounds, plain
+from modprop_jax.experiments._align._setup import align_setup, plain_sgd
+from modprop_jax.experiments._align._summary import correlations, matched_rate
+from modprop_jax.experiments._network import cell_types
 from modprop_jax.experiments._setup import seed_keys
 from modprop_jax.experiments._storage import RunFolder, signed
 from modprop_jax.experiments._train import iterate
@@ -42,6 +42,7 @@ def whole(tmp_path_factory):
         checkpoints=3,
         measure=6,
         sweep=True,
+        limit=(2,),
         **TINY,
     )
 
@@ -99,6 +100,35 @@ def test_measures_each_seeds_network_on_its_own_batch(whole):
 
 
 @pytest.mark.slow
+def test_the_limit_is_that_of_each_network(whole):
+    """The second seed at the start, by the public function."""
+    config, seed = whole.config, 1
+    parts, (weight_keys, keys) = align_setup(config), seed_keys(config.run)
+    arrays, static = eqx.partition(parts.start(weight_keys).model, eqx.is_array)
+    model = eqx.combine(jax.tree.map(lambda a: a[seed], arrays), static)
+    draws = jr.split(jr.fold_in(keys[seed], 3), 12)
+    options = config.settings.data
+    data = [TASKS["delayed_xor"].batch(k, 4, **options) for k in draws]
+    limit = mpj.credit_limit(
+        lambda *args: parts.loss(*args)[0],
+        model,
+        data,
+        types=cell_types(config.settings.network),
+        counts=[2],
+        memory=[5],
+        held_out=4,
+    )
+    first, last = _lines(whole, "eprop")[0], _lines(whole, "eprop")[-1]
+    found = [first["limit"][name][seed] for name in ("2 types", "2 types, gated")]
+    np.testing.assert_allclose(found, limit.held_out_cosine.ravel(), rtol=1e-6)
+    assert last["limit"] != first["limit"] and "limit" not in _lines(whole, "eprop x1")[-1]
+    row, table = whole.rows[0], (whole.folder / "table.md").read_text()
+    assert row.limit_end["2 types"].mean == np.mean(last["limit"]["2 types"])
+    assert "best filters 2 types, gated" in table
+    assert (whole.folder / "limit.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
 def test_rules_start_alike_and_bptt_agrees_with_itself(whole):
     starts = [_lines(whole, rule)[0] for rule in RULES]
     ends = [_lines(whole, rule)[-1] for rule in RULES]
@@ -119,7 +149,7 @@ def test_rows_are_of_the_last_checkpoint(whole):
     row, last = whole.rows[0], _lines(whole, "eprop")[-1]
     assert (row.rule, row.iteration, row.diverged) == ("eprop", 9, None)
     rho = np.mean(last["projection"]["eprop"])
-    np.testing.assert_allclose(row.bound, 2 / (whole.config.settings.learning_rate * rho))
+    np.testing.assert_allclose(row.bound, 2 / (whole.config.settings.optimizer.learning_rate * rho))
     np.testing.assert_allclose(row.curvature.mean, np.mean(last["curvature"]))
     gaps = np.array(last["train_loss"]) - np.array(last["loss"])
     np.testing.assert_allclose(
@@ -137,7 +167,7 @@ def test_sweep_trains_bptt_at_the_matched_rate(whole):
     assert _lines(whole, "eprop x2")[-1]["loss"] != _lines(whole, "eprop")[-1]["loss"]
     rho = np.mean([line["projection"]["eprop"] for line in _lines(whole, "eprop")])
     like = align_setup(config).start(seed_keys(config.run)[0])
-    folder, base = RunFolder(whole.folder), config.settings.learning_rate
+    folder, base = RunFolder(whole.folder), config.settings.optimizer.learning_rate
     assert [row.factor for row in whole.sweep] == [0.5, 1.0, 2.0]
     for row in whole.sweep:
         for label, outcome, rate in (
@@ -162,7 +192,7 @@ def test_plain_sgd_is_the_gradient_the_decay_and_dale(whole):
     config = whole.config
     arrays = eqx.filter(align_setup(config).start(seed_keys(config.run)[0]).model, eqx.is_array)
     params = jax.tree.map(lambda a: a[0], arrays)
-    optimizer = plain_sgd(dataclasses.replace(config.settings, learning_rate=0.5, l2=0.1))
+    optimizer = plain_sgd(config.settings.replace(learning_rate=0.5, l2=0.1))
     grads = jax.tree.map(jnp.ones_like, params)
     with jax.numpy_dtype_promotion("standard"):
         updates: Any = optimizer.update(grads, optimizer.init(params), params)[0]
@@ -170,7 +200,7 @@ def test_plain_sgd_is_the_gradient_the_decay_and_dale(whole):
     np.testing.assert_allclose(step, -0.5 * (1 + 0.1 * weight))
     np.testing.assert_allclose(updates.readout.bias, -0.5)
     weight, step = (np.asarray(tree.rnn.cell.weight_rec) for tree in (params, updates))
-    signs = np.where(np.arange(8) < config.settings.excitatory, 1, -1)
+    signs = np.where(np.arange(8) < config.settings.network.excitatory, 1, -1)
     moved = weight - 0.5 * (1 + 0.1 * weight)
     np.testing.assert_allclose(weight + step, signs * np.maximum(signs * moved, 0), atol=1e-15)
 
@@ -213,11 +243,11 @@ def test_json_has_no_nan():
 
 
 def test_sgd_has_a_constant_rate_of_its_own():
-    preset = TASKS["delayed_xor"].presets["small"]
-    assert _config().settings.learning_rate == 20 * preset.learning_rate
-    assert _config(learning_rate=0.1).settings.learning_rate == 0.1
-    assert _config().settings.decay == 1.0 < 1 / preset.decay
-    adam = _config(optimizer="adam").settings
+    preset = TASKS["delayed_xor"].presets["small"].optimizer
+    sgd, adam = (_config(optimizer=name).settings.optimizer for name in ("sgd", "adam"))
+    assert sgd.learning_rate == 20 * preset.learning_rate
+    assert _config(learning_rate=0.1).settings.optimizer.learning_rate == 0.1
+    assert sgd.decay == 1.0 < 1 / preset.decay
     assert (adam.learning_rate, adam.decay) == (preset.learning_rate, preset.decay)
     again = AlignConfig.from_dict(json.loads(json.dumps(
         _config().run.to_dict() | {"align": _config().options()}
@@ -282,7 +312,7 @@ def test_diverging_rule_is_stopped_and_the_others_go_on(
                 raise TrainingDiverged(label, 1, 6)
             yield state, record
 
-    monkeypatch.setattr("modprop_jax.experiments._align.iterate", iterate_or_diverge)
+    monkeypatch.setattr("modprop_jax.experiments._align._study.iterate", iterate_or_diverge)
     folder = _copy_of(whole, tmp_path / "diverging")
     assert main(["align", "--resume", str(folder)]) == 1
     assert "stopped: rule eprop, seed 1: NaN or infinity" in capsys.readouterr().out
@@ -308,6 +338,13 @@ def test_diverging_rule_is_stopped_and_the_others_go_on(
         ("align delayed_xor --optimizer adam --sweep", "plain SGD.*--optimizer sgd"),
         ("align delayed_xor --checkpoints 1", "at least 2 .* got 1"),
         ("align delayed_xor --noise 0", "greater than 0.*noise=0.0"),
+        ("align delayed_xor --limit 1", "limit must be different numbers.*from the 2.*to its 48"),
+        ("align delayed_xor --limit 2 2", "limit must be different numbers"),
+        (
+            "align delayed_xor --cell gru --rules eprop --limit 2",
+            "between neurons, but cell 'gru' has none",
+        ),
+        ("align add --preset brief --limit 2", "--limit is for networks that train in batches"),
         ("align delayed_xor --sweeps", "unknown option '--sweeps'.*mean '--sweep'"),
         ("align --resume nowhere", "nowhere holds no run"),
         ("align --resume nowhere --noise 1", "takes no other option, but got --noise"),

@@ -13,7 +13,7 @@ import modprop_jax as mpj
 import modprop_jax_command
 from modprop_jax.diagnostics._pairs import named
 from modprop_jax.experiments import align, align_stream, compare
-from modprop_jax.experiments._compare import reopen
+from modprop_jax.experiments._compare._study import reopen
 from modprop_jax.experiments._config import Config
 from modprop_jax.experiments._progress import Reporter
 from modprop_jax.experiments._storage import RunFolder

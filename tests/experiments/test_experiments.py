@@ -49,8 +49,8 @@ from modprop_jax.experiments import (
     trained,
     TrainingDiverged,
 )
-from modprop_jax.experiments._align_config import AlignConfig
-from modprop_jax.experiments._align_measure import measurements
+from modprop_jax.experiments._align._config import AlignConfig
+from modprop_jax.experiments._align._measure import measurements
 from modprop_jax.experiments._config import Config
 from modprop_jax.experiments._devices import layout
 from modprop_jax.experiments._network import recurrent_weights
@@ -186,7 +186,8 @@ def test_compare_trains_the_same_start_on_the_same_data(comparison):
 def test_compare_writes_its_results(comparison):
     folder = comparison.folder
     config = json.loads((folder / "config.json").read_text())
-    assert config["settings"]["batch"] == 4 and config["settings"]["excitatory"] in (6, 7)
+    settings = config["settings"]
+    assert settings["schedule"]["batch"] == 4 and settings["network"]["excitatory"] in (6, 7)
     assert {"jax", "modprop_jax"} <= set(config["environment"]["versions"])
     row = comparison.rows[0]
     lines = [m for m in comparison.metrics if m["rule"] == row.rule]
@@ -209,7 +210,7 @@ def test_compare_writes_its_results(comparison):
 
 def test_trained_networks_obey_dale(comparison):
     networks = trained(comparison.folder, "bptt")
-    excitatory = comparison.config.settings.excitatory
+    excitatory = comparison.config.settings.network.excitatory
     cell = networks.rnn.cell
     assert isinstance(cell, LeakyCell)
     for weight in (cell.weight_rec, networks.readout.weight):
@@ -312,7 +313,7 @@ def test_diverging_rule_is_stopped_and_the_others_go_on(comparison, tmp_path, ca
                 raise TrainingDiverged(label, 1, 6)
             yield state, record
 
-    monkeypatch.setattr("modprop_jax.experiments._compare.iterate", iterate_or_diverge)
+    monkeypatch.setattr("modprop_jax.experiments._compare._study.iterate", iterate_or_diverge)
     folder = _copy_of(comparison, tmp_path / "diverging")
     assert main(["compare", "--resume", str(folder)]) == 1
     printed = capsys.readouterr().out
@@ -362,13 +363,13 @@ def test_another_cell_in_a_tasks_network(name):
     )
     cell: Any = dynamics(network.rnn.cell)
     assert isinstance(cell, CELLS[name].cell)
-    recurrent = recurrent_weights(config.settings)(network)
+    recurrent = recurrent_weights(config.settings.network)(network)
     units = 8 if name != "equilibrium" else 2 + 2 * 8
     assert recurrent and all(units in leaf.shape for leaf in recurrent)
     if CELLS[name].synapses == "neurons":
         assert cell.signs == (1,) * 6 + (-1,) * 2 and recurrent == (cell.weight_rec,)
     else:
-        assert config.settings.excitatory is None
+        assert config.settings.network.excitatory is None
     if name in ("leaky", "lif", "alif"):
         np.testing.assert_allclose(float(cell.tau), 20)
     if name == "rate":
@@ -437,14 +438,13 @@ def test_a_network_that_settles_learns_as_by_backpropagation():
 
 def test_a_network_that_does_not_settle_has_no_figures():
     """Also where nothing is derived, as in an evaluation: four sweeps are needed here."""
-    preset = dataclasses.replace(TASKS["digits"].presets["small"], hidden_size=12, excitatory=8)
+    preset = TASKS["digits"].presets["small"].replace(hidden_size=12, excitatory=8)
 
     @jit
     def outputs(max_steps, key):
         """Offline, and online from a bare state and from a carry."""
-        options = {**preset.cell_options, "max_steps": max_steps}
-        settings = dataclasses.replace(preset, cell_options=options)
-        network = build_network(TASKS["digits"], settings, key)
+        options = {**preset.network.cell_options, "max_steps": max_steps}
+        network = build_network(TASKS["digits"], preset.replace(cell_options=options), key)
         xs = TASKS["digits"].batch(key, 2, paired=True)[0]
         starts = network.rnn.cell.init((2,)), network.init((2,))
         return [network(xs), *(network.online(xs, start)[1] for start in starts)]
@@ -514,9 +514,10 @@ def test_from_alif_to_lif_only_the_adaptation_goes():
     before = TASKS["evidence_accumulation"].presets["small"]
     after = _make("evidence_accumulation", "lif").settings
     gone = {"tau_adaptation", "adaptive", "beta", "scale_adaptation"}
-    assert set(before.cell_options) - set(after.cell_options) == gone
-    assert after.cell_options.items() <= before.cell_options.items()
-    assert dataclasses.replace(after, cell="alif", cell_options=before.cell_options) == before
+    kept, all_of_them = after.network.cell_options, before.network.cell_options
+    assert set(all_of_them) - set(kept) == gone
+    assert kept.items() <= all_of_them.items()
+    assert after.replace(cell="alif", cell_options=all_of_them) == before
 
 
 @pytest.mark.slow
@@ -539,7 +540,7 @@ def test_cell_and_feedback_from_the_command_line(tmp_path, capsys):
     cell = network.rnn.cell
     assert isinstance(cell, Filtered) and isinstance(cell.cell, ALIFCell)
     config = Config.from_dict(unsigned(out / "config.json"))
-    assert (config.settings.cell, config.settings.feedback) == ("alif", "random")
+    assert (config.settings.network.cell, config.settings.network.feedback) == ("alif", "random")
     start = setup(config).start(seed_keys(config)[0]).model
     np.testing.assert_array_equal(network.readout.feedback_weight, start.readout.feedback_weight)
     assert (network.readout.weight != start.readout.weight).any()
@@ -558,13 +559,13 @@ def test_cell_and_feedback_from_the_command_line(tmp_path, capsys):
     ],
 )
 def test_impossible_settings(options, message, without_type_checks):
-    preset = dataclasses.replace(TASKS["delayed_xor"].presets["small"], **options)
+    preset = TASKS["delayed_xor"].presets["small"].replace(**options)
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda key: build_network(TASKS["delayed_xor"], preset, key), jr.key(0))
 
 
 def test_a_readout_of_dales_law_needs_as_many_neurons():
-    preset = dataclasses.replace(TASKS["digits"].presets["small"], hidden_size=9, excitatory=6)
+    preset = TASKS["digits"].presets["small"].replace(hidden_size=9, excitatory=6)
     with pytest.raises(ValueError, match="10 outputs need as many neurons, but hidden_size is 9"):
         jax.eval_shape(lambda key: build_network(TASKS["digits"], preset, key), jr.key(0))
 
@@ -599,8 +600,8 @@ def test_a_rule_may_have_a_learning_rate_and_feedback_of_its_own(tmp_path):
     config = Config.from_dict(unsigned(tmp_path / "run" / "config.json"))
     assert config.rules == tuple(rules)
     own = [config.for_rule(label).settings for label in rules]
-    assert [each.learning_rate for each in own] == [0.01, 0.02, 0.01]
-    assert [each.feedback for each in own] == ["symmetric", "symmetric", "random"]
+    assert [each.optimizer.learning_rate for each in own] == [0.01, 0.02, 0.01]
+    assert [each.network.feedback for each in own] == ["symmetric", "symmetric", "random"]
     rule: Any = config.rule(rules[2])
     assert float(rule.mu) == 0.5
     slow, fast, random = (trained(tmp_path / "run", label) for label in rules)
@@ -619,7 +620,7 @@ def test_a_rule_may_have_a_learning_rate_and_feedback_of_its_own(tmp_path):
     [
         ("compair", "unknown command 'compair'; .*Did you mean 'compare'"),
         ("compare delayed_xr", "unknown task .* Did you mean 'delayed_xor'"),
-        ("compare delayed_xor --rules modprp", "unknown rule .* mean 'modprop'"),
+        ("compare delayed_xor --rules modprp", "unknown rule .*, force, .* mean 'modprop'"),
         ("compare delayed_xor --rules modprop:nu=1", "unknown modprop option 'nu'"),
         ("compare delayed_xor --rules modprop:mu=x", "needs a number or \"auto\", but got 'x'"),
         ("compare delayed_xor --rules modprop:taps=x", "taps needs a number, but got 'x'"),

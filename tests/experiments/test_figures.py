@@ -6,10 +6,10 @@ import io
 import numpy as np
 import pytest
 
-from modprop_jax.experiments import DEFAULT_RULES, main, RULES
+from modprop_jax.experiments import DEFAULT_RULES, main
 from modprop_jax.experiments._rule_figures import by_rule, grouped, matrices, MOST
 from modprop_jax.experiments._rule_styles import is_exact, name_of, styles
-from modprop_jax.experiments._rules import ONLINE_RULES
+from modprop_jax.experiments._rules import ENTRIES, ONLINE_RULES
 from modprop_jax.experiments._statistics import interval
 
 
@@ -31,9 +31,9 @@ def of(rules, seeds=4, steps=12, **options):
 
 def test_every_rule_has_a_look_and_a_name_of_its_own():
     """Line and marker alone, without the colour, tell apart what a figure shows by default."""
-    found = styles(list(RULES))
-    assert len({look(style) for style in found.values()}) == len(RULES)
-    assert len({style.name for style in found.values()}) == len(RULES)
+    found = styles(list(ENTRIES))
+    assert len({look(style) for style in found.values()}) == len(ENTRIES)
+    assert len({style.name for style in found.values()}) == len(ENTRIES)
     assert found["eprop"].name == "e-prop" and found["modprop"].name == "ModProp"
     for rules in (DEFAULT_RULES, ONLINE_RULES):
         for panel in grouped(rules):
@@ -42,7 +42,7 @@ def test_every_rule_has_a_look_and_a_name_of_its_own():
 
 def test_a_rule_looks_the_same_whatever_stands_beside_it():
     among = styles(["uoro", "bptt", "eprop"])["eprop"].line
-    assert among == styles(["eprop"])["eprop"].line == styles(list(RULES))["eprop"].line
+    assert among == styles(["eprop"])["eprop"].line == styles(list(ENTRIES))["eprop"].line
 
 
 def test_options_keep_the_colour_and_change_line_and_marker():
@@ -56,10 +56,10 @@ def test_options_keep_the_colour_and_change_line_and_marker():
 
 
 def test_at_most_eight_rules_in_a_panel_and_the_exact_one_in_each():
-    assert grouped(list(RULES)[:MOST]) == [list(RULES)[:MOST]]
-    groups = grouped(list(RULES))
-    assert max(map(len, groups)) <= MOST and {rule for g in groups for rule in g} == set(RULES)
-    exact = next(rule for rule in RULES if is_exact(rule))
+    assert grouped(list(ENTRIES)[:MOST]) == [list(ENTRIES)[:MOST]]
+    groups = grouped(list(ENTRIES))
+    assert max(map(len, groups)) <= MOST and {rule for g in groups for rule in g} == set(ENTRIES)
+    exact = next(rule for rule in ENTRIES if is_exact(rule))
     assert all(group[-1] == exact for group in groups)
 
 
@@ -84,10 +84,10 @@ def test_files_that_a_journal_takes():
 
 
 def test_many_rules_take_the_page_and_one_seed_has_no_band():
-    files, _ = of(list(RULES), seeds=1)
+    files, _ = of(list(ENTRIES), seeds=1)
     assert int.from_bytes(files["walk.png"][16:20], "big") == 2100
     rows = list(csv.reader(io.StringIO(files["walk.csv"].decode())))[1:]
-    assert {row[0] for row in rows} == set(RULES) and {(r[4], r[5]) for r in rows} == {("", "")}
+    assert {row[0] for row in rows} == set(ENTRIES) and {(r[4], r[5]) for r in rows} == {("", "")}
 
 
 def test_matrices_keep_their_numbers():

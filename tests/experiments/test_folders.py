@@ -13,11 +13,12 @@ import equinox as eqx
 import numpy as np
 import pytest
 import tyro
-from folders import resigned, unsigned
+from folders import altered, resigned, unsigned
 
-from modprop_jax.experiments import _compare, compare, main, resume, trained
+from modprop_jax.experiments import compare, main, resume, trained
 from modprop_jax.experiments._checkpoint import sealed
 from modprop_jax.experiments._cli import _COMMANDS
+from modprop_jax.experiments._compare._study import _start
 from modprop_jax.experiments._config import Config
 from modprop_jax.experiments._files import FolderFault
 from modprop_jax.experiments._storage import RunFolder, signed
@@ -96,9 +97,18 @@ def _fields(**changes):
 
 def _settings(**changes):
     def damage(file):
-        file.write_text(resigned(file, settings=unsigned(file)["settings"] | changes))
+        file.write_text(resigned(file, settings=altered(file, **changes)))
 
     return damage
+
+
+def _without_parts(file):
+    """As folders of format 2 had them."""
+    settings = unsigned(file)["settings"]
+    parts = [settings.pop(name) for name in ("network", "schedule", "optimizer", "objective")]
+    for part in parts:
+        settings |= part
+    file.write_text(resigned(file, settings=settings))
 
 
 def _without(name):
@@ -118,8 +128,12 @@ CONFIG = {
     "a number": (_json("3"), "is no object"),
     "without a format": (_without("format"), "of format 1.*continue it with the version"),
     "of a later format": (
-        lambda f: f.write_text(f.read_text().replace('"format": 2', '"format": 99')),
-        "of format 99, and this version of modprop_jax reads 2",
+        lambda f: f.write_text(f.read_text().replace('"format": 3', '"format": 99')),
+        "of format 99, and this version of modprop_jax reads 3",
+    ),
+    "of an earlier format": (
+        lambda f: f.write_text(f.read_text().replace('"format": 3', '"format": 2')),
+        "of format 2, and this version of modprop_jax reads 3: continue it with the version",
     ),
     "an edited rate": (
         lambda f: f.write_text(f.read_text().replace('"batch": 2', '"batch": 3')),
@@ -138,7 +152,9 @@ CONFIG = {
     "another kind": (lambda f: f.write_text(resigned(f, "align")), "holds a run of align"),
     "a cell of none": (_settings(cell="magic"), "unknown cell 'magic'"),
     "settings of none": (_settings(colour=1), "settings.colour is no field"),
-    "a rate of text": (_settings(learning_rate="fast"), "settings.learning_rate can't be 'fast'"),
+    "a rate of text": (_settings(learning_rate="fast"), "optimizer.learning_rate can't be 'fast'"),
+    "a part of text": (_settings(objective="win"), "settings.objective must be an object"),
+    "settings without parts": (_without_parts, "settings.(hidden_size|iterations|l2) is no field"),
     "fewer iterations": (_settings(iterations=3), "is of iteration 4, where 4 of 3"),
     "too many iterations": (_settings(iterations=2**31), "iterations can't be 2147483648"),
     "a seed before all": (_fields(first_seed=-1), "seeds are numbers from 0"),
@@ -248,7 +264,7 @@ def _nan(folder):
     """Weights that are NaN, in a checkpoint that is whole."""
     run = RunFolder(folder)
     config = Config.from_dict(unsigned(folder / "config.json"))
-    like = eqx.filter_eval_shape(lambda: _compare._start(config, "eprop"))
+    like = eqx.filter_eval_shape(lambda: _start(config, "eprop"))
     found = run.load_state("eprop", like, 4)
     assert found is not None
     weight = found[0].model.readout.weight
@@ -406,7 +422,7 @@ def test_the_tuning_of_another_run_and_one_elsewhere(tuned, tmp_path, capsys):
     shutil.copytree(tuned, folder)
     (folder / "tuning.json").unlink()
     config = folder / "tuning" / "config.json"
-    config.write_text(resigned(config, settings=unsigned(config)["settings"] | {"l2": 0.5}))
+    config.write_text(resigned(config, settings=altered(config, l2=0.5)))
     assert main(["compare", "--resume", str(folder)]) == 2
     assert "tuning is the tuning of another run: delete it" in capsys.readouterr().err
     elsewhere.mkdir()

@@ -19,7 +19,15 @@ from modprop_jax.experiments import _own as own, compare, main, resume, trained
 from modprop_jax.experiments._config import Config
 from modprop_jax.experiments._rates import rates_of
 from modprop_jax.experiments._setup import setup
-from modprop_jax.tasks import Preset, sequential_digits_split, Task, TASKS
+from modprop_jax.tasks import (
+    Architecture,
+    Optimizer,
+    Preset,
+    Schedule,
+    sequential_digits_split,
+    Task,
+    TASKS,
+)
 
 
 LAB = Path(__file__).with_name("own_lab.py")
@@ -259,8 +267,26 @@ def test_what_ys_say():
         ),
         (
             "lab/tasks.py:average --network lab/tasks.py:Plain --segment 1",
-            "segment=1 is of the pack",
+            "trials that end.*stream",
         ),
+        ("lab/tasks.py:echo --network lab/tasks.py:Plain --segment 1 --rules eprop", "has no init"),
+        (
+            "lab/tasks.py:echo --network lab/tasks.py:Forgetting --segment 2 --rules eprop",
+            "the carry of init has that of 1 RNN layers, but there are 2",
+        ),
+        (
+            "lab/tasks.py:echo --network lab/tasks.py:Stuck --segment 2 --rules eprop",
+            "must give back a carry of the shapes",
+        ),
+        (
+            "lab/tasks.py:echo --network lab/tasks.py:Late --segment 2 --rules eprop",
+            "outputs of every step",
+        ),
+        (
+            "lab/tasks.py:echo --network lab/tasks.py:Online --segment 2 --rules force",
+            "'force' makes a network of its own",
+        ),
+        ("lab/tasks.py:masked_echo --segment 2 --rules eprop", "which all count: no pair"),
         ("delayed_xor --tune-seeds 2", "tune_seeds=2 is for tuning"),
         ("delayed_xor --first-seed -1", "seeds are numbers from 0"),
         ("delayed_xor --first-seed 4294967296", "seeds are numbers from 0"),
@@ -292,9 +318,44 @@ def test_a_folder_from_elsewhere_runs_no_code(lab, capsys):
     assert not Path("harm").exists()
 
 
+def test_another_task_of_the_same_name_is_another_task(lab):
+    """Made by one function twice, as in a notebook: nothing is left of the first one."""
+
+    def made(label):
+        def task(key, batch):
+            return jr.normal(key, (3, batch, 2)), jnp.full((batch,), label)
+
+        return task
+
+    def network(bias):
+        def make(in_size, out_size, *, key):
+            plain = own.find("lab/tasks.py:Plain")(in_size, 2, key=key)
+            return eqx.tree_at(lambda m: m.readout.bias, plain, jnp.array([bias, 0.0]))
+
+        return make
+
+    options: dict[str, Any] = {"seeds": 1, "iterations": 1, "batch": 4, "quiet": True}
+    scores = [
+        compare(task, ["eprop"], network=make, out=f"run-{index}", **options).metrics[0]["accuracy"]
+        for index, (task, make) in enumerate(
+            [(made_, network(bias)) for bias in (9.0, -9.0) for made_ in _two(made)]
+        )
+    ]
+    # the bias says class 0, then 1
+    assert scores == [[1.0], [0.0], [0.0], [1.0]]
+
+
+def _two(made):
+    tasks = made(0), made(1)
+    for task in tasks:
+        task.classes = 2
+    return tasks
+
+
 def test_a_task_record_is_taken_as_it_is(lab):
     shared = TASKS["delayed_match"]
-    presets = {"small": Preset(hidden_size=4, iterations=1, learning_rate=0.1, batch=2)}
+    parts = Architecture(4), Schedule(iterations=1, batch=2), Optimizer(0.1)
+    presets = {"small": Preset(network=parts[0], schedule=parts[1], optimizer=parts[2])}
     task = Task(
         "mine",
         "Of my own.",

@@ -13,7 +13,7 @@ from helpers import jit
 
 import modprop_jax as mpj
 from modprop_jax.experiments import compare, main, resume, trained, TrainingDiverged
-from modprop_jax.experiments._compare import _records, _start
+from modprop_jax.experiments._compare._study import _records, _start
 from modprop_jax.experiments._config import Config
 from modprop_jax.experiments._setup import seed_keys, setup
 from modprop_jax.experiments._train import stream_keys
@@ -46,7 +46,7 @@ def by_hand(config, label, seed):
     model = setup(config).start(weight_keys).model
     model = jax.tree.map(lambda a: a[seed] if eqx.is_array(a) else a, model)
     xs, ys = add(stream_keys(keys)[0][seed], 1, steps=24, lags=(1, 2))
-    rate = config.settings.learning_rate
+    rate = config.settings.optimizer.learning_rate
 
     @jit
     def step(model, state, x, y):
@@ -102,7 +102,7 @@ def test_the_first_step_of_adam_is_its_rate():
     before, after = (eqx.filter(s.model, eqx.is_array) for s in (start, state))
     moved = jax.tree.map(lambda a, b: b - a, after, before)
     steps = np.abs(np.concatenate(list(map(np.ravel, jax.tree.leaves(moved)))))
-    steps = steps / made.settings.learning_rate
+    steps = steps / made.settings.optimizer.learning_rate
     # recurrent weights wait for a rate to send
     assert ((steps < 1e-6) | (np.abs(steps - 1) < 1e-3)).all() and np.mean(steps > 0.5) > 0.3
 

@@ -14,7 +14,7 @@ from folders import cut_back
 
 from modprop_jax import Sparse
 from modprop_jax.experiments import compare, resume, trained
-from modprop_jax.experiments._compare import _records, _start
+from modprop_jax.experiments._compare._study import _records, _start
 from modprop_jax.experiments._config import Config
 from modprop_jax.experiments._setup import seed_keys, setup
 from modprop_jax.experiments._stream import _advance, Streaming
@@ -70,8 +70,8 @@ def test_credit_by_types_reaches_all_neurons():
 def largest_of_the_loop(made, label):
     """Entries of the largest array in the program of an evaluation's block."""
     state, parts = _start(made, label), setup(made.for_rule(label))
-    settings, (_, keys) = made.settings, seed_keys(made)
-    segment, block = settings.segment, settings.eval_every * settings.segment
+    schedule, (_, keys) = made.settings.schedule, seed_keys(made)
+    segment, block = schedule.segment, schedule.eval_every * schedule.segment
     loop: Any = _advance
     data: Any = parts.data
     xs, ys = jax.vmap(functools.partial(data, steps=block))(keys)
@@ -82,7 +82,7 @@ def largest_of_the_loop(made, label):
         loss=made.entry.loss,
         optimizer=parts.optimizer,
         streaming=Streaming(segment, segment, block, block),
-        count=settings.eval_every,
+        count=schedule.eval_every,
         mesh=None,
     ).as_text()
     sizes = re.findall(r"tensor<([0-9x]+)x[a-z]", text)
@@ -97,8 +97,7 @@ def test_the_loop_builds_nothing_dense(label):
     made = config(label, **sizes)
     assert largest_of_the_loop(made, label) < n**2 / 10
     if label == "eprop":
-        matrices = dataclasses.replace(made.settings, wiring=None)
-        dense = dataclasses.replace(made, settings=matrices)
+        dense = dataclasses.replace(made, settings=made.settings.replace(wiring=None))
         assert largest_of_the_loop(dense, label) == n**2
 
 
@@ -139,7 +138,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
 def test_presets_fit_the_task(preset):
     """Also the large ones, whose synapses take seconds to draw: here of fewer neurons."""
     settings = TASK.presets[preset]
-    smaller = {"hidden_size": 60, "wiring": {**(settings.wiring or {}), **WIRING}}
+    smaller = {"hidden_size": 60, "wiring": {**(settings.network.wiring or {}), **WIRING}}
     made = Config.make("connectome", preset, None, None, **smaller)
     assert made.seeds == settings.seeds and "readout_only" in made.rules
     TASK.check()

@@ -122,5 +122,6 @@ def _loops(rule, platform):
 
 
 def test_local_credit_of_one_leak_needs_no_loop_back_in_time_on_an_accelerator():
-    assert _loops(mpj.EProp(), "cuda") == 1
-    assert _loops(mpj.EProp(), "cpu") == _loops(mpj.BPTT(), "cuda") == 2
+    typed = mpj.ModProp(0.25, (0, 0, 1, 1))
+    assert _loops(mpj.EProp(), "cuda") == _loops(typed, "cuda") == 1
+    assert _loops(mpj.EProp(), "cpu") == _loops(typed, "cpu") == _loops(mpj.BPTT(), "cuda") == 2

@@ -8,8 +8,9 @@ import pytest
 
 import modprop_jax as mpj
 from modprop_jax._credit import Credit
-from modprop_jax._program._reverse import points_of, side_by_side, step_by_step
+from modprop_jax._program._reverse import points_of, step_by_step
 from modprop_jax._program._run import by_drive, run
+from modprop_jax._program._side_by_side import side_by_side
 from modprop_jax._tree import inexact
 
 
@@ -59,11 +60,19 @@ class Claiming(mpj.NeuronCell):
         return state
 
 
+RULES = {
+    "eprop": mpj.EProp(),
+    "modprop": mpj.ModProp(0.4, (0, 1, 1, 0)),
+    "one type": mpj.ModProp([0.3, 0.2, 0.5, 0.4], (0, 0, 0, 0)),
+}
+
+
 @pytest.mark.parametrize("steps", [1, 13])
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("name", CELLS)
-def test_side_by_side_is_step_by_step(name, steps):
+def test_side_by_side_is_step_by_step(name, rule, steps):
     cell = CELLS[name]()
-    on = mpj.EProp().on(cell, streams=False)
+    on = RULES[rule].on(cell, streams=False)
     decay = on.rule.decay(on)
     assert decay is not None
     xs = jr.normal(jr.key(1), (steps, 3, 2))
@@ -71,26 +80,45 @@ def test_side_by_side_is_step_by_step(name, steps):
     states = inexact(record.states)
     direct = jax.tree.map(lambda a: jr.normal(jr.key(2), a.shape), states)
     last = jax.tree.map(lambda a: jr.normal(jr.key(3), a.shape[1:]), states)
-    credit = Credit(last, (), ())
+    modulator = on.rule.modulator(on.cell, (3,))
+    modulator = jax.tree.map(lambda a: jr.normal(jr.key(4), a.shape), modulator)
+    credit = Credit(last, modulator, ())
     points = points_of(on.cell, record)
     found = side_by_side(decay, direct, credit)
-    chex.assert_trees_all_close(found, step_by_step(on, points, direct, credit), rtol=1e-10)
+    expected = step_by_step(on, points, direct, credit)
+    chex.assert_trees_all_close(found, expected, rtol=1e-10, atol=1e-13)
 
 
-def test_only_credit_that_decays_alike_has_one_decay():
+def test_autapses_are_not_credited_twice():
+    """Without them, types' sums leave a neuron's own part out: it is in what stays with it."""
+    rule = RULES["modprop"]
+
+    def own(autapses):
+        cell = mpj.LeakyCell(2, 4, tau=5.0, autapses=autapses, key=jr.key(0))
+        on = rule.on(cell, streams=False)
+        return on.rule.decay(on).own
+
+    assert jnp.ptp(own(True)) == 0 and jnp.ptp(own(False)) > 1e-3
+
+
+def test_only_credit_that_goes_back_alike_has_one_decay():
     key, taus = jr.key(0), jnp.array([2.0, 3.0, 4.0, 5.0])
+    typed = RULES["modprop"]
     for cell in (
         mpj.LeakyCell(2, 4, tau=taus, key=key),
         mpj.RateCell(2, 4, alpha=0.5, key=key),
         mpj.ALIFCell(2, 4, tau=5.0, tau_adaptation=50.0, beta=1.0, key=key),
         mpj.GRUCell(2, 4, key=key),
     ):
-        on = mpj.EProp().on(cell, streams=False)
-        assert on.rule.decay(on) is None
+        for rule in (mpj.EProp(), typed) if isinstance(cell, mpj.NeuronCell) else (mpj.EProp(),):
+            on = rule.on(cell, streams=False)
+            assert on.rule.decay(on) is None
     leaky = mpj.LeakyCell(2, 4, tau=5.0, key=key)
     assert Fading().decay(Fading().on(leaky, streams=False)) is None
-    on = mpj.BPTT().on(mpj.LeakyCell(2, 4, tau=5.0, key=key), streams=False)
-    assert on.rule.decay(on) is None
+    others = mpj.BPTT(), mpj.ModProp(0.4), mpj.ModProp("auto", typed.types), mpj.MDGL(typed.types)
+    for rule in (*others, mpj.ModProp(0.4, typed.types, taps=3)):
+        on = rule.on(mpj.LeakyCell(2, 4, tau=5.0, key=key), streams=False)
+        assert on.rule.decay(on) is None
 
 
 def test_a_wrong_claim_is_refused_offline_too():

@@ -25,8 +25,8 @@ from helpers import (
 import modprop_jax as mpj
 from modprop_jax._rule import AbstractEstimatingRule, AbstractInfluenceRule, LAST
 from modprop_jax._rule.stochastic._base import AbstractStochasticRule
-from modprop_jax.experiments import main, RULES as ENTRIES
-from modprop_jax.experiments._rules import METHODS
+from modprop_jax.experiments import main, METHODS, RULES as CREDIT_RULES
+from modprop_jax.experiments._rules import ENTRIES
 
 
 def leaky(n: int, m: int, key: Any) -> Any:
@@ -70,8 +70,8 @@ def test_every_rule_has_a_card_and_a_row():
 def test_names_and_places_are_each_rules_own():
     named = [(name, entry) for name, card in CARDS.items() for entry in card.names]
     labels = [entry.name for _, entry in named]
-    assert len(set(labels)) == len(labels) and set(ENTRIES) == {*labels, *METHODS}
-    assert not set(labels) & set(METHODS)
+    assert len(set(labels)) == len(labels) and set(CREDIT_RULES) == set(labels)
+    assert not set(labels) & set(METHODS) and set(ENTRIES) == {*labels, *METHODS}
     for places in ([card.place for card in CARDS.values()], [e.place for e in ENTRIES.values()]):
         given = [place for place in places if place != LAST]
         assert places == sorted(places) and len(set(given)) == len(given)

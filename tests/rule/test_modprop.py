@@ -305,3 +305,10 @@ def test_a_carry_of_a_given_mu_does_not_fit_a_measured_one():
     carry = mpj.ModProp(0.5, TYPES).init(c, c.init(BATCH))
     with pytest.raises(ValueError, match="does not fit rule=ModProp"):
         mpj.scan(c, carry, data()[0], rule=mpj.ModProp("auto", TYPES))
+
+
+def test_a_large_trace_of_all_pairs_does_not_come_without_a_word():
+    cell = mpj.RateCell(3, 51, key=jr.key(0))
+    with pytest.warns(UserWarning, match="143,055 numbers an example, as slowly as RTRL"):
+        mpj.RNN(cell, rule=mpj.ModProp("auto")).init()
+    mpj.RNN(cell, rule=mpj.ModProp("auto", [0] * 51)).init()

@@ -35,7 +35,10 @@ import modprop_jax as mpj
 from modprop_jax._program._influence import Influence
 from modprop_jax._program._transport import Transport
 from modprop_jax._rule import AbstractInfluenceRule
+from modprop_jax._rule.snap import _sparsity
 from modprop_jax._rule.snap._pattern import pattern_of
+from modprop_jax._rule.snap._rule import _is_plain
+from modprop_jax._rule.snap._structure import within_units
 
 
 pytestmark = pytest.mark.slow
@@ -390,6 +393,46 @@ def test_the_reverse_form_of_one_step_is_the_forward_one():
     for take in (gradient, streamed_gradient(4)):
         back, ahead = (take(Net(mpj.RNN(cell, rule=rule), readout), *data())[1] for rule in rules)
         assert_close(weights(back), weights(ahead), 1e-10)
+
+
+def taus(shape=(N,)):
+    return jnp.full(shape, 5.0)
+
+
+PLAIN = {
+    "rate": (lambda: mpj.RateCell(M, N, mask=SPARSE, key=jr.key(0)), True),
+    "leaky": (lambda: mpj.LeakyCell(M, N, tau=taus(), use_bias=True, key=jr.key(0)), True),
+    "adaptive": (adaptive, True),
+    "one tau that learns": (lambda: mpj.LeakyCell(M, N, tau=taus(()), key=jr.key(0)), False),
+    "low rank": (
+        lambda: mpj.RateCell(
+            M, N, recurrent=mpj.LowRank(jnp.ones((N, 2)), jnp.ones((N, 2))), key=jr.key(0)
+        ),
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_what_is_known_of_plain_neurons_is_what_is_found(name):
+    make, plain = PLAIN[name]
+    assert _is_plain(make()) == plain == within_units(make(), M)
+
+
+def test_one_step_on_plain_neurons_needs_no_library(monkeypatch):
+    def missing():
+        raise ImportError("asdex")
+
+    monkeypatch.setattr(_sparsity, "_asdex", missing)
+    # of sizes that no other test has found the structure of
+    cell = mpj.RateCell(M + 1, N + 1, alpha=0.5, key=jr.key(0))
+    xs = jr.normal(jr.key(1), (3, M + 1))
+    rnn = mpj.RNN(cell, rule=mpj.SnAp(1))
+    found, _ = rnn(xs, rnn.init())
+    assert found.trace is not None
+    jax.grad(lambda xs: jnp.sum(rnn(xs)))(xs)
+    with pytest.raises(ImportError, match="asdex"):
+        mpj.RNN(cell, rule=mpj.SnAp(2)).init()
 
 
 @pytest.mark.parametrize("kind, n", [(mpj.GRUCell, 2), (mpj.LSTMCell, 1)])

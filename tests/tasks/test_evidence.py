@@ -1,6 +1,5 @@
 """Evidence accumulation: both tasks, their networks, and what an experiment makes of a preset."""
 
-import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -170,7 +169,7 @@ def test_loss_is_a_mean_over_the_steps_read_and_their_mean_decides():
 
 
 SIGNS = [np.array([1] * 81 + [-1] * 19)] * 3
-SIGNS[1] = np.array(TASK.presets["published"].input_signs)
+SIGNS[1] = np.array(TASK.presets["published"].network.input_signs)
 
 
 def signed(network: Any) -> list[Any]:
@@ -316,7 +315,7 @@ def test_random_feedback_stays_as_drawn(small_eprop):
     """Neither the L2 term nor a gradient moves it; adaptive feedback decays as the readout does."""
     _, network, _ = small_eprop
     assert network.readout.feedback == "random"
-    optimizer = build_optimizer(dataclasses.replace(TASK.presets["eprop"], l2=0.1))
+    optimizer = build_optimizer(TASK.presets["eprop"].replace(l2=0.1))
 
     @jit
     def decayed(network):

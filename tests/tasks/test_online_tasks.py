@@ -1,9 +1,7 @@
 """Add, mimic, sine wave: labels by loops, floors by enumeration, losses of a step, presets."""
 
-import dataclasses
 import functools
 import itertools
-import json
 
 import chex
 import helpers
@@ -14,7 +12,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import r2_score
 
-from modprop_jax.experiments import build_network
+from modprop_jax.experiments import _schema as schema, build_network
 from modprop_jax.tasks import add, ADD_FLOORS, mimic, Preset, sine_wave, squared_error, TASKS
 from modprop_jax.tasks._mimic import _teacher
 
@@ -301,21 +299,21 @@ def test_errors(task, options, message, without_type_checks):
 def test_every_preset_fits_its_task(name, preset):
     task, settings = TASKS[name], TASKS[name].presets[preset]
     # as a run's config.json keeps it
-    kept = Preset(**json.loads(json.dumps(dataclasses.asdict(settings))))
+    kept = schema.from_text(Preset, schema.as_text(settings))
 
     def outline(key):
         network = build_network(task, kept, key)
-        xs, ys = task.batch(key, kept.batch, **kept.data)
+        xs, ys = task.batch(key, kept.schedule.batch, **kept.data)
         held, labels = task.evaluation(key, **kept.data)
         one_step = network(xs[:1]), ys[:1]
         return xs, ys, task.loss(*one_step), task.loss(network(held), labels)
 
     xs, ys, *losses = jax.eval_shape(outline, jr.key(0))
-    sizes = (settings.data["steps"], settings.batch)
+    sizes = (settings.data["steps"], settings.schedule.batch)
     assert xs.shape == (*sizes, task.in_size(settings)) and ys.shape == (*sizes, task.out_size)
     assert [value.shape for pair in losses for value in pair] == [()] * 4
     # one α of network, teacher and preset
-    alpha = settings.cell_options.get("alpha", 1.0)
-    assert settings.data.get("alpha", alpha) == alpha and settings.orthogonal
-    online = settings.segment == 1 and settings.batch == 1 and settings.optimizer == "sgd"
-    assert online == (preset != "small")
+    alpha = settings.network.cell_options.get("alpha", 1.0)
+    assert settings.data.get("alpha", alpha) == alpha and settings.network.orthogonal
+    online = settings.schedule.segment == 1 and settings.schedule.batch == 1
+    assert online == (settings.optimizer.optimizer == "sgd") == (preset != "small")

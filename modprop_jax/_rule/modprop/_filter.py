@@ -141,7 +141,7 @@ def filter_radius(filters: Filter) -> Float[Array, "*members"]:
     """Spectral radius of Ĵ: of its type-summed part, and of what a type's sum does not see."""
 
     def one(filters):
-        shared = _matrix(filters)
+        shared = matrix(filters)
         own = _by_products(filters) if shared is None else radius(shared)
         return jnp.maximum(own, _alone(filters))
 
@@ -157,7 +157,7 @@ def is_stable(
     def one(filters):
         own = share * filters.self_kappa
         part = Filter(_share_of(filters.kappa, share), own, filters.leak, filters.count)
-        shared = _matrix(part)
+        shared = matrix(part)
         if shared is None:
             return jnp.maximum(_by_products(part), _alone(part)) <= limit
         return radius_at_most(shared, limit) & (_alone(part) <= limit)
@@ -174,7 +174,7 @@ def stable_share(filters: Filter) -> float:
     return low
 
 
-def _matrix(filters: Filter) -> Float[Array, "C C"] | None:
+def matrix(filters: Filter) -> Float[Array, "C C"] | None:
     """Ĵ of the types' sums; None where only a map is small enough to have."""
     if isinstance(filters.kappa, Weighted) and len(filters.leak) > LARGEST:
         return None

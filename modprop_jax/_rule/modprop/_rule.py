@@ -1,21 +1,23 @@
+import warnings
 from typing import ClassVar, Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ... import _arguments as arguments
 from ..._arguments import Numbers
 from ..._cell import AbstractCell, LeakyCell, NeuronCell
+from ..._cell._base import as_cell, dynamics
 from ..._cell._claims import check_apart
 from ..._cell._membrane import membrane_place
 from ..._cell._separable import stopped_message
 from ..._program._transport import Transport
 from ..._static import Constant, constant, is_constant
 from ..._synapses import AbstractSynapses, Blocks
-from .._base import AbstractRule, over_members, require_neurons, require_types
+from .._base import AbstractRule, Carry, over_members, require_neurons, require_types
 from .._card import Card, Named
 from .._transport import AbstractTransportRule, transported
 from .._types import as_types, Types
@@ -31,6 +33,10 @@ from ._filter import (
 from ._measured import Measured
 from ._steady import Steady
 from ._taps import Taps
+
+
+# entries of a streamed trace that are worth a word: 50 neurons
+_LARGE = 2**17
 
 
 class ModProp(AbstractRule):
@@ -59,8 +65,9 @@ class ModProp(AbstractRule):
     O(n·C + C²) a step (cell-specific: BPTT's; taps: twice that, and a shift of S n numbers).
     Memory when streamed: O((n+m)(C+C²)) an example on leaky cells with types, since the filters
     act on presynaptic activity; (S+1)(n+m) with taps; O(n(n+m)(1+C)) on other neuron cells;
-    n(n+m)·n if cell-specific. Locality: a synapse knows its eligibility trace and the type-summed
-    modulators, filtered by taps of its type of synapse; "auto": and the mean of its type.
+    n(n+m)·n if cell-specific, which streams as slowly as `RTRL`, and warns where that is much.
+    Locality: a synapse knows its eligibility trace and the type-summed modulators, filtered by taps
+    of its type of synapse; "auto": and the mean of its type.
 
     Errors: a ValueError if the weights are concrete and the transport has a spectral radius above
     1 (credit would grow without bound), unless μ is "auto" or `taps` ends it.
@@ -162,6 +169,20 @@ class ModProp(AbstractRule):
         if self.taps is not None:
             return Taps(mu=self.mu, types=self.types, taps=self.taps)
         return Steady(mu=self.mu, types=self.types)
+
+    def init(self, cell: AbstractCell, state: PyTree, *, key: PRNGKeyArray | None = None) -> Carry:
+        """As of any rule; a large trace of all pairs of neurons does not come without a word."""
+        inner = dynamics(as_cell("cell", cell))
+        if self.types is None and self.taps is None and isinstance(inner, NeuronCell):
+            n, m = inner.hidden_size, inner.in_size
+            size = n * n * (n + m + 1)
+            if size > _LARGE:
+                warnings.warn(
+                    f"Cell-specific ModProp streams with a trace of n²(n + m + 1) = {size:,} "
+                    "numbers an example, as slowly as RTRL: pass types=, or take MDGL or EProp.",
+                    stacklevel=2,
+                )
+        return AbstractRule.init(self, cell, state, key=key)
 
     def on(
         self, cell: AbstractCell, in_size: int | None = None, *, streams: bool = True

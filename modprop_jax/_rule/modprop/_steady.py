@@ -10,12 +10,14 @@ from ..._cell import NeuronCell
 from ..._credit import Back, Credit, Point
 from ..._precision import wide
 from ..._program._base import AbstractProgram
+from ..._program._side_by_side import Among, Decay, leaks_alike
 from ..._static import Constant
+from ..._synapses._base import one_hot
 from ..._trace import AbstractTrace, PerSynapse, Presynaptic
 from ..._tree import add, pullback
 from .._transport import AbstractTransportRule
 from .._types import Types
-from ._filter import counts, Filter, filter_of, sum_by_type, to_neurons
+from ._filter import counts, Filter, filter_of, matrix, sum_by_type, to_neurons
 
 
 class AbstractFiltered(AbstractTransportRule):
@@ -78,3 +80,14 @@ class Steady(AbstractFiltered):
     def mu_at(self, point: Point) -> None:
         """None."""
         return None
+
+    def decay(self, on: AbstractProgram) -> Decay | None:
+        """Where one leak serves all neurons, and types are fewer."""
+        types, filters = self.types, on.weights
+        if types is None or len(filters.leak) == len(types) or not leaks_alike(on):
+            return None
+        kappa, summed = filters.kappa.as_matrix(), matrix(filters)
+        assert summed is not None  # of types there is one
+        own = to_neurons(filters.leak - filters.self_kappa, types)
+        among = Among(one_hot(types, kappa.dtype), summed, to_neurons(kappa, types))
+        return Decay(own, among)

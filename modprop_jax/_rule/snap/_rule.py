@@ -7,13 +7,14 @@ from jaxtyping import PyTree
 
 from ... import _arguments as arguments
 from ..._cell import AbstractCell, NeuronCell, SeparableCell
-from ..._cell._base import as_cell, dynamics
+from ..._cell._base import as_cell, dynamics, of_package
 from ..._cell._claims import apart
 from ..._cell._gated import GatedCell
 from ..._precision import start_of, widened
 from ..._program._base import AbstractProgram
 from ..._static import FrozenArray
 from ..._trace import PerUnit
+from ..._tree import inexact
 from .._card import Card, Named
 from .._influence import AbstractInfluenceRule
 from .._transport import transported
@@ -45,7 +46,8 @@ class SnAp(AbstractInfluenceRule):
     the same pattern; inputs get that of their own step. Memory O(kP) an example for P parameters,
     each of which keeps k state variables; time O(k²P) a step, offline as in streaming. SnAp(1) of
     neuron, gated and linear cells, where each parameter acts on one unit, has a reverse form: time
-    and traces of e-prop. Locality: n - 1 connections. Needs the extra `snap` (asdex).
+    and traces of e-prop. Locality: n - 1 connections. Needs the extra `snap` (asdex), but for
+    SnAp(1) on a neuron cell of this package with plain matrices.
 
     Source: Menick, Elsen, Evci, Osindero, Simonyan & Graves, ICLR 2021 (arXiv 2006.07232).
     """
@@ -128,7 +130,7 @@ class SnAp(AbstractInfluenceRule):
             return False
         if not isinstance(inner, NeuronCell) and not PerUnit.serves(inner, filtered=filtered):
             return False
-        return within_units(self._known(inner), inner.in_size)
+        return _is_plain(inner) or within_units(self._known(inner), inner.in_size)
 
     def influence(self, cell: AbstractCell, in_size: int | None) -> Compressed:
         """The kept pairs."""
@@ -168,6 +170,17 @@ class SnAp(AbstractInfluenceRule):
                 f"{type(cell).__name__}: make a new one with like= this cell."
             )
         return _with_constants(cell, known)
+
+
+def _is_plain(cell: SeparableCell) -> bool:
+    """Whether it is a neuron cell of the package with arrays for weights and one constant a neuron,
+    of which each parameter acts on its neuron: what detection would find, without its library."""
+    if not isinstance(cell, NeuronCell) or not of_package(type(cell)):
+        return False
+    weights = cell.weight_rec, cell.weight_in
+    own = jax.tree.leaves(inexact(cell.split()[0]))
+    matrices = all(eqx.is_array(weight) and weight.ndim == 2 for weight in weights)
+    return matrices and all(leaf.shape == (cell.hidden_size,) for leaf in own)
 
 
 def _is_constant(leaf: object) -> bool:

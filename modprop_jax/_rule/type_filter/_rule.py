@@ -13,13 +13,13 @@ from ..._credit import Back, Credit, Point
 from ..._precision import wide
 from ..._program._base import AbstractProgram
 from ..._static import content, FrozenArray, thawed
+from ..._synapses._base import one_hot
 from ..._trace import AbstractTrace, PerSynapse, Presynaptic
 from ..._tree import add, pullback
 from .._base import over_members, require_neurons, require_types
 from .._card import Card, Named
 from .._transport import AbstractTransportRule
 from .._types import Types
-from ..modprop._filter import sum_by_type, to_neurons
 from ..modprop._rule import check_membrane, ModProp
 from ._from_modprop import filters_of
 from ._response import as_filters, Exponentials, FiniteTaps, response_of
@@ -27,10 +27,11 @@ from ._trace import FilteredActivity
 
 
 class Prepared(NamedTuple):
-    """The filter in the dtype to compute in, and `own` (C,), or None."""
+    """The filter in the dtype to compute in, `own` (C,) or None, and U, the one-hot types."""
 
     response: Exponentials | FiniteTaps
     own: Array | None
+    hot: Float[Array, "n C"]
 
 
 class TypeFilter(AbstractTransportRule):
@@ -188,7 +189,7 @@ class TypeFilter(AbstractTransportRule):
         """The filter in the cell's dtype."""
         dtype = wide(cell.dtype)
         own = None if self.own is None else jnp.asarray(content(self.own), dtype)
-        return Prepared(response_of(self.filters, dtype), own)
+        return Prepared(response_of(self.filters, dtype), own, one_hot(self.types, dtype))
 
     def modulator(self, cell: NeuronCell, batch_shape: tuple[int, ...]) -> Array:
         """The filter remembers nothing."""
@@ -207,19 +208,19 @@ class TypeFilter(AbstractTransportRule):
 
     def receive(self, on: AbstractProgram, direct: Credit) -> Credit:
         """Direct credit also enters the filter."""
-        summed = sum_by_type(on.cell.membrane(direct.state), self.types)
+        summed = on.cell.membrane(direct.state) @ on.weights.hot
         return direct._replace(modulator=on.weights.response.enter(summed))
 
     def back(self, on: AbstractProgram, point: Point, credit: Credit, direct: PyTree) -> Back:
         """Own dynamics for all credit; what the filter makes of direct credit arrives beside it."""
-        cell, (response, own) = on.cell, on.weights
+        cell, (response, own, hot) = on.cell, on.weights
         total = add(credit.state, direct)
         memory = credit.modulator + self.receive(on, Credit(direct)).modulator
         (before,) = pullback(lambda s: cell.integrate(s, point.drive), point.before)(total)
-        received = to_neurons(response.read(memory), self.types)
+        received = response.read(memory) @ hot.T
         if own is not None:
             membrane = cell.membrane(total)
-            received -= jnp.broadcast_to(to_neurons(own, self.types), membrane.shape) * membrane
+            received -= jnp.broadcast_to(hot @ own, membrane.shape) * membrane
         arrives = cell.message if self.gated else cell.membrane
         (sent,) = pullback(arrives, point.before)(received)
         message = received if self.gated else None

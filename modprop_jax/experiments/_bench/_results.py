@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from .._storage import RunFolder
+from .._files import Files
 from ._measure import Settings
 
 
@@ -54,7 +54,7 @@ class Results:
         """OUT.suffix, if there is an OUT."""
         if self._out is not None:
             self._out.parent.mkdir(parents=True, exist_ok=True)
-            RunFolder(self._out.parent).write(f"{self._out.name}.{suffix}", content)
+            Files(self._out.parent).write(f"{self._out.name}.{suffix}", content)
 
 
 @dataclasses.dataclass(frozen=True)

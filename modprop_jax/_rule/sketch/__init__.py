@@ -1,0 +1,1 @@
+from ._rule import SKRTRL as SKRTRL

@@ -1,0 +1,363 @@
+"""The laser and the markers on a chest under many rules, as published and in one causal pass.
+
+python reproductions/real_sequences.py rows     # minutes; goes on where it stopped
+python reproductions/real_sequences.py page > docs/results/real-sequences.md
+"""
+
+import argparse
+import functools
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import optax
+from real_sequences_page import page
+
+import modprop_jax as mpj
+from modprop_jax.tasks import laser, nrmse, recorded, respiration_signals
+
+
+ROWS = Path("results/real-sequences/rows.jsonl")
+# --- the laser ---
+UNITS, LANES, PASSES, RESET = 64, 8, 15, 200
+LASER_RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+CHOSEN, REPORTED = (1000, 5000), (5000, 10_092)
+# --- the markers ---
+LAGS, NEURONS, FIT, VALID = (12,), 90, 100, 200
+HORIZONS, SEQUENCES = range(1, 8), range(1, 10)
+RATES = {
+    "as published": (0.005, 0.01, 0.02),
+    "real time": (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02),
+}
+LMS_RATES, LMS_LAGS = (2e-4, 5e-4, 1e-3), (4, 8, 12, 16, 20)
+
+
+def halves(n: int) -> list[int]:
+    """Two arbitrary types of neurons."""
+    return [int(2 * i < n) for i in range(n)]
+
+
+class Rule(NamedTuple):
+    """A rule for n neurons and k outputs; `slow` ones run only if they are named."""
+
+    make: Callable[[int, int], mpj.AbstractRule]
+    slow: bool = False
+
+
+RULES = {
+    "RTRL": Rule(lambda n, k: mpj.RTRL(), slow=True),
+    "SnAp-1": Rule(lambda n, k: mpj.SnAp(1)),
+    "e-prop": Rule(lambda n, k: mpj.EProp()),
+    "MDGL, two types": Rule(lambda n, k: mpj.MDGL(halves(n))),
+    "ModProp .25, two types": Rule(lambda n, k: mpj.ModProp(0.25, halves(n))),
+    "KeRNL": Rule(lambda n, k: mpj.KeRNL(learn=optax.adam(1e-3)), slow=True),
+    "KF-RTRL": Rule(lambda n, k: mpj.KFRTRL()),
+    "UORO": Rule(lambda n, k: mpj.UORO()),
+    "DNI": Rule(lambda n, k: mpj.DNI(labels=k, learn=optax.sgd(0.01)), slow=True),
+    "published RFLO": Rule(lambda n, k: mpj.KeRNL(alpha=0.1, learn=optax.set_to_zero())),
+    "readout only": Rule(lambda n, k: mpj.ReadoutOnly()),
+}
+
+
+def uniform(key: Any, *shape: int, fan: int) -> Any:
+    """U(±1/√fan)."""
+    return jr.uniform(key, shape, minval=-1.0, maxval=1.0) / np.sqrt(fan)
+
+
+def laser_network(rule: mpj.AbstractRule, key: Any) -> eqx.nn.Sequential:
+    """A tanh network without a leak, as published."""
+    keys = jr.split(key, 6)
+    cell = mpj.RateCell(1, UNITS, alpha=1.0, key=keys[0])
+    parts = uniform(keys[1], UNITS, UNITS, fan=UNITS), uniform(keys[2], UNITS, 1, fan=UNITS)
+    cell = eqx.tree_at(lambda c: (c.weight_rec, c.weight_in), cell, parts)
+    readout = mpj.Readout(UNITS, 1, key=keys[3])
+    parts = uniform(keys[4], 1, UNITS, fan=UNITS), uniform(keys[5], 1, fan=UNITS)
+    readout = eqx.tree_at(lambda r: (r.weight, r.bias), readout, parts)
+    return eqx.nn.Sequential([mpj.RNN(cell, rule=rule), readout])
+
+
+def mean_square(outputs: Any, ys: Any) -> Any:
+    """Over lanes and outputs, summed over steps."""
+    return jnp.sum(jnp.mean((outputs - ys) ** 2, axis=tuple(range(1, outputs.ndim))))
+
+
+def lanes(seed: int, path: str | None) -> tuple[Any, Any, Any]:
+    """The first 1,000 readings walked 15 times in 8 shifted lanes, as published; and where a step
+    ends before a reset."""
+    series = np.asarray(laser(jr.key(0), path=path)[0])[:1000, 0, 0]
+    start = np.random.default_rng(seed).integers(1000) + 125 * np.arange(LANES)
+    values = series[(start + 64 + np.arange(1001)[:, None]) % 1000]
+    first = values[:1000]
+    values = (values - first.mean(0)) / first.std(0, ddof=1)
+    xs, ys = (np.tile(a, (PASSES, 1))[..., None] for a in (values[:-1], values[1:]))
+    begins = np.broadcast_to((np.arange(len(xs)) % RESET == 0)[:, None], xs.shape[:2])
+    return jnp.asarray(xs, jnp.float32), jnp.asarray(ys, jnp.float32), mpj.as_done(begins)
+
+
+@eqx.filter_jit
+def laser_as_published(rule: mpj.AbstractRule, keys: Any, streams: Any) -> Any:
+    """Mean square of the last five records, each over 200 steps, of every seed."""
+
+    def one(key, stream):
+        xs, ys, done = stream
+        options = {"loss": mean_square, "optimizer": optax.adam, "learning_rate": 1e-3}
+        weights, carry = jr.split(key)
+        model = laser_network(rule, weights)
+        outputs = mpj.learn_stream(model, xs, ys, done=done, key=carry, **options)[1]
+        errors = jnp.mean((outputs - ys) ** 2, axis=(1, 2))
+        ends = range(13_750, 15_000, 250)
+        return jnp.mean(jnp.stack([errors[end - 200 : end].mean() for end in ends]))
+
+    return jax.vmap(one)(keys, streams)
+
+
+@eqx.filter_jit
+def laser_one_pass(rule: mpj.AbstractRule, keys: Any, rates: Any, xs: Any, ys: Any) -> Any:
+    """Outputs of every rate and seed, (rates, seeds, T, 1)."""
+
+    def one(rate, key):
+        weights, carry = jr.split(key)
+        options = {"loss": mean_square, "optimizer": optax.adam, "learning_rate": rate}
+        model = laser_network(rule, weights)
+        return mpj.learn_stream(model, xs, ys, key=carry, **options)[1]
+
+    return jax.vmap(lambda rate: jax.vmap(lambda key: one(rate, key))(keys))(rates)
+
+
+def over_steps(outputs: np.ndarray, ys: np.ndarray, steps: tuple[int, int]) -> np.ndarray:
+    """NMSE of arrays (..., T, k)."""
+    part = slice(*steps)
+    wrong = np.sum((outputs[..., part, :] - ys[part]) ** 2, axis=(-2, -1))
+    return wrong / np.sum((ys[part] - ys[part].mean(0)) ** 2)
+
+
+def best_of(errors: np.ndarray) -> int:
+    """The rate (the first axis) with the least mean error; one that diverged has none."""
+    means = errors.reshape(len(errors), -1).mean(1)
+    return int(np.argmin(np.where(np.isfinite(means), means, np.inf)))
+
+
+def laser_rows(names: list[str], seeds: int, path: str | None) -> Iterator[tuple[str, Callable]]:
+    """What the table of the laser is made of: a key, and what computes the row."""
+    keys = jax.vmap(jr.key)(jnp.arange(seeds))
+
+    def published(rule):
+        streams = jax.tree.map(lambda *a: jnp.stack(a), *(lanes(s, path) for s in range(seeds)))
+        found = laser_as_published(rule, keys, streams)
+        return {"nmse": np.asarray(found, float).tolist(), "rate": 1e-3}
+
+    def one_pass(rule):
+        xs, ys = (a[:, 0] for a in laser(jr.key(0), path=path))
+        rates = jnp.asarray(LASER_RATES)
+        outputs = np.asarray(laser_one_pass(rule, keys, rates, xs, ys), float)
+        best = best_of(over_steps(outputs, np.asarray(ys), CHOSEN))
+        found = over_steps(outputs[best], np.asarray(ys), REPORTED)
+        return {"nmse": found.tolist(), "rate": LASER_RATES[best]}
+
+    for name in names:
+        rule = RULES[name].make(UNITS, 1)
+        yield f"laser/as published/{name}", functools.partial(published, rule)
+        yield f"laser/one pass/{name}", functools.partial(one_pass, rule)
+
+    def persistence():
+        xs, ys = (np.asarray(a)[:, 0] for a in laser(jr.key(0), path=path))
+        return {"nmse": [float(over_steps(xs, ys, REPORTED))], "rate": None}
+
+    yield "laser/one pass/persistence", persistence
+
+
+def chest_network(rule: mpj.AbstractRule, key: Any) -> eqx.nn.Sequential:
+    """All weights N(0, .02²), no bias of the outputs, as published."""
+    keys = jr.split(key, 5)
+    inputs = 9 * max(LAGS)
+    cell = mpj.RateCell(inputs, NEURONS, alpha=1.0, key=keys[0])
+    shapes = (NEURONS, NEURONS), (NEURONS, inputs), (NEURONS,)
+    parts = tuple(0.02 * jr.normal(key, shape) for key, shape in zip(keys[1:4], shapes))
+    cell = eqx.tree_at(lambda c: (c.weight_rec, c.weight_in, c.bias), cell, parts)
+    readout = mpj.Readout(NEURONS, 9, use_bias=False, key=keys[0])
+    weight = 0.02 * jr.normal(keys[4], (9, NEURONS))
+    readout = eqx.tree_at(lambda r: r.weight, readout, weight)
+    return eqx.nn.Sequential([mpj.RNN(cell, rule=rule), readout])
+
+
+def filter_without_a_network(rule: Any, key: Any) -> eqx.nn.Sequential:
+    """Least mean squares: a linear map of the last samples, from 0."""
+    del rule
+    readout = mpj.Readout(9 * max(LMS_LAGS), 9, key=key)
+    readout = eqx.tree_at(lambda r: r.weight, readout, jnp.zeros_like(readout.weight))
+    return eqx.nn.Sequential([readout])
+
+
+def half_square(outputs: Any, ys: Any) -> Any:
+    """½|e|²."""
+    return 0.5 * jnp.sum((outputs - ys) ** 2)
+
+
+def clipped(rate: Any) -> optax.GradientTransformation:
+    """Plain SGD, of a gradient of norm 100 at most."""
+    return optax.chain(optax.clip_by_global_norm(100.0), optax.sgd(rate))
+
+
+@eqx.filter_jit
+def chest_outputs(
+    network: Callable, rule: Any, keys: Any, rates: Any, xs: Any, ys: Any, delay: int
+) -> Any:
+    """Of every stream, rate and seed: (..., rates, seeds, T, 9)."""
+
+    def one(xs, ys, rate, key):
+        weights, carry = jr.split(key)
+        model = network(rule, weights)
+        options = {"loss": half_square, "optimizer": clipped, "learning_rate": rate}
+        return mpj.learn_stream(model, xs, ys, delay=delay, key=carry, **options)[1]
+
+    seeds = jax.vmap(one, (None, None, None, 0))
+    grid = jax.vmap(jax.vmap(seeds, (None, None, 0, None)), (0, 0, None, None))
+    return grid(xs, ys, rates, keys)
+
+
+class Chest(NamedTuple):
+    """The nine recordings at one horizon and some numbers of lags, recording by recording.
+
+    Padded by zeros: behind their end, where nothing counts, and, where lags differ, before their
+    beginning and in inputs that are not shown, from which a map without a state learns nothing.
+    """
+
+    xs: Any
+    ys: Any
+    horizon: int
+    lags: tuple[int, ...]
+
+    @classmethod
+    def at(cls, horizon: int, lags: tuple[int, ...]) -> "Chest":
+        """With targets so many samples ahead."""
+        signals = [respiration_signals(s) for s in SEQUENCES]
+        longest = max(map(len, signals)) - min(lags) + 1 - horizon
+        xs, ys = [], []
+        for values, many in itertools.product(signals, lags):
+            found = recorded(values, fit=FIT, horizon=horizon, lags=many, ddof=1)
+            before = many - min(lags)
+            steps = before, longest - before - len(found.xs)
+            xs.append(jnp.pad(found.xs, (steps, (0, 9 * (max(lags) - many)))))
+            ys.append(jnp.pad(found.ys, (steps, (0, 0))))
+        return cls(jnp.stack(xs), jnp.stack(ys), horizon, lags)
+
+    def errors(self, outputs: np.ndarray, sequence: int) -> tuple[Any, Any]:
+        """nRMSE (lags and rates, seeds) in millimetres: of validation, then of the test."""
+        signals = respiration_signals(sequence)
+        mean, sd = signals[:FIT].mean(0), signals[:FIT].std(0, ddof=1)
+        first = min(self.lags) - 1 + self.horizon  # the sample that the first step is about
+        truth, many = signals[first:], len(self.lags)
+        of_sequence = outputs[(sequence - 1) * many : sequence * many]
+        made = mean + sd * of_sequence.reshape(-1, *outputs.shape[2:])[..., : len(truth), :]
+        # by the time of the target, and where all lags have begun
+        begin = max(FIT, first + max(self.lags) - min(self.lags))
+        chosen = np.sqrt(over_steps(made, truth, (begin - first, VALID - first)))
+        return chosen, np.sqrt(over_steps(made, truth, (VALID - first, len(truth))))
+
+
+def chest_row(
+    network: Callable,
+    rule: Any,
+    seeds: int,
+    protocol: str,
+    rates: tuple[float, ...],
+    lags: tuple[int, ...] = LAGS,
+) -> dict:
+    """Mean over recordings of each horizon and seed, with rate (and lags) chosen for each pair."""
+    keys = jax.vmap(jr.key)(jnp.arange(seeds))
+    found = np.zeros((len(HORIZONS), len(SEQUENCES), seeds))
+    for h, horizon in enumerate(HORIZONS):
+        chest = Chest.at(horizon, lags)
+        delay = 0 if protocol == "as published" else horizon - 1
+        outputs = chest_outputs(network, rule, keys, jnp.asarray(rates), chest.xs, chest.ys, delay)
+        outputs = np.asarray(outputs, float)
+        for s, sequence in enumerate(SEQUENCES):
+            chosen_by, tested = chest.errors(outputs, sequence)
+            found[h, s] = tested[best_of(chosen_by)]
+    by_horizon = found.mean((1, 2))
+    return {
+        "nrmse": found.mean((0, 1)).tolist(),
+        "by_horizon": dict(zip(map(str, HORIZONS), by_horizon.tolist())),
+        "rates": list(rates),
+    }
+
+
+def chest_rows(names: list[str], seeds: int) -> Iterator[tuple[str, Callable]]:
+    """What the table of the markers is made of."""
+    for protocol, rates in RATES.items():
+        for name in names:
+            rule = RULES[name].make(NEURONS, 9)
+            row = functools.partial(chest_row, chest_network, rule, seeds, protocol, rates)
+            yield f"respiration/{protocol}/{name}", row
+        lms = chest_row, filter_without_a_network, None, 1, protocol, LMS_RATES, LMS_LAGS
+        yield f"respiration/{protocol}/LMS", functools.partial(*lms)
+
+    def persistence():
+        found = np.zeros((len(HORIZONS), len(SEQUENCES)))
+        for h, horizon in enumerate(HORIZONS):
+            for s in SEQUENCES:
+                signals = respiration_signals(s)
+                now, then = signals[VALID - horizon : -horizon], signals[VALID:]
+                found[h, s - 1] = nrmse(jnp.asarray(now), jnp.asarray(then))
+        by_horizon = dict(zip(map(str, HORIZONS), found.mean(1).tolist()))
+        return {"nrmse": [float(found.mean())], "by_horizon": by_horizon, "rates": []}
+
+    yield "respiration/real time/persistence", persistence
+
+
+def rows_of(path: Path) -> dict[str, dict]:
+    """What is there already; a line that was cut off is computed anew."""
+    found = {}
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        found[row["row"]] = row
+    return found
+
+
+def compute(names: list[str], tables: list[str], seeds: int, path: str | None) -> None:
+    """Row by row, each written as soon as it is known."""
+    there = rows_of(ROWS)
+    ROWS.parent.mkdir(parents=True, exist_ok=True)
+    made = {"laser": lambda: laser_rows(names, seeds, path)}
+    made["respiration"] = lambda: chest_rows(names, seeds)
+    for table in tables:
+        for key, work in made[table]():
+            if key in there:
+                continue
+            began = time.perf_counter()
+            row = {"row": key, "seeds": seeds} | work()
+            row["seconds"] = round(time.perf_counter() - began, 1)
+            with open(ROWS, "a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(json.dumps(row)[:160], flush=True)
+
+
+def main() -> None:
+    """Compute rows, or print the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["rows", "page"])
+    parser.add_argument("--tables", nargs="+", default=["laser", "respiration"])
+    parser.add_argument("--rules", nargs="+", choices=list(RULES))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--laser", help="santafe_laser.npy or .npz, else the package reservoirpy")
+    given = parser.parse_args()
+    if given.what == "page":
+        print(page(rows_of(ROWS), list(RULES)), end="")
+        return
+    names = given.rules or [name for name, rule in RULES.items() if not rule.slow]
+    compute(names, given.tables, given.seeds, given.laser)
+
+
+if __name__ == "__main__":
+    main()
