@@ -141,7 +141,8 @@ def _plain(group: Sequences) -> Any:
 
 def _summaries(group: Sequences, statistics: Sequence[str]) -> np.ndarray:
     """(examples, statistics · features)."""
-    each = (x[:n] for x, n in zip(np.moveaxis(np.asarray(group.steps), 1, 0), group.lengths))
+    examples = np.moveaxis(np.asarray(group.steps), 1, 0)
+    each = (x[:n] for x, n in zip(examples, np.asarray(group.lengths)))
     return np.stack([np.concatenate([STATISTICS[name](x) for name in statistics]) for x in each])
 
 

@@ -40,7 +40,7 @@ def series(name: str, value: object, axes: str = "(T, features)") -> Array:
         gaps = np.ravel(~np.isfinite(np.asarray(value)).all(tuple(range(1, found.ndim))))
         if gaps.any():
             raise ValueError(
-                f"{name} must be finite, but {gaps.sum()} of {len(gaps)} steps hold NaN or "
+                f"{name} must be finite, but {gaps.sum()} of {len(found)} steps hold NaN or "
                 f"infinity, the first of them step {gaps.argmax()}: fill the gaps, or cut the "
                 "series there."
             )

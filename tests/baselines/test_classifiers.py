@@ -85,7 +85,7 @@ def test_a_statistic_tells_classes_apart(statistic, other):
     test, truth, test_lengths = classes(statistic, 1)
 
     def accuracy(*statistics):
-        options = dict(train_lengths=train_lengths, test_lengths=test_lengths)
+        options: dict[str, Any] = dict(train_lengths=train_lengths, test_lengths=test_lengths)
         found = baselines.logistic_regression(train, labels, test, statistics=statistics, **options)
         return np.mean(found == truth)
 
@@ -93,7 +93,7 @@ def test_a_statistic_tells_classes_apart(statistic, other):
     assert accuracy(other) < 0.75
 
 
-@pytest.mark.parametrize("name", ["dtw", "convolutions"])
+@pytest.mark.parametrize("name", ["dtw", pytest.param("convolutions", marks=pytest.mark.slow)])
 def test_sequences_end_where_their_lengths_say(name):
     """With NaN behind the ends; classes differ by their mean."""
     if name == "convolutions":
@@ -106,6 +106,7 @@ def test_sequences_end_where_their_lengths_say(name):
         CLASSIFIERS[name](train, labels, test, test_lengths=test_lengths)
 
 
+@pytest.mark.slow  # numba compiles for a minute
 def test_convolutions_know_order():
     """Ramps up or down in noise: all statistics but order are the same."""
     pytest.importorskip("aeon")
@@ -151,7 +152,7 @@ XS, LABELS = np.random.default_rng(0).normal(size=(9, 4, 2)), np.array([0, 1, 0,
     ],
 )
 def test_errors(name, given, message):
-    arguments = dict(train=XS, labels=LABELS, test=XS) | given
+    arguments: dict[str, Any] = dict(train=XS, labels=LABELS, test=XS) | given
     with pytest.raises(ValueError, match=message):
         CLASSIFIERS[name](**arguments)
 

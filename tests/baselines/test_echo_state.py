@@ -67,7 +67,9 @@ def test_seeds_and_values_under_vmap():
     keys, values = jr.split(KEY, 2), jnp.asarray([0.3, 0.8])
 
     def forecast(key, value):
-        options = dict(radius=value, leak=value, input_scale=value, forgetting=value, ridge=value)
+        options: dict[str, Any] = dict(
+            radius=value, leak=value, input_scale=value, forgetting=value, ridge=value
+        )
         return baselines.echo_state(xs, ys, size=6, key=key, **options)
 
     together = jax.vmap(forecast)(keys, values)
@@ -102,7 +104,7 @@ def test_what_no_linear_forecast_knows():
     ],
 )
 def test_errors(given, message):
-    arguments = dict(inputs=draws(20, 2), targets=draws(20, 1), key=KEY) | given
+    arguments: dict[str, Any] = dict(inputs=draws(20, 2), targets=draws(20, 1), key=KEY) | given
     with pytest.raises(ValueError, match=message):
         baselines.echo_state(**arguments)
     with pytest.raises(ValueError, match=r"inputs must be an array \(T, \*batch, features\)"):

@@ -277,7 +277,7 @@ XS, YS = draws()
     ],
 )
 def test_errors(given, message):
-    arguments = dict(inputs=XS, targets=YS, order=2) | given
+    arguments: dict[str, Any] = dict(inputs=XS, targets=YS, order=2) | given
     with pytest.raises(ValueError, match=message):
         baselines.recursive_least_squares(**arguments)
 
