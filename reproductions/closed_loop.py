@@ -158,8 +158,7 @@ def report(options: Report) -> None:
     rows = [
         r for r in read(options.runs / "rows.jsonl") if r["steps"] == SETTINGS[r["world"]].steps
     ]
-    steps = {world: each.steps for world, each in SETTINGS.items()}
-    text, files = page([r | {"success": success(r)} for r in rows], list(CORES), steps)
+    text, files = page([r | {"success": success(r)} for r in rows], list(CORES), SETTINGS)
     options.out.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
         if name.endswith((".png", ".pdf", ".csv")):
