@@ -65,8 +65,9 @@ class SKRTRL(AbstractInfluenceRule):
     unit. A `Filtered` one learns offline alone.
 
     Time O(r²P + rP) a step and example, for P parameters, and O(rn²) with one QR of n x r; memory
-    (r + 1)P + nr + r², for units of one variable. A segment of more than one step is gone through
-    twice. Locality: none; S is local.
+    (r + 1)P + nr + r², for units of one variable. Once a segment come 2n³ operations, and 12n³ for
+    the certificate's σ_max(W): most of the time where segments are of a step or few. A segment of
+    more than one step is gone through twice. Locality: none; S is local.
 
     Errors: ValueError for a cell without messages (`DiagonalRTRL` is exact there), with a map of
     synapses other than a matrix, or a value that acts on all units and trains; for a `Filtered`
@@ -126,7 +127,8 @@ class SKRTRL(AbstractInfluenceRule):
             is slow beyond some 100 units.
         - `extra`: columns that are tried beside the r that are kept, of which the best are taken.
         - `certificate`: keep e and η. It takes a few products of W with a vector at a step, and
-            six products of matrices (n, n) a segment, for σ_max(W).
+            six products of matrices (n, n) a segment, for σ_max(W): leave it out where segments
+            are of one step and n is large.
         """
         self.rank = arguments.count("rank", rank)
         self.iterations = None
