@@ -28,35 +28,37 @@ if BESIDE.is_dir():
     os.environ.setdefault("MODPROP_JAX_DATA", str(BESIDE))
 MAPS = pathlib.Path("/proc/self/maps")
 RUN = pytest.StashKey[int]()
-# what tests call the two when they go over both
-RULES, CELLS = {"rule", "rule_name", "name"}, {"cell", "cell_name", "maps"}
 
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--all-pairs", action="store_true", help="every rule with every cell, not a third of them"
+        "--all-pairs",
+        action="store_true",
+        help="every pair (rule and cell, ...), not a third of them, and what takes minutes",
     )
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Of a test of pairs, the fast suite meets each value, and the slow one the other pairs; where
-    these are of a rule and a cell, a third of them, unless all are asked for. Tests of one cell
-    follow one another: they share what a worker has compiled."""
+    """Of a test of pairs, the fast suite meets each value, and the slow one a third of the other
+    pairs, and all those of goldens. All of them, and tests that are marked `long`, are run if they
+    are asked for. Tests of one cell follow one another: they share what a worker has compiled."""
+    everything = config.getoption("--all-pairs")
     seen, others, left = set(), 0, []
     for item in items:
         spec = getattr(item, "callspec", None)
         counts = spec is not None and item.path.name.startswith("test_")
         params = spec.params if spec is not None and counts else {}
         values = {(item.location[0], item.originalname, *map(str, pair)) for pair in params.items()}
-        marked = item.get_closest_marker("slow")
-        if marked or (len(params) > 1 and values <= seen):
+        if item.get_closest_marker("long"):
             item.add_marker("slow")
-            if RULES & params.keys() and CELLS & params.keys():
-                others += 1
-                if others % 3 and not config.getoption("--all-pairs"):
-                    left.append(item)
-        else:
+            left += [] if everything else [item]
+        elif len(params) > 1 and (item.get_closest_marker("slow") or values <= seen):
+            item.add_marker("slow")
+            others += 1
+            if others % 3 and not everything and "golden" not in item.nodeid:
+                left.append(item)
+        elif not item.get_closest_marker("slow"):
             seen |= values
 
     def cell_name(item):

@@ -24,6 +24,7 @@ from .._rule import Carry
 from .._synapses import AbstractSynapses
 from ..tasks import Architecture, Preset, Task
 from ..tasks._preset import defaults
+from . import _schema as schema
 from ._cells import CELLS, LAYERS
 from ._names import known
 from ._sparse import sparse_dale, sparse_signed
@@ -246,23 +247,46 @@ def build_optimizer(preset: Preset) -> optax.GradientTransformation:
     Dale's law and rewiring.
 
     For the networks of `build_network`. `optax.add_decayed_weights` ahead of Adam adds
-    `l2 · W` to the gradient, which is the gradient of `l2 · ½ ‖W‖²`.
+    `l2 · W` to the gradient, which is the gradient of `l2 · ½ ‖W‖²`. The learning rate is part of
+    the state: presets that differ in it alone share `update`, and what is compiled of it.
     """
+    about = preset.optimizer
+    known("optimizer", about.optimizer, OPTIMIZERS)
+    shared = _at_any_rate(schema.as_text(preset.replace(learning_rate=1.0)))
+
+    def init(params):
+        state = shared.init(params)
+        rate = jnp.full_like(state.hyperparams["learning_rate"], about.learning_rate)
+        return state._replace(hyperparams={"learning_rate": rate})
+
+    return optax.GradientTransformation(init, shared.update)
+
+
+@functools.lru_cache(maxsize=64)
+def _at_any_rate(settings: str) -> Any:
+    preset = schema.from_text(Preset, settings)
     about, network = preset.optimizer, preset.network
-    rate = optax.exponential_decay(
-        about.learning_rate, about.decay_every, about.decay, staircase=True
-    )
-    step = OPTIMIZERS[known("optimizer", about.optimizer, OPTIMIZERS)](rate)
-    steps = [] if about.clip is None else [optax.clip_by_global_norm(about.clip)]
-    steps.append(optax.add_decayed_weights(preset.objective.l2, mask=weights))
-    # Neither the moments of a synapse that does not exist nor its weight move.
-    steps = [*steps, *only_existing(network), step, *only_existing(network)]
-    keep = optim.dale
-    if about.shrink or about.connectivity:
-        keep = functools.partial(
-            optim.rewire, shrink=lambda i: about.shrink * rate(i), connectivity=about.connectivity
+
+    def made(learning_rate):
+        rate = optax.exponential_decay(
+            learning_rate, about.decay_every, about.decay, staircase=True
         )
-    return optax.chain(*steps, *dales_law(network, keep))
+        steps = [] if about.clip is None else [optax.clip_by_global_norm(about.clip)]
+        steps.append(optax.add_decayed_weights(preset.objective.l2, mask=weights))
+        # Neither the moments of a synapse that does not exist nor its weight move.
+        step = OPTIMIZERS[about.optimizer](rate)
+        steps = [*steps, *only_existing(network), step, *only_existing(network)]
+        keep = optim.dale
+        if about.shrink or about.connectivity:
+            keep = functools.partial(
+                optim.rewire,
+                shrink=lambda i: about.shrink * rate(i),
+                connectivity=about.connectivity,
+            )
+        return optax.chain(*steps, *dales_law(network, keep))
+
+    made(1.0)  # a setting that is none is said here, not where it compiles
+    return optax.inject_hyperparams(made)(learning_rate=1.0)
 
 
 def weights(params: PyTree) -> PyTree:

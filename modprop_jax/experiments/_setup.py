@@ -30,6 +30,15 @@ class Setup(NamedTuple):
     optimizer: optax.GradientTransformation
 
 
+class _Made(NamedTuple):
+    """What all learning rates share, too."""
+
+    models: Callable[[Key[Array, " seeds"]], PyTree]
+    loss: Loss
+    data: Data
+    evaluate: Data
+
+
 class _Same:
     """A key of a cache that is what it holds: two things of one name are two."""
 
@@ -45,11 +54,26 @@ class _Same:
 
 def setup(config: Config) -> Setup:
     """The same objects for the same settings: compiled functions are kept by their identity."""
+    network = None if config.network is None else _Same(own.find(config.network))
     settings = schema.as_text(config.settings)
-    task = _Same(own.find_task(config.task))
-    if config.network is None:
-        return _setup(task, config.tuning, settings)
-    return _own_setup(task, config.tuning, settings, _Same(own.find(config.network)))
+    return _setup(_Same(own.find_task(config.task)), config.tuning, settings, network)
+
+
+@functools.lru_cache(maxsize=64)
+def _setup(task: _Same, tuning: bool, settings: str, network: _Same | None) -> Setup:
+    preset = schema.from_text(Preset, settings)
+    optimizer = build_optimizer(preset)
+    # what is compiled at one learning rate serves all others
+    shared = schema.as_text(preset.replace(learning_rate=1.0))
+    if network is None:
+        made = _made(task, tuning, shared)
+    else:
+        made = _own_made(task, tuning, shared, network)
+
+    def start(keys: Key[Array, " seeds"]) -> State:
+        return initial_state(made.models(keys), optimizer)
+
+    return Setup(start, made.loss, made.data, made.evaluate, optimizer)
 
 
 def seed_keys(config: Config) -> tuple[Key[Array, " seeds"], Key[Array, " seeds"]]:
@@ -60,16 +84,15 @@ def seed_keys(config: Config) -> tuple[Key[Array, " seeds"], Key[Array, " seeds"
 
 
 @functools.lru_cache(maxsize=16)
-def _setup(given: _Same, tuning: bool, settings: str) -> Setup:
+def _made(given: _Same, tuning: bool, settings: str) -> _Made:
     task, preset = _task(given, tuning), schema.from_text(Preset, settings)
-    objective, optimizer = preset.objective, build_optimizer(preset)
+    objective = preset.objective
 
     @eqx.filter_jit
     def make(keys, wires):
-        models = eqx.filter_vmap(lambda key: build_network(task, preset, key, wires))(keys)
-        return initial_state(models, optimizer)
+        return eqx.filter_vmap(lambda key: build_network(task, preset, key, wires))(keys)
 
-    def start(keys: Key[Array, " seeds"]) -> State:
+    def models(keys: Key[Array, " seeds"]) -> PyTree:
         # lists are arguments: as constants the program would hold them
         return make(keys, wires_of(task, preset))
 
@@ -84,7 +107,7 @@ def _setup(given: _Same, tuning: bool, settings: str) -> Setup:
             value = value + (cost - jax.lax.stop_gradient(cost))
         return value, score
 
-    return Setup(start, loss, *_drawn(task, preset), optimizer)
+    return _Made(models, loss, *_drawn(task, preset))
 
 
 def _drawn(task: Task, preset: Preset) -> tuple[Data, Data]:
@@ -102,17 +125,16 @@ def _task(given: _Same, tuning: bool) -> Task:
 
 
 @functools.lru_cache(maxsize=16)
-def _own_setup(given: _Same, tuning: bool, settings: str, network: _Same) -> Setup:
+def _own_made(given: _Same, tuning: bool, settings: str, network: _Same) -> _Made:
     """Of a network of one's own."""
     task, preset = _task(given, tuning), schema.from_text(Preset, settings)
-    optimizer = build_optimizer(preset)
 
     def make(key: PRNGKeyArray) -> eqx.Module:
         return own_network.make_network(network.thing, task, preset, key)
 
     @eqx.filter_jit
-    def start(keys: Key[Array, " seeds"]) -> State:
-        return initial_state(eqx.filter_vmap(make)(keys), optimizer)
+    def models(keys: Key[Array, " seeds"]) -> PyTree:
+        return eqx.filter_vmap(make)(keys)
 
     def loss(model: PyTree, xs: PyTree, ys: PyTree) -> tuple[Array, Array]:
         reads = preset.objective.readout_steps or task.readout
@@ -125,4 +147,4 @@ def _own_setup(given: _Same, tuning: bool, settings: str, network: _Same) -> Set
     draws = own_network.takes_key(jax.eval_shape(make, jr.key(0)))
     if preset.schedule.segment is None and draws:
         data, evaluate = own_network.with_key(data), own_network.with_key(evaluate)
-    return Setup(start, loss, data, evaluate, optimizer)
+    return _Made(models, loss, data, evaluate)

@@ -107,7 +107,7 @@ def iterate_stream(
     state = placed(state, mesh)
     xs, ys = placed(_drawn(data, stream_keys(keys)[0]), mesh)
     given: dict[str, Any] = dict(
-        xs=xs, ys=ys, loss=loss, optimizer=optimizer, streaming=streaming, mesh=mesh
+        xs=xs, ys=ys, loss=loss, update=optimizer.update, streaming=streaming, mesh=mesh
     )
 
     def record(value, score, seconds):
@@ -156,7 +156,7 @@ def _advance(
     xs: Float[Array, "seeds T batch m"],
     ys: Array,
     loss: OutputLoss,
-    optimizer: optax.GradientTransformation,
+    update: Callable[..., Any],
     streaming: Streaming,
     count: int,
     mesh: Mesh | None,
@@ -178,7 +178,7 @@ def _advance(
             (_, (carry, outputs)), grads = gradient(model, (carry, silent), *seen)
             params = eqx.filter(model, eqx.is_inexact_array)
             with jax.numpy_dtype_promotion("standard"):  # optax knows no strict mode
-                updates, opt_state = optimizer.update(grads, opt_state, params)
+                updates, opt_state = update(grads, opt_state, params)
             model = eqx.apply_updates(model, updates)
             found = fault(model, (grads, outputs))
             return eqx.filter((model, opt_state, carry), eqx.is_array), (outputs, found)

@@ -185,7 +185,7 @@ def iterate(
     check_divided(len(keys), batch, mesh)
     state = placed(state, mesh)
     advance = functools.partial(
-        _advance, loss=loss, data=data, optimizer=optimizer, rule=rule, mesh=mesh
+        _advance, loss=loss, data=data, update=optimizer.update, rule=rule, mesh=mesh
     )
     iteration = int(state.iteration)
 
@@ -265,7 +265,7 @@ def _advance(
     *,
     loss: Loss,
     data: Data,
-    optimizer: optax.GradientTransformation,
+    update: Callable[..., Any],
     rule: AbstractRule | None,
     mesh: Mesh | None,
 ) -> tuple[State, Int[Array, "seeds 2"]]:
@@ -291,7 +291,7 @@ def _advance(
             (value, _), grads = gradient(model, xs, ys)
             params = eqx.filter(model, eqx.is_inexact_array)
             with jax.numpy_dtype_promotion("standard"):  # optax knows no strict mode
-                updates, opt_state = optimizer.update(grads, opt_state, params)
+                updates, opt_state = update(grads, opt_state, params)
             model = eqx.apply_updates(model, updates)
             found = fault(model, (value, grads))
             broken = jnp.where((broken[0] < 0) & (found > 0), jnp.stack([i, found]), broken)

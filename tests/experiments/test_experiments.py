@@ -338,8 +338,12 @@ def test_a_rule_that_becomes_unstable_is_stopped_and_measured_mu_goes_on(tmp_pat
     assert "is safe" in given.diverged and 'mu="auto"' in given.diverged
     assert "stopped: rule modprop_cell:mu=0.75, seed" in capsys.readouterr().out
     assert (measured.iteration, measured.diverged) == (60, None)
-    radius = [line["radius"] for line in result.metrics if "radius" in line]
-    assert len(radius) == given.iteration // 4 + 1 and (np.array(radius) <= 1 + 1e-5).all()
+    lines, stopped = [line for line in result.metrics if "radius" in line], set()
+    for line in lines:
+        stopped |= {int(seed) for seed in line.get("stopped", {})}
+        running = [value for seed, value in enumerate(line["radius"]) if seed not in stopped]
+        assert running and (np.array(running) <= 1 + 1e-5).all()
+    assert len(lines) == given.iteration // 4 + 1
 
 
 def test_a_rule_that_is_unstable_from_the_start_is_named(tmp_path):

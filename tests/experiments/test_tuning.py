@@ -11,6 +11,7 @@ from folders import resigned, unsigned
 
 from modprop_jax.experiments import compare, main, resume
 from modprop_jax.experiments._config import Config
+from modprop_jax.experiments._setup import seed_keys, setup
 from modprop_jax.experiments._summary import SECONDS
 from modprop_jax.experiments._tuning import Tuning
 
@@ -21,6 +22,20 @@ TINY |= {"eval_every": 2, "data": {"cue": 2, "delay": 1}, "seeds": 2, "quiet": T
 
 def made(rules, rates=None, tune=None) -> Tuning:
     return Tuning.make(rules, rates, tune, 1, 10, range(5))
+
+
+def test_learning_rates_share_what_is_compiled():
+    """All that `_advance` is compiled for, but not the state, in which the rate is."""
+    one, other = (
+        Config.make("delayed_xor", "small", ["eprop"], 1, learning_rate=rate) for rate in (0.1, 0.2)
+    )
+    first, second = setup(one), setup(other)
+    assert first.loss is second.loss and first.data is second.data
+    assert first.optimizer.update is second.optimizer.update
+    for parts, rate in ((first, 0.1), (second, 0.2)):
+        state: Any = parts.start(seed_keys(one)[0]).opt_state
+        assert state.hyperparams["learning_rate"] == pytest.approx(rate)
+    assert setup(one) is first
 
 
 @pytest.mark.parametrize(
