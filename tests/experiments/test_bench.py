@@ -175,7 +175,13 @@ SERVED = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network", SERVED)
+@pytest.mark.parametrize(
+    "network",
+    [
+        network if network in ("lif", "gru") else pytest.param(network, marks=pytest.mark.long)
+        for network in SERVED
+    ],
+)
 def test_networks(network):
     found = [*measure(Size(6, 5, network), None, ("offline", "segment=2"), ONE)]
     rows = {(row["program"], row["mode"]): row for row in found if row["program"] not in PEERS}

@@ -102,7 +102,10 @@ def test_the_loop_builds_nothing_dense(label):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset, trials", [("small", 210), ("small_spiking", 450)])
+@pytest.mark.parametrize(
+    "preset, trials",
+    [("small", 210), pytest.param("small_spiking", 450, marks=pytest.mark.long)],
+)
 def test_learnt_beats_fixed(preset, trials, tmp_path):
     """Part of the trials; credit that goes back by a synapse, where few neurons see an error."""
     options: dict[str, Any] = {"seeds": 1, "iterations": trials, "quiet": True}
