@@ -151,18 +151,20 @@ def held_back(state: Any, before: Any, stops: Stops) -> Any:
         raise next(iter(new.values()))
     if not (stopped >= 0).any():
         return state
-    old = before.model, before.opt_state
-    kept = _of_seeds(jnp.asarray(stopped >= 0), old, (state.model, state.opt_state))
-    return dataclasses.replace(
-        state, model=kept[0], opt_state=kept[1], stopped=state.stopped.at[:].set(stopped)
-    )
+    parts = [(each.model, each.opt_state) for each in (before, state)]
+    (model, opt_state), held = _of_seeds(stopped, *parts)
+    return dataclasses.replace(state, model=model, opt_state=opt_state, stopped=held)
 
 
 @eqx.filter_jit
-def _of_seeds(first: Array, one: PyTree, other: PyTree) -> PyTree:
-    """Arrays that lead with seeds, of the one tree where `first` says so, else of the other."""
+def _of_seeds(
+    stopped: Int[np.ndarray, " seeds"], one: PyTree, other: PyTree
+) -> tuple[PyTree, Array]:
+    """Arrays that lead with seeds, of the one tree where these have stopped, else of the other."""
 
     def choose(a, b):
-        return jnp.where(first.reshape(-1, *[1] * (a.ndim - 1)), a, b) if eqx.is_array(a) else b
+        first = stopped.reshape(-1, *[1] * (a.ndim - 1)) >= 0 if eqx.is_array(a) else None
+        return b if first is None else jnp.where(first, a, b)
 
-    return jax.tree.map(choose, one, other)
+    # NumPy's, which several processes have alike: made an array with theirs
+    return jax.tree.map(choose, one, other), jnp.asarray(stopped)
