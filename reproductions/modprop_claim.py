@@ -39,6 +39,7 @@ class Study(NamedTuple):
     seeds: int
     settings: dict[str, Any]
     after: str | None = None
+    rules: tuple[str, ...] = RULES
 
 
 STUDIES = {
@@ -53,7 +54,8 @@ STUDIES = {
         *("delayed_xor", "small", (), 10), {"iterations": 800, "clip": 1.0, **_THIRD}, "xor"
     ),
     "xor-published": Study(
-        *("delayed_xor", "published", (2e-4, 5e-4, 1.5e-3), 10), {"iterations": 600}
+        *("delayed_xor", "published", (5e-4, 1.5e-3), 10, {"iterations": 500}, None),
+        ("bptt", "modprop_cell:mu=0.25", "modprop:mu=0.25", "modprop:mu=auto", "mdgl", "eprop"),
     ),
 }
 
@@ -63,7 +65,9 @@ def studied(name: str, out: Path) -> Comparison:
     study, folder = STUDIES[name], out / name
     if (folder / "config.json").exists():
         return resume(folder)
-    rules, more = RULES, dict[str, Any](learning_rates=study.rates, tune=TUNED, tune_seeds=2)
+    rules, more = study.rules, dict[str, Any](learning_rates=study.rates, tune_seeds=2)
+    if rules is RULES:
+        more["tune"] = TUNED
     if study.after is not None:
         chosen = json.loads((out / study.after / "tuning.json").read_text("utf-8"))["chosen"]
         rules, more = tuple(chosen.values()), {}
