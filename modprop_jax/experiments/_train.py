@@ -215,7 +215,8 @@ def iterate(
         return placed(state, mesh), Record(iteration, value, accuracy, seconds, radius, new)
 
     if iteration == 0:
-        yield evaluated(state, state, {}, math.nan)
+        state, found = evaluated(state, state, {}, math.nan)
+        yield state, found
     if iteration < iterations:
         # No iteration at all, but the one compilation: times below are without it.
         jax.block_until_ready(advance(state, data_keys, jnp.int32(0)))

@@ -132,6 +132,23 @@ def test_a_rule_that_becomes_unstable_stops_alone(tmp_path, capsys):
             assert f"iteration {line['iteration']}" in why and f"stopped: {why}" in out
 
 
+def test_what_is_unstable_from_the_start_learns_nothing(tmp_path):
+    """Nor is it said to stop again, where the other goes on."""
+    result = compare(
+        "delayed_xor", ["modprop_cell:mu=0.55"], seeds=6, out=tmp_path / "start", iterations=2,
+        eval_every=1, learning_rate=1e-6, hidden_size=10, excitatory=8, batch=4, quiet=True,
+        data={"cue": 4, "delay": 6},
+    )  # fmt: skip
+    first, *later = result.metrics
+    at_once = set(first["stopped"])
+    assert at_once == {str(s) for s, radius in enumerate(first["radius"]) if radius > 1}
+    assert 0 < len(at_once) < 6 and not any("stopped" in line for line in later)
+    for line in later:
+        changed = {str(s) for s in range(6) if line["radius"][s] != first["radius"][s]}
+        assert changed == {*map(str, range(6))} - at_once
+    assert len(result.rows[0].stopped) == len(at_once)
+
+
 def test_untrained_is_what_a_stopped_seed_counts_as():
     """By hand, with a rule beside it that has nothing to do with it."""
     metrics = [
