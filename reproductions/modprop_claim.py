@@ -79,7 +79,7 @@ def studied(name: str, out: Path) -> Comparison:
 
 def main() -> None:
     """Run what is missing, or report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="train what has not been trained yet")
     run.add_argument("--out", type=Path, default=Path("results/modprop-claim"))

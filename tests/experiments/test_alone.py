@@ -119,7 +119,7 @@ def test_where_none_is_left_the_rule_stops(tmp_path):
 @pytest.mark.slow
 def test_a_rule_that_becomes_unstable_stops_alone(tmp_path, capsys):
     """Excitatory weights grow, of each network in its own time."""
-    tiny = dict(hidden_size=6, excitatory=5, batch=4, data={"cue": 3, "delay": 2})
+    tiny: dict[str, Any] = dict(hidden_size=6, excitatory=5, batch=4, data={"cue": 3, "delay": 2})
     result = compare(
         "delayed_xor", ["modprop_cell:mu=0.75"], seeds=3, out=tmp_path / "grows", iterations=48,
         eval_every=4, learning_rate=0.03, l2=0.0, **tiny,

@@ -12,7 +12,7 @@ from .._tuning import RATE, shown, Tuning, Value, with_options
 
 
 def chosen(tuning: Tuning, rules: Sequence[str], rows: Sequence[Row]) -> dict[str, str]:
-    """The label with the least loss of each rule: a mean over seeds, untrained where they stopped."""
+    """The label of each rule with the least loss: a mean over seeds, untrained if they stopped."""
     loss = losses(rows)
     return {rule: min(tuning.labels(rule), key=lambda label: loss[label]) for rule in rules}
 
