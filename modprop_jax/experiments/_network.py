@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import jax
@@ -255,15 +255,21 @@ def build_optimizer(preset: Preset) -> optax.GradientTransformation:
     shared = _at_any_rate(schema.as_text(preset.replace(learning_rate=1.0)))
 
     def init(params):
-        state = shared.init(params)
-        rate = jnp.full_like(state.hyperparams["learning_rate"], about.learning_rate)
-        return state._replace(hyperparams={"learning_rate": rate})
+        return _Rated(jnp.asarray(about.learning_rate, float), shared.init(params).inner)
 
     return optax.GradientTransformation(init, shared.update)
 
 
+class _Rated(NamedTuple):
+    """As `optax.inject_hyperparams` has it, but for the rate's dtype, which there is that of the
+    first parameter."""
+
+    learning_rate: Float[Array, ""]
+    inner: optax.OptState
+
+
 @functools.lru_cache(maxsize=64)
-def _at_any_rate(settings: str) -> Any:
+def _at_any_rate(settings: str) -> optax.GradientTransformation:
     preset = schema.from_text(Preset, settings)
     about, network = preset.optimizer, preset.network
 
@@ -285,8 +291,15 @@ def _at_any_rate(settings: str) -> Any:
             )
         return optax.chain(*steps, *dales_law(network, keep))
 
+    def init(params):
+        return _Rated(jnp.ones(()), made(1.0).init(params))
+
+    def update(updates, state, params=None):
+        updates, inner = made(state.learning_rate).update(updates, state.inner, params)
+        return updates, state._replace(inner=inner)
+
     made(1.0)  # a setting that is none is said here, not where it compiles
-    return optax.inject_hyperparams(made)(learning_rate=1.0)
+    return optax.GradientTransformation(init, update)
 
 
 def weights(params: PyTree) -> PyTree:

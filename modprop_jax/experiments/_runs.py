@@ -2,9 +2,13 @@
 
 import contextlib
 import copy
+import gc
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
+
+import jax
 
 from . import _own as own
 from ._config import Config, environment
@@ -63,7 +67,22 @@ def drive(
                 on_record(copy.deepcopy(line))  # what it does with it changes no table
         if run.label in diverged:
             reporter.say(f"stopped: {diverged[run.label]}")
+        forget_programs()
     return diverged
+
+
+def forget_programs() -> None:
+    """Drop what JAX has compiled, if this process is about to have no room for more of it.
+
+    On Linux a process has 65,530 mappings of memory, and each program for the CPU takes some: with
+    a hundred runs XLA ended with "Cannot allocate memory".
+    """
+    if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > 30_000:
+        jax.clear_caches()
+        gc.collect()
+
+
+_MAPS = Path("/proc/self/maps")
 
 
 def _kept(

@@ -46,8 +46,7 @@ def by_hand(config, rules, seed):
         each = jnp.sum((outputs - ys) ** 2, -1)
         return len(xs) * each.mean(), carry
 
-    # optax's schedules, of which the experiment's rate is one, are float32
-    optimizer = optax.adam(float(np.float32(config.settings.optimizer.learning_rate)))
+    optimizer = optax.adam(config.settings.optimizer.learning_rate)
     state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
     online = mpj.online_value_and_grad(segment_loss, segment=2)
     carry, losses = model.init((3,), key=carry_key), []

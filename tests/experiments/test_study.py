@@ -90,3 +90,20 @@ def test_kinds_are_told_apart(config, tmp_path):
     assert reopened(folder, "doubling", lambda data: Doubling(config)).run is config
     with pytest.raises(ValueError, match="holds a run of doubling"):
         reopened(folder, "align", lambda data: Doubling(config))
+
+
+def test_programs_are_forgotten_where_there_is_no_room_for_more(tmp_path, monkeypatch):
+    """A process of Linux has 65,530 mappings."""
+    from modprop_jax.experiments import _runs as runs
+
+    cleared = []
+    monkeypatch.setattr(runs.jax, "clear_caches", lambda: cleared.append(True))
+    maps = tmp_path / "maps"
+    monkeypatch.setattr(runs, "_MAPS", maps)
+    runs.forget_programs()  # another system
+    maps.write_text("a mapping\n" * 30_000)
+    runs.forget_programs()
+    assert not cleared
+    maps.write_text("a mapping\n" * 30_001)
+    runs.forget_programs()
+    assert cleared == [True]

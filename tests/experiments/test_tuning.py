@@ -34,7 +34,7 @@ def test_learning_rates_share_what_is_compiled():
     assert first.optimizer.update is second.optimizer.update
     for parts, rate in ((first, 0.1), (second, 0.2)):
         state: Any = parts.start(seed_keys(one)[0]).opt_state
-        assert state.hyperparams["learning_rate"] == pytest.approx(rate)
+        assert state.learning_rate == pytest.approx(rate)
     assert setup(one) is first
 
 
