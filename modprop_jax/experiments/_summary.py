@@ -62,6 +62,9 @@ class Row:
     """Why seeds stopped alone; they count from there on as untrained."""
     collapsed: int | None = None
     """Seeds that had met the criterion, and ended below half way from it back to their start."""
+    radius_start: float | None = None
+    """Of the recurrent weights, mean over seeds: the largest magnitude of an eigenvalue."""
+    radius_end: float | None = None
 
 
 def counted(metrics: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -130,6 +133,7 @@ def _row(config: Config, rule: str, lines: list[dict[str, Any]], diverged: str |
         centre(losses),
         stopped,
         _collapsed(config, lines, reached, scores),
+        *(_mean(line.get("recurrent_radius")) for line in (lines[0], last)),
     )
 
 
@@ -256,6 +260,17 @@ def losses(config: Config, rows: Sequence[Row]) -> list[str]:
     return found
 
 
+def radii(rows: Sequence[Row]) -> str:
+    """In words: how training moves the eigenvalues of the recurrent weights; empty if not known."""
+    said = [
+        f"{row.rule} {row.radius_start:.2f} → {row.radius_end:.2f}"
+        for row in rows
+        if row.radius_start is not None and row.radius_end is not None
+    ]
+    about = "Largest magnitude of an eigenvalue of the recurrent weights, mean over seeds"
+    return f"{about}, start → end: {', '.join(said)}." if said else ""
+
+
 def markdown(config: Config, rows: Sequence[Row], pairs: Sequence[Pair] = ()) -> str:
     """The tables as a Markdown file."""
     diverged = {row.rule: row.diverged for row in rows if row.diverged}
@@ -263,6 +278,7 @@ def markdown(config: Config, rows: Sequence[Row], pairs: Sequence[Pair] = ()) ->
     said = [*diverged.values(), *losses(config, rows)]
     if said:
         parts.append("\n".join(f"- {message}" for message in said))
+    parts.append(radii(rows))
     parts.append(
         "Over seeds: mean with a bootstrap interval, median, mean of the middle half; times to "
         "criterion by Kaplan and Meier, and their mean with the end of the run for seeds that did "

@@ -5,6 +5,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -13,7 +14,9 @@ import optax
 import pytest
 
 from modprop_jax.experiments import compare, main, resume, trained, TrainingDiverged
+from modprop_jax.experiments._cells import with_cell
 from modprop_jax.experiments._network import build_network, build_optimizer
+from modprop_jax.experiments._recurrent import recurrent_radius
 from modprop_jax.experiments._summary import counted, losses, summarise
 from modprop_jax.experiments._train import stream_keys
 from modprop_jax.tasks import Task, TASKS
@@ -109,6 +112,30 @@ def test_a_kill_changes_nothing(stopped, tmp_path, monkeypatch):
         found = resume(folder, task=poisoned, quiet=True)
         assert _lines(folder) == _lines(stopped.folder)
         assert found.rows[0].stopped == stopped.rows[0].stopped
+
+
+def test_the_radius_of_the_recurrent_weights_is_recorded(stopped):
+    """By seed, from the weights that a cell computes with; beside `numpy.linalg.eigvals`."""
+    lines = _lines(stopped.folder)
+    for at, line in (("start", lines[0]), ("end", lines[-1])):
+        weights = np.asarray(trained(stopped.folder, "eprop", at=at).rnn.cell.weight_rec)
+        weights = weights * (1 - np.eye(5))  # no autapses
+        expected = [np.abs(np.linalg.eigvals(each)).max() for each in weights]
+        np.testing.assert_allclose(line["recurrent_radius"], expected, rtol=1e-5)
+    [row] = stopped.rows
+    assert row.radius_end == pytest.approx(np.mean(lines[-1]["recurrent_radius"]))
+    said = f"eprop {row.radius_start:.2f} → {row.radius_end:.2f}."
+    assert said in (stopped.folder / "table.md").read_text("utf-8")
+
+
+def test_where_there_is_no_matrix_there_is_no_radius():
+    task = TASKS["sequential_digits"]
+    for cell in ("gru", "leaky"):
+        preset = with_cell(task.presets["small"], cell).replace(hidden_size=4, excitatory=None)
+        network = build_network(task, preset, jr.key(0))
+        seeds = jax.tree.map(lambda a: jnp.stack([a, a]) if eqx.is_array(a) else a, network)
+        found = recurrent_radius(seeds)
+        assert (found is None) == (cell == "gru") and (found is None or found.shape == (2,))
 
 
 def test_where_none_is_left_the_rule_stops(tmp_path):
@@ -215,8 +242,6 @@ def test_a_gradient_is_scaled_down_to_the_clip():
 
 
 def _parameters(model):
-    import equinox as eqx
-
     return eqx.filter(model, eqx.is_inexact_array)
 
 
@@ -241,8 +266,6 @@ def test_train_stops_with_its_first_seed():
     def loss(net, xs, ys):
         value = jnp.mean((net(xs) - ys) ** 2)
         return value, -value
-
-    import equinox as eqx
 
     keys = jnp.stack([jr.split(jr.key(seed))[1] for seed in range(2)])
     with pytest.raises(TrainingDiverged, match="seed 1.*iteration 6"):

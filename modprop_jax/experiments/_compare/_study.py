@@ -23,6 +23,7 @@ from .._files import FolderFault
 from .._names import known
 from .._own_network import under
 from .._progress import Reporter
+from .._recurrent import recurrent_radius
 from .._rules import network_of, segment_of
 from .._runs import check_precision, OnRecord, Run
 from .._setup import seed_keys, setup
@@ -373,10 +374,14 @@ def _lines(config: Config, label: str, state: State) -> Iterator[tuple[State, di
         }
         if record.radius is not None:
             line["radius"] = record.radius.tolist()
+        # trials of a tuning are judged by their loss
+        weights = None if config.tuning else recurrent_radius(state.model)
+        if weights is not None:
+            line["recurrent_radius"] = weights.tolist()
         if record.stopped:
             line["stopped"] = {str(seed): why for seed, why in record.stopped.items()}
         ends = record.iteration in (0, schedule.iterations)
-        # trials of a tuning are judged by their loss: a compilation less for each
+        # a compilation less for each trial of a tuning
         if schedule.segment is None and ends and not config.tuning:
             parts, rule = setup(config.for_rule(label)), _rule_of(config, label)
             angle = cosines(
