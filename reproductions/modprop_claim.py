@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from modprop_claim_page import page
+from modprop_claim_pairs import best
 
 from modprop_jax.experiments import compare, Comparison, resume
 from modprop_jax.experiments._devices import use_cores
@@ -40,6 +41,8 @@ class Study(NamedTuple):
     settings: dict[str, Any]
     after: str | None = None
     rules: tuple[str, ...] = RULES
+    """Where `after` another: kinds, each with what served it best there; RULES: all."""
+    first_seed: int = 0
 
 
 STUDIES = {
@@ -52,6 +55,11 @@ STUDIES = {
     ),
     "xor-clipped": Study(
         *("delayed_xor", "small", (), 10), {"iterations": 800, "clip": 1.0, **_THIRD}, "xor"
+    ),
+    # seeds that none of the others has seen, for the pairs of the claim alone
+    "xor-more": Study(
+        *("delayed_xor", "small", (), 30, {"iterations": 800, "clip": 1.0, **_THIRD}, "xor"),
+        *(("modprop_cell", "modprop", "mdgl", "eprop"), 10),
     ),
     "xor-published": Study(
         *("delayed_xor", "published", (5e-4, 1.5e-3), 10, {"iterations": 500}, None),
@@ -69,11 +77,13 @@ def studied(name: str, out: Path) -> Comparison:
     if rules is RULES:
         more["tune"] = TUNED
     if study.after is not None:
-        chosen = json.loads((out / study.after / "tuning.json").read_text("utf-8"))["chosen"]
-        rules, more = tuple(chosen.values()), {}
+        tuning = json.loads((out / study.after / "tuning.json").read_text("utf-8"))
+        kinds = () if rules is RULES else rules
+        rules = tuple(best(kind, tuning) for kind in kinds) or tuple(tuning["chosen"].values())
+        more = {}
     return compare(
         study.task, rules, preset=study.preset, seeds=study.seeds, out=folder,
-        **more, **study.settings,
+        first_seed=study.first_seed, **more, **study.settings,
     )  # fmt: skip
 
 

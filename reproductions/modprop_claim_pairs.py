@@ -65,16 +65,16 @@ def claimed(runs: Path, name: str, study: Any, quantity: str) -> list[Difference
     """The claim's pairs, of the rows that tuning put first."""
     values = final(runs / name, quantity)
     tuning = json.loads((runs / (study.after or name) / "tuning.json").read_text("utf-8"))
-    best = {kind: _best(kind, tuning) for kind in NAMES}
+    label = {kind: best(kind, tuning) for kind in NAMES}
     by_pair = {
-        f"{NAMES[a]} − {NAMES[b]}": values[best[a]] - values[best[b]]
+        f"{NAMES[a]} − {NAMES[b]}": values[label[a]] - values[label[b]]
         for a, b in CLAIMED
-        if {best[a], best[b]} <= {*values}
+        if {label[a], label[b]} <= {*values}
     }
     return _corrected(by_pair)
 
 
-def _best(kind: str, tuning: Mapping[str, Any]) -> str:
+def best(kind: str, tuning: Mapping[str, Any]) -> str:
     """The row of a kind with the least loss in tuning."""
     labels = [each for each in tuning["chosen"].values() if each.partition(":")[0] == kind]
     loss = tuning["loss"]
@@ -108,8 +108,10 @@ def claim_words(runs: Path, name: str, study: Any, score: str) -> str:
 
 
 def untrainable(runs: Path, name: str, study: Any, label: Any) -> str:
-    """Trials of tuning in which no seed was left; `label`: a rule in words."""
-    tuning = json.loads((runs / (study.after or name) / "tuning.json").read_text("utf-8"))
+    """Trials of its tuning in which no seed was left, if it has one; `label`: a rule in words."""
+    if study.after is not None:
+        return ""
+    tuning = json.loads((runs / name / "tuning.json").read_text("utf-8"))
     gone = [rule for rule, loss in tuning["loss"].items() if loss is None]
     named = ": " + "; ".join(label(rule, True) for rule in gone) if gone else ""
     return f"in tuning no network was left in {len(gone)} of {len(tuning['loss'])} trials{named}."
