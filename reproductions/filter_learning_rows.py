@@ -12,7 +12,7 @@ from modprop_jax.experiments._statistics import centre, holm, interval, p_value,
 
 
 # seeds of rates, and of what is reported
-TUNING, TEST = (1000, 1001), tuple(range(6))
+TUNING, TEST = (1000, 1001, 1002, 1003), tuple(range(12))
 # a loss that counts for one that is larger, or not a number; chance is 0.69
 WORST = 1.0
 GIVEN = METHODS[:5]
