@@ -66,6 +66,7 @@ def compare(
     batch: PresetInt = None,
     hidden_size: PresetInt = None,
     learning_rate: PresetFloat = None,
+    clip: PresetFloat = None,
     cell: CellName = None,
     feedback: FeedbackName = None,
     segment: PresetInt = None,
@@ -115,6 +116,7 @@ def compare(
         batch: Trials in a training batch.
         hidden_size: Neurons; of each layer, for cells gle and equilibrium.
         learning_rate: Of Adam, or of plain SGD on streams.
+        clip: Largest norm of a gradient, which is scaled down to it; none by default.
         cell: Kind of neuron in place of the preset's, with options of its own and the
             preset's time constant; `modprop-jax list` shows them. Options of cells (of gle: tau,
             layers, lagging, activation) are set in Python, all of them by cell_options.
@@ -168,6 +170,7 @@ def compare(
             batch=batch,
             hidden_size=hidden_size,
             learning_rate=learning_rate,
+            clip=clip,
             cell=cell,
             feedback=feedback,
             segment=segment,

@@ -183,7 +183,7 @@ def _version(package: str) -> str:
 
 _COUNTS = (
     *("seeds", "iterations", "eval_every", "batch", "hidden_size", "learning_rate"),
-    *("decay_every", "patience", "segment", "readout_steps", "readout_tau"),
+    *("decay_every", "patience", "segment", "readout_steps", "readout_tau", "clip"),
 )
 
 
@@ -195,7 +195,7 @@ def _check(settings: Preset, rules: Sequence[str], seeds: int) -> None:
             continue
         if not 0 < value < math.inf:
             raise ValueError(f"{name} must be greater than 0, but got {value}.")
-        if name not in ("learning_rate", "readout_tau") and value >= 2**31:
+        if name not in ("learning_rate", "readout_tau", "clip") and value >= 2**31:
             raise ValueError(f"{name} must be less than 2³¹, but got {value}.")
     density, schedule = settings.network.density, settings.schedule
     if not 0 < density <= 1:

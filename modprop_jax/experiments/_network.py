@@ -242,7 +242,8 @@ def _filtered(preset: Preset, cell: AbstractCell) -> AbstractCell:
 
 
 def build_optimizer(preset: Preset) -> optax.GradientTransformation:
-    """Adam or SGD with staircase decay, the L2 term of the objective, Dale's law and rewiring.
+    """Adam or SGD with staircase decay, of a clipped gradient and the L2 term of the objective;
+    Dale's law and rewiring.
 
     For the networks of `build_network`. `optax.add_decayed_weights` ahead of Adam adds
     `l2 · W` to the gradient, which is the gradient of `l2 · ½ ‖W‖²`.
@@ -252,7 +253,8 @@ def build_optimizer(preset: Preset) -> optax.GradientTransformation:
         about.learning_rate, about.decay_every, about.decay, staircase=True
     )
     step = OPTIMIZERS[known("optimizer", about.optimizer, OPTIMIZERS)](rate)
-    steps = [optax.add_decayed_weights(preset.objective.l2, mask=weights)]
+    steps = [] if about.clip is None else [optax.clip_by_global_norm(about.clip)]
+    steps.append(optax.add_decayed_weights(preset.objective.l2, mask=weights))
     # Neither the moments of a synapse that does not exist nor its weight move.
     steps = [*steps, *only_existing(network), step, *only_existing(network)]
     keep = optim.dale

@@ -14,7 +14,7 @@ from rich.table import Table
 from ._config import Config
 from ._seed_tables import pair_cells, pair_headers, verdict
 from ._statistics import Pair
-from ._summary import caption, cells, headers, Row, SECONDS
+from ._summary import caption, cells, headers, losses, Row, SECONDS
 
 
 _PAIRS = 15
@@ -82,6 +82,8 @@ class Reporter:
             self._seconds.append(line[SECONDS])
             self._training += line[SECONDS] * (iteration - self._at)
         self._at = iteration
+        for why in line.get("stopped", {}).values():
+            self.say(f"stopped: {why}")
         if self._line is not None:
             self.say(self._line(line, statistics.median(self._seconds)))
             return
@@ -103,6 +105,8 @@ class Reporter:
         config = self._config
         lines = [cells(row, config.seeds) for row in rows]
         self.grid(headers(config), lines, caption(config))
+        for text in losses(config, rows):
+            self.say(text)
 
     def differences(self, pairs: list[Pair], diverged: dict[str, str]) -> None:
         """The table of differences, and what it says; of many pairs the first."""

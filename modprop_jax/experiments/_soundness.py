@@ -1,6 +1,8 @@
 """What stops a run: NaN or infinity, a constant out of its range, or an unstable transport."""
 
+import dataclasses
 import functools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -14,6 +16,7 @@ from .._rnn import layers
 from .._rule import AbstractRule
 from .._rule.modprop._rule import transport_radius
 from .._tree import inexact
+from ._processes import whole
 
 
 class TrainingDiverged(FloatingPointError):
@@ -36,6 +39,10 @@ class TrainingDiverged(FloatingPointError):
 
 class RuleUnstable(ValueError):
     """The transport of a rule has a spectral radius above 1: credit would grow without bound."""
+
+    def __init__(self, label: str, seed: int, iteration: int, why: object):
+        ValueError.__init__(self, f"rule {label}, seed {seed}, iteration {iteration}: {why}")
+        self.seed, self.iteration = seed, iteration
 
 
 @eqx.filter_jit
@@ -66,17 +73,53 @@ def fault(model: PyTree, tree: PyTree) -> Int[Array, ""]:
     return jnp.where(all_finite((inexact(model), tree)), found, 1)
 
 
+Stops = dict[int, TrainingDiverged | RuleUnstable]
+"""Why which seed can't go on."""
+
+
+def unstable(
+    model: PyTree, rule: AbstractRule | None, label: str, iteration: int, radius: np.ndarray
+) -> Stops:
+    """Seeds in which the rule's own check fails, from the largest radius down to the first in which
+    it holds; its message names a safe mu."""
+    found: Stops = {}
+    for seed in np.argsort(-radius).tolist():
+        try:
+            for layer in layers(jax.tree.map(lambda a: a[seed] if eqx.is_array(a) else a, model)):
+                (rule or layer.rule).check(layer.cell)
+        except ValueError as error:
+            found[seed] = RuleUnstable(label, seed, iteration, error)
+        else:
+            break
+    return found
+
+
+def diverged(
+    label: str,
+    bad: np.ndarray,
+    iterations: np.ndarray,
+    faults: np.ndarray | None = None,
+    model: PyTree = None,
+) -> Stops:
+    """Seeds that are bad, with the iteration at which they were; the first to break first.
+
+    `faults`: what `fault` has found of the model, by seed.
+    """
+    found: Stops = {}
+    for seed in np.argsort(iterations, kind="stable").tolist():
+        if bad[seed]:
+            number = 1 if faults is None else int(faults[seed])
+            condition = list(in_range(model))[number - 2] if number > 1 else None
+            found[seed] = TrainingDiverged(label, seed, int(iterations[seed]), condition)
+    return found
+
+
 def check_stable(
     model: PyTree, rule: AbstractRule | None, label: str, iteration: int, radius: np.ndarray
 ) -> None:
-    """The rule's own check, of the seed with the largest radius; its message names a safe mu."""
-    seed = int(np.argmax(radius))
-    for layer in layers(jax.tree.map(lambda a: a[seed] if eqx.is_array(a) else a, model)):
-        try:
-            (rule or layer.rule).check(layer.cell)
-        except ValueError as error:
-            message = f"rule {label}, seed {seed}, iteration {iteration}: {error}"
-            raise RuleUnstable(message) from None
+    """Raise the first of what `unstable` finds."""
+    for error in unstable(model, rule, label, iteration, radius).values():
+        raise error
 
 
 def check(
@@ -86,13 +129,40 @@ def check(
     faults: np.ndarray | None = None,
     model: PyTree = None,
 ) -> None:
-    """Raise `TrainingDiverged` where a seed is bad, with the iteration at which it was.
+    """Raise the first of what `diverged` finds."""
+    for error in diverged(label, bad, iterations, faults, model).values():
+        raise error
 
-    `faults`: what `fault` has found of the model, by seed.
+
+def held_back(state: Any, before: Any, stops: Stops) -> Any:
+    """A `State` with the seeds that can't go on, now or earlier, as they were `before`.
+
+    Raises the first of `stops` if seeds may not stop alone (`stopped` is None), or if none is left.
     """
-    if bad.any():
-        # The first to break, not the first in order of seeds.
-        seed = int(np.argmin(np.where(bad, iterations, np.iinfo(iterations.dtype).max)))
-        number = 1 if faults is None else int(faults[seed])
-        condition = list(in_range(model))[number - 2] if number > 1 else None
-        raise TrainingDiverged(label, seed, int(iterations[seed]), condition)
+    if state.stopped is None:
+        for error in stops.values():
+            raise error
+        return state
+    stopped = np.array(whole(state.stopped))
+    new = {seed: error for seed, error in stops.items() if stopped[seed] < 0}
+    for seed, error in new.items():
+        stopped[seed] = error.iteration
+    if (stopped >= 0).all() and new:
+        raise next(iter(new.values()))
+    if not (stopped >= 0).any():
+        return state
+    old = before.model, before.opt_state
+    kept = _of_seeds(jnp.asarray(stopped >= 0), old, (state.model, state.opt_state))
+    return dataclasses.replace(
+        state, model=kept[0], opt_state=kept[1], stopped=state.stopped.at[:].set(stopped)
+    )
+
+
+@eqx.filter_jit
+def _of_seeds(first: Array, one: PyTree, other: PyTree) -> PyTree:
+    """Arrays that lead with seeds, of the one tree where `first` says so, else of the other."""
+
+    def choose(a, b):
+        return jnp.where(first.reshape(-1, *[1] * (a.ndim - 1)), a, b) if eqx.is_array(a) else b
+
+    return jax.tree.map(choose, one, other)

@@ -17,7 +17,7 @@ from ._processes import leads, said_by_first, whole
 from ._train import State
 
 
-FORMAT = 3
+FORMAT = 4
 """Of folders; what another version wrote is not read."""
 
 

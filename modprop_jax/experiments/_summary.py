@@ -54,9 +54,33 @@ class Row:
     cosine_start: float | None
     cosine_end: float | None
     diverged: str | None = None
+    """Why all seeds stopped."""
     centre: Centre | None = None
     """Of the score."""
     loss_centre: Centre | None = None
+    stopped: tuple[str, ...] = ()
+    """Why seeds stopped alone; they count from there on as untrained."""
+    collapsed: int | None = None
+    """Seeds that had met the criterion, and ended below half way from it back to their start."""
+
+
+def counted(metrics: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """With the loss and score of each seed's first evaluation from where it stopped alone."""
+    first: dict[str, dict[str, Any]] = {}
+    stopped: dict[str, dict[int, str]] = {}
+    found = []
+    for line in metrics:
+        rule = line["rule"]
+        start, out = first.setdefault(rule, line), stopped.setdefault(rule, {})
+        out |= {int(seed): why for seed, why in line.get("stopped", {}).items()}
+        if out:
+            of_start = {
+                name: [start[name][s] if s in out else v for s, v in enumerate(line[name])]
+                for name in ("loss", "accuracy")
+            }
+            line = line | of_start
+        found.append(line)
+    return found
 
 
 def summarise(
@@ -91,6 +115,7 @@ def _row(config: Config, rule: str, lines: list[dict[str, Any]], diverged: str |
     cosine = {line["iteration"]: line["cosine"] for line in lines if "cosine" in line}
     scores, losses = (_final(config, lines, name) for name in ("accuracy", "loss"))
     end = cosine.get(config.settings.schedule.iterations)
+    stopped = tuple(why for line in lines for why in line.get("stopped", {}).values())
     return Row(
         rule,
         last["iteration"],
@@ -98,11 +123,32 @@ def _row(config: Config, rule: str, lines: list[dict[str, Any]], diverged: str |
         Spread.of(losses),
         time_to_criterion(reached, last["iteration"]),
         statistics.median(seconds) if seconds else None,
-        statistics.fmean(cosine[0]) if 0 in cosine else None,
-        statistics.fmean(end) if end else None,
+        _mean(cosine.get(0)),
+        _mean(end),
         diverged,
         centre(scores),
         centre(losses),
+        stopped,
+        _collapsed(config, lines, reached, scores),
+    )
+
+
+def _mean(values: Sequence[float | None] | None) -> float | None:
+    """Of those that are known."""
+    known = [value for value in values or () if value is not None]
+    return statistics.fmean(known) if known else None
+
+
+def _collapsed(
+    config: Config,
+    lines: list[dict[str, Any]],
+    reached: Sequence[int | None],
+    scores: Sequence[float],
+) -> int:
+    level = config.settings.objective.criterion
+    return sum(
+        time is not None and score < (level + start) / 2
+        for time, score, start in zip(reached, scores, lines[0]["accuracy"])
     )
 
 
@@ -193,12 +239,30 @@ def caption(config: Config) -> str:
     )
 
 
+def losses(config: Config, rows: Sequence[Row]) -> list[str]:
+    """In words: seeds that stopped alone, and those that lost what they had learnt."""
+    found = []
+    for row in rows:
+        if row.stopped:
+            found.append(
+                f"{row.rule}: {len(row.stopped)} of {config.seeds} seeds stopped, and count from "
+                f"there on as untrained: {'; '.join(row.stopped)}"
+            )
+        if row.collapsed:
+            found.append(
+                f"{row.rule}: {row.collapsed} of {config.seeds} seeds met the criterion and lost "
+                "at least half of it again."
+            )
+    return found
+
+
 def markdown(config: Config, rows: Sequence[Row], pairs: Sequence[Pair] = ()) -> str:
     """The tables as a Markdown file."""
     diverged = {row.rule: row.diverged for row in rows if row.diverged}
     parts = [caption(config), table(headers(config), [cells(row, config.seeds) for row in rows])]
-    if diverged:
-        parts.append("\n".join(f"- {message}" for message in diverged.values()))
+    said = [*diverged.values(), *losses(config, rows)]
+    if said:
+        parts.append("\n".join(f"- {message}" for message in said))
     parts.append(
         "Over seeds: mean with a bootstrap interval, median, mean of the middle half; times to "
         "criterion by Kaplan and Meier, and their mean with the end of the run for seeds that did "

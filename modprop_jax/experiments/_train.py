@@ -3,7 +3,8 @@
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -21,7 +22,7 @@ from .._rule import AbstractRule, BPTT
 from ..diagnostics._pairs import cosine
 from ._devices import device_mesh, mesh_of, over_seeds, placed
 from ._processes import check_divided, whole
-from ._soundness import check, check_stable, fault, radius_of
+from ._soundness import diverged, fault, held_back, radius_of, Stops, unstable
 
 
 Data = Callable[[PRNGKeyArray], tuple[Array, Array]]
@@ -38,6 +39,8 @@ class Record(NamedTuple):
     """Per iteration since the last evaluation, without compilation; NaN at first."""
     radius: np.ndarray | None = None
     """Spectral radius of the rule's transport, where it has one; of the shape of `loss`."""
+    stopped: Mapping[int, str] = types.MappingProxyType({})
+    """Why which seeds went no further, since the last evaluation, where seeds may stop alone."""
 
 
 class State(eqx.Module):
@@ -48,6 +51,9 @@ class State(eqx.Module):
     iteration: Int[Array, ""]
     carry: PyTree = None
     """On streams: what the networks carry from segment to segment."""
+    stopped: Int[Array, " seeds"] | None = None
+    """Where a seed met NaN, infinity or an unstable rule, after which it is as it was at its last
+    evaluation, while others go on; −1: nowhere. None: then all stop."""
 
 
 def train(
@@ -183,30 +189,46 @@ def iterate(
     )
     iteration = int(state.iteration)
 
-    def record(seconds: float) -> Record:
-        measured = _evaluate(state.model, eval_keys, loss=loss, data=evaluate, mesh=mesh)
-        value, accuracy = map(np.asarray, whole(measured))
-        check(label, ~np.isfinite(value), np.full(len(keys), iteration))
+    def measured(state: State) -> tuple[np.ndarray, np.ndarray, Stops]:
+        found = _evaluate(state.model, eval_keys, loss=loss, data=evaluate, mesh=mesh)
+        value, accuracy = map(np.asarray, whole(found))
+        at = np.full(len(keys), iteration)
+        return value, accuracy, diverged(label, ~np.isfinite(value), at)
+
+    def evaluated(
+        state: State, before: State, stops: Stops, seconds: float
+    ) -> tuple[State, Record]:
+        already = [] if state.stopped is None else np.flatnonzero(whole(state.stopped) >= 0)
+        state = held_back(state, before, stops)
+        value, accuracy, found = measured(state)
+        if found:
+            if iteration == 0:  # as they were made: there is nothing to go back to
+                raise next(iter(found.values()))
+            state, stops = held_back(state, before, found), stops | found
+            value, accuracy, _ = measured(state)
         radius = whole(radius_of(state.model, rule=rule))
         if radius is not None:
             radius = np.asarray(radius)
-            check_stable(whole(state.model), rule, label, iteration, radius)
-        return Record(iteration, value, accuracy, seconds, radius)
+            found = unstable(whole(state.model), rule, label, iteration, radius)
+            state, stops = held_back(state, state, found), found | stops
+        new = {seed: str(error) for seed, error in stops.items() if seed not in already}
+        return placed(state, mesh), Record(iteration, value, accuracy, seconds, radius, new)
 
     if iteration == 0:
-        yield state, record(math.nan)
+        yield evaluated(state, state, {}, math.nan)
     if iteration < iterations:
         # No iteration at all, but the one compilation: times below are without it.
         jax.block_until_ready(advance(state, data_keys, jnp.int32(0)))
     while iteration < iterations:
         count = min(eval_every - iteration % eval_every, iterations - iteration)
-        began = time.perf_counter()
-        state, broken = jax.block_until_ready(advance(state, data_keys, jnp.int32(count)))
+        began, before = time.perf_counter(), state
+        after, broken = jax.block_until_ready(advance(state, data_keys, jnp.int32(count)))
         seconds = (time.perf_counter() - began) / count
         iteration += count
         at, faults = np.asarray(whole(broken)).T
-        check(label, at >= 0, at + 1, faults, state.model)
-        yield state, record(seconds)
+        stops = diverged(label, at >= 0, at + 1, faults, after.model)
+        state, found = evaluated(after, before, stops, seconds)
+        yield state, found
 
 
 def cosines(
@@ -281,7 +303,8 @@ def _advance(
     start = (state.model, state.opt_state)
     arrays, broken = _each_seed(one_seed, start, keys, mesh)
     model, opt_state = eqx.combine(arrays, start)
-    return placed(State(model, opt_state, state.iteration + count), mesh), broken
+    after = State(model, opt_state, state.iteration + count, stopped=state.stopped)
+    return placed(after, mesh), broken
 
 
 @eqx.filter_jit

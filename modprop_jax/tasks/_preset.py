@@ -76,6 +76,9 @@ class Optimizer:
     optimizer: Literal["adam", "sgd"] = "adam"
     decay: float = 1.0
     decay_every: int = 1
+    clip: float | None = None
+    """A gradient whose norm, over all parameters, is more than this is scaled down to it; None: as
+    it is. The term of `l2` comes after."""
     shrink: float = 0.0
     """Dale's law: magnitudes also shrink by this times the learning rate in every step ..."""
     connectivity: float = 0.0

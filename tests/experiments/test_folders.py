@@ -128,11 +128,11 @@ CONFIG = {
     "a number": (_json("3"), "is no object"),
     "without a format": (_without("format"), "of format 1.*continue it with the version"),
     "of a later format": (
-        lambda f: f.write_text(f.read_text().replace('"format": 3', '"format": 99')),
+        lambda f: f.write_text(f.read_text().replace('"format": 4', '"format": 99')),
         "of format 99, and this version of modprop_jax reads 3",
     ),
     "of an earlier format": (
-        lambda f: f.write_text(f.read_text().replace('"format": 3', '"format": 2')),
+        lambda f: f.write_text(f.read_text().replace('"format": 4', '"format": 2')),
         "of format 2, and this version of modprop_jax reads 3: continue it with the version",
     ),
     "an edited rate": (

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import equinox as eqx
+import jax.numpy as jnp
 from rich.console import Console
 
 from ... import _arguments as arguments
@@ -29,7 +30,7 @@ from .._statistics import Pair
 from .._storage import RunFolder
 from .._stream import iterate_stream, stream_state, Streaming
 from .._study import AbstractStudy, begun, conduct, Metrics, Report
-from .._summary import differences, markdown, Row, SECONDS, summarise
+from .._summary import counted, differences, markdown, Row, SECONDS, summarise
 from .._train import cosines, initial_state, iterate, Record, State
 from .._tuning import Tuned, Tuning
 from ._plots import learning_curves
@@ -112,8 +113,10 @@ def compare(
     - `settings`: what to replace in the preset, by name, such as `iterations=200`: fields of
         `modprop_jax.tasks.Preset` and of its parts.
 
-    **Returns:** a `Comparison`. A rule whose run met NaN or infinity, or whose transport became
-    unstable, stops there, and its row's `diverged` says where.
+    **Returns:** a `Comparison`. A seed that meets NaN or infinity, or whose rule becomes unstable,
+    stops there, alone, and counts from then on as untrained; its row's `stopped` says where and
+    why. On streams all seeds of the rule stop with it, as they do where none is left: then
+    `diverged` says so.
 
     **Raises:** `ValueError` for an unknown name or an impossible setting.
     """
@@ -240,7 +243,7 @@ class Compare(AbstractStudy[Comparison]):
     def report(
         self, folder: RunFolder, metrics: Metrics, diverged: dict[str, str], style: Style
     ) -> Report[Comparison]:
-        config = self.config
+        config, metrics = self.config, counted(metrics)
         rows = summarise(config, metrics, diverged)
         # trials of a tuning are there to choose from
         pairs, by_loss = (
@@ -302,13 +305,15 @@ def _start(config: Config, label: str) -> State:
     schedule = config.settings.schedule
     model, optimizer, batch = fresh.model, parts.optimizer, schedule.batch
     online = schedule.segment is not None
+    # offline a seed may stop alone
+    running = jnp.full(config.seeds, -1, jnp.int32)
     if config.network is not None:
         of_types = functools.partial(config.rule_of_types, label)
         model = eqx.filter_vmap(lambda each: under(each, of_types))(model)
         if not online:
-            return initial_state(model, optimizer)
+            return dataclasses.replace(initial_state(model, optimizer), stopped=running)
     elif not online:
-        return fresh
+        return dataclasses.replace(fresh, stopped=running)
     else:
         model = eqx.filter_vmap(functools.partial(network_of, label))(model, weight_keys)
     rule = _rule_of(config, label)
@@ -368,6 +373,8 @@ def _lines(config: Config, label: str, state: State) -> Iterator[tuple[State, di
         }
         if record.radius is not None:
             line["radius"] = record.radius.tolist()
+        if record.stopped:
+            line["stopped"] = {str(seed): why for seed, why in record.stopped.items()}
         ends = record.iteration in (0, schedule.iterations)
         # trials of a tuning are judged by their loss: a compilation less for each
         if schedule.segment is None and ends and not config.tuning:
@@ -375,5 +382,6 @@ def _lines(config: Config, label: str, state: State) -> Iterator[tuple[State, di
             angle = cosines(
                 state.model, keys, record.iteration, loss=parts.loss, data=parts.data, rule=rule
             )
-            line["cosine"] = angle.tolist()
+            running = [True] * config.seeds if state.stopped is None else state.stopped < 0
+            line["cosine"] = [a if on else None for a, on in zip(angle.tolist(), running)]
         yield state, line

@@ -12,13 +12,13 @@ from .._tuning import RATE, shown, Tuning, Value, with_options
 
 
 def chosen(tuning: Tuning, rules: Sequence[str], rows: Sequence[Row]) -> dict[str, str]:
-    """The label with the least loss of each rule, a mean over seeds; what diverged has none."""
+    """The label with the least loss of each rule, a mean over seeds, of which those that stopped count as untrained."""
     loss = losses(rows)
     return {rule: min(tuning.labels(rule), key=lambda label: loss[label]) for rule in rules}
 
 
 def losses(rows: Sequence[Row]) -> dict[str, float]:
-    """By label; infinite where a seed diverged."""
+    """By label; infinite where all seeds stopped."""
     return {
         row.rule: math.inf if row.diverged or row.loss is None else row.loss.mean for row in rows
     }
