@@ -34,7 +34,8 @@ from filter_learning_parts import (
     step,
     TASK,
 )
-from filter_learning_rows import best_rate, differences, figure, Rows, score, table, TEST, TUNING
+from filter_learning_report import ageing, differences, figure, table
+from filter_learning_rows import best_rate, Rows, score, TEST, TUNING
 
 import modprop_jax as mpj
 
@@ -130,7 +131,8 @@ def main() -> None:
         return
     given.report.mkdir(parents=True, exist_ok=True)
     found = rows.read()
-    (given.report / "table.md").write_text(f"{table(found)}\n\n{differences(found)}\n", "utf-8")
+    said = "# Learning with filters: all runs", table(found), differences(found), ageing(found)
+    (given.report / "table.md").write_text("\n\n".join(said) + "\n", "utf-8")
     figure(found).savefig(given.report / "curves.png", dpi=150)
 
 
