@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 from filter_learning_parts import EVERY, METHODS, SCHEDULE
-from filter_learning_rows import losses, score, tested, WORST
+from filter_learning_rows import losses, score, TEST, tested, WORST
 
 from modprop_jax import _figures as figures
 from modprop_jax.experiments._statistics import centre, holm, interval, p_value, time_to_criterion
@@ -57,10 +57,10 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def differences(rows: list[dict[str, Any]]) -> str:
+def differences(rows: list[dict[str, Any]], seeds: tuple[int, ...] = TEST) -> str:
     """Each way to have filters against e-prop and ModProp, in the mean loss, on the seeds that both
     have; p by the paired t test, with Holm's correction over all of these."""
-    scores = {m: {r["seed"]: score(r) for r in tested(rows, m)} for m in METHODS}
+    scores = {m: {r["seed"]: score(r) for r in tested(rows, m, seeds)} for m in METHODS}
     given = [m for m in GIVEN if m not in ("BPTT", "MDGL")]
     pairs, found = [], []
     for pair in [(m, g) for m in METHODS if m not in GIVEN for g in given]:

@@ -10,6 +10,8 @@ from filter_learning_parts import LEARNING_RATES, METHODS
 
 # seeds of rates, and of what is reported
 TUNING, TEST = (1000, 1001, 1002, 1003), tuple(range(12))
+# and of a second test, of what the first has suggested
+CONFIRM = tuple(range(100, 124))
 # a loss that counts for one that is larger, or not a number; chance is 0.69
 WORST = 1.0
 
@@ -57,11 +59,13 @@ def best_rate(rows: list[dict[str, Any]], method: str) -> float:
     return min(LEARNING_RATES, key=mean)
 
 
-def tested(rows: list[dict[str, Any]], method: str) -> list[dict[str, Any]]:
+def tested(
+    rows: list[dict[str, Any]], method: str, seeds: tuple[int, ...] = TEST
+) -> list[dict[str, Any]]:
     """The test seeds at the best rate, in order."""
     done = {(r["seed"], r["rate"]) for r in rows if r["method"] == method}
     if not {(seed, rate) for seed in TUNING for rate in LEARNING_RATES} <= done:
         return []
     rate = best_rate(rows, method)
     mine = {r["seed"]: r for r in rows if r["method"] == method and r["rate"] == rate}
-    return [mine[seed] for seed in TEST if seed in mine]
+    return [mine[seed] for seed in seeds if seed in mine]
