@@ -106,7 +106,7 @@ PANELS = (
 def figure(rows: list[dict[str, Any]]) -> Any:
     """Losses and cosines along learning, means and intervals over seeds."""
     with figures.styled():
-        made = figures.blank(figures.COLUMN, 6.6)
+        made = figures.blank(figures.COLUMN, 7)
         panels = made.subplots(3, 1, sharex=True)
         for axes, (title, names, grey) in zip(panels, PANELS):
             for method in (*grey, *names):
@@ -119,10 +119,10 @@ def figure(rows: list[dict[str, Any]]) -> Any:
                     )
                     _curve(axes, method, values, method in grey)
             axes.set(title=title)
-            if not title.startswith("cosine"):
-                axes.legend(fontsize=5.5)
+        panels[0].legend(fontsize=5.5)
         panels[-1].set(xlabel="iteration")
-        panels[-1].legend(fontsize=5.5, ncols=2)
+        handles = panels[-1].get_legend_handles_labels()
+        made.legend(*handles, loc="outside lower center", ncols=2, fontsize=6)
     return made
 
 
