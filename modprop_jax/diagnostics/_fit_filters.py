@@ -64,7 +64,7 @@ def fit_filters(
     weights, biases, and parameters (n,) of the neurons; one value for all neurons takes no part.
 
     They fit the network as it is. As it learns they age, and filters that were fitted anew while it
-    did taught it worse than e-prop, for all their cosine (`reproductions/filter_learning.py`).
+    did taught it no better than e-prop, for all their cosine (`reproductions/filter_learning.py`).
 
     **Arguments:**
 
