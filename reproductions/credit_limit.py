@@ -2,7 +2,8 @@
 
 python reproductions/credit_limit.py --out results/credit-limit
 
-goes on where it stopped; with `--task` one of them alone.
+goes on where it stopped; with `--task` one of them alone; then tables and the figure, `--report
+docs/results/credit-limit`.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import jax
 import jax.random as jr
 import numpy as np
 import optax
+from credit_limit_report import figure, table
 
 import modprop_jax as mpj
 from modprop_jax.experiments._network import build_network, build_optimizer, cell_types
@@ -150,39 +152,16 @@ def measure(study: Study, seed: int, out: pathlib.Path) -> list[dict[str, Any]]:
     return found
 
 
-def table(entries: list[dict[str, Any]]) -> str:
-    """Held-out cosine with BPTT, mean ± standard deviation over networks."""
-    columns = sorted({entry["iterations"] for entry in entries})
-    rows: dict[str, dict[int, list[float]]] = {}
-
-    def put(label, iterations, value):
-        rows.setdefault(label, {}).setdefault(iterations, []).append(value)
-
-    for entry in entries:
-        at = entry["iterations"]
-        put(f"{TASKS[entry['task']].score} of the network", at, entry["score"])
-        for name, value in entry["rules"].items():
-            put(name, at, value)
-    for entry in entries:
-        for g, gate in enumerate(entry["gated"]):
-            for c, count in enumerate(entry["counts"]):
-                for k, memory in enumerate(entry["memory"]):
-                    form = f"{'gated' if gate else 'not gated'}, {count} types, K = {memory}"
-                    value = entry["held_out_cosine"][g][c][k]
-                    put(f"fitted, {form}", entry["iterations"], value)
-    lines = ["| rule | " + " | ".join(f"{c} iterations" for c in columns) + " |"]
-    lines += ["|---|" + "---|" * len(columns)]
-    for label, each in rows.items():
-        cells = [_shown(each.get(column, [])) for column in columns]
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _shown(values: list[float]) -> str:
-    if not values:
-        return "–"
-    sd = np.std(values, ddof=1) if len(values) > 1 else 0.0
-    return f"{np.mean(values):.3f} ± {sd:.3f} ({len(values)})"
+def report(runs: pathlib.Path, out: pathlib.Path) -> None:
+    """The full tables, a figure, and the brief tables of the page, printed."""
+    out.mkdir(parents=True, exist_ok=True)
+    paths = {name: runs / f"{name}.json" for name in STUDIES}
+    found = {n: json.loads(p.read_text("utf-8")) for n, p in paths.items() if p.exists()}
+    full = [f"## {name}\n\n{table(entries)}\n" for name, entries in found.items()]
+    (out / "table.md").write_text("\n".join(["# The credit limit: all fits\n", *full]), "utf-8")
+    for name, entries in found.items():
+        print(f"## {name}\n\n{table(entries, brief=True)}\n")
+    figure(found).savefig(out / "limit.png", dpi=150)
 
 
 def main() -> None:
@@ -191,8 +170,12 @@ def main() -> None:
     parser.add_argument("--networks", type=int, default=5)
     parser.add_argument("--task", choices=STUDIES)
     parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--report", type=pathlib.Path)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
+    if given.report is not None:
+        report(given.out, given.report)
+        return
     for name in STUDIES if given.task is None else [given.task]:
         study, path = Study(name), given.out / f"{name}.json"
         entries = json.loads(path.read_text("utf-8")) if path.exists() else []
@@ -201,7 +184,6 @@ def main() -> None:
                 continue
             entries += measure(study, seed, given.out)
             path.write_text(json.dumps(entries, indent=1) + "\n", "utf-8")
-        (given.out / f"{name}.md").write_text(table(entries) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

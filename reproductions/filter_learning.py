@@ -2,8 +2,8 @@
 
 python reproductions/filter_learning.py --out results/filter-learning
 
-goes on where it stopped, and several processes share a folder by `--methods`; then the tables and
-the figure, `--report docs/results/filter-learning`.
+goes on where it stopped, and several processes share a folder by `--methods`; with `--confirm`, on
+further seeds; then the tables and the figure, `--report docs/results/filter-learning`.
 """
 
 import argparse
@@ -34,7 +34,8 @@ from filter_learning_parts import (
     step,
     TASK,
 )
-from filter_learning_rows import best_rate, differences, figure, Rows, score, table, TEST, TUNING
+from filter_learning_report import ageing, differences, figure, table
+from filter_learning_rows import best_rate, CONFIRM, Rows, score, TEST, TUNING
 
 import modprop_jax as mpj
 
@@ -91,7 +92,7 @@ def filters_of(method: str, folder: pathlib.Path) -> Any:
     return np.array(json.loads(path.read_text("utf-8"))["weights"])
 
 
-def run(method: str, rows: Rows) -> None:
+def run(method: str, rows: Rows, *, confirm: bool = False) -> None:
     """Tune the rate, then test: what is not done yet."""
     train = trainer(learner(method, filters_of(method, rows.folder)))
 
@@ -111,7 +112,7 @@ def run(method: str, rows: Rows) -> None:
         for seed in TUNING:
             ensure(seed, rate)
     rate = best_rate(rows.read(), method)
-    for seed in TEST:
+    for seed in CONFIRM if confirm else TEST:
         ensure(seed, rate)
 
 
@@ -120,17 +121,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--confirm", action="store_true", help="on seeds of their own")
     parser.add_argument("--report", type=pathlib.Path)
     given = parser.parse_args()
     rows = Rows(given.out)
     if given.report is None:
         for method in given.methods:
-            run(method, rows)
+            run(method, rows, confirm=given.confirm)
             jax.clear_caches()
         return
     given.report.mkdir(parents=True, exist_ok=True)
     found = rows.read()
-    (given.report / "table.md").write_text(f"{table(found)}\n\n{differences(found)}\n", "utf-8")
+    again = f"On seeds {CONFIRM[0]} and on, not seen before:\n\n{differences(found, CONFIRM)}"
+    said = (
+        "# Learning with filters: all runs",
+        *(table(found), differences(found), again, ageing(found)),
+    )
+    (given.report / "table.md").write_text("\n\n".join(said) + "\n", "utf-8")
     figure(found).savefig(given.report / "curves.png", dpi=150)
 
 

@@ -63,6 +63,9 @@ def fit_filters(
     serves all of them. Over the parameters of the recurrent layer that belong to a neuron each:
     weights, biases, and parameters (n,) of the neurons; one value for all neurons takes no part.
 
+    They fit the network as it is. As it learns they age, and filters that were fitted anew while it
+    did taught it no better than e-prop, for all their cosine (`reproductions/filter_learning.py`).
+
     **Arguments:**
 
     - `loss`, `model`: `loss(model, *batch) -> scalar`; one `RNN` layer of neurons.
