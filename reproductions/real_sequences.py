@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
+from real_classification import classification_rows, halves, RULES as LABELLED, SETTINGS
 from real_sequences_page import page
 
 import modprop_jax as mpj
@@ -40,11 +41,6 @@ RATES = {
 LMS_RATES, LMS_LAGS = (2e-4, 5e-4, 1e-3), (4, 8, 12, 16, 20)
 
 
-def halves(n: int) -> list[int]:
-    """Two arbitrary types of neurons."""
-    return [int(2 * i < n) for i in range(n)]
-
-
 class Rule(NamedTuple):
     """A rule for n neurons and k outputs; `slow` ones run only if they are named."""
 
@@ -59,6 +55,8 @@ RULES = {
     "MDGL, two types": Rule(lambda n, k: mpj.MDGL(halves(n))),
     "ModProp .25, two types": Rule(lambda n, k: mpj.ModProp(0.25, halves(n))),
     "KeRNL": Rule(lambda n, k: mpj.KeRNL(learn=optax.adam(1e-3)), slow=True),
+    "SK-RTRL, rank 4": Rule(lambda n, k: mpj.SKRTRL(4, certificate=False), slow=True),
+    "SK-RTRL, rank 16": Rule(lambda n, k: mpj.SKRTRL(16, certificate=False), slow=True),
     "KF-RTRL": Rule(lambda n, k: mpj.KFRTRL()),
     "UORO": Rule(lambda n, k: mpj.UORO()),
     "DNI": Rule(lambda n, k: mpj.DNI(labels=k, learn=optax.sgd(0.01)), slow=True),
@@ -239,7 +237,7 @@ class Chest(NamedTuple):
     def at(cls, horizon: int, lags: tuple[int, ...]) -> "Chest":
         """With targets so many samples ahead."""
         signals = [respiration_signals(s) for s in SEQUENCES]
-        longest = max(map(len, signals)) - min(lags) + 1 - horizon
+        longest = max(map(len, signals)) - min(lags)  # that of h = 1: one program for all
         xs, ys = [], []
         for values, many in itertools.product(signals, lags):
             found = recorded(values, fit=FIT, horizon=horizon, lags=many, ddof=1)
@@ -325,11 +323,13 @@ def rows_of(path: Path) -> dict[str, dict]:
     return found
 
 
-def compute(names: list[str], tables: list[str], seeds: int, path: str | None) -> None:
+def compute(named: list[str] | None, tables: list[str], seeds: int, path: str | None) -> None:
     """Row by row, each written as soon as it is known."""
     there = rows_of(ROWS)
     ROWS.parent.mkdir(parents=True, exist_ok=True)
-    made = {"laser": lambda: laser_rows(names, seeds, path)}
+    names = [n for n, rule in RULES.items() if (n in named if named else not rule.slow)]
+    made = {name: functools.partial(classification_rows, name, named, seeds) for name in SETTINGS}
+    made["laser"] = lambda: laser_rows(names, seeds, path)
     made["respiration"] = lambda: chest_rows(names, seeds)
     for table in tables:
         for key, work in made[table]():
@@ -347,16 +347,15 @@ def main() -> None:
     """Compute rows, or print the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["rows", "page"])
-    parser.add_argument("--tables", nargs="+", default=["laser", "respiration"])
-    parser.add_argument("--rules", nargs="+", choices=list(RULES))
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--tables", nargs="+", default=["laser", "respiration", *SETTINGS])
+    parser.add_argument("--rules", nargs="+", choices=list(dict.fromkeys([*RULES, *LABELLED])))
+    parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--laser", help="santafe_laser.npy or .npz, else the package reservoirpy")
     given = parser.parse_args()
     if given.what == "page":
         print(page(rows_of(ROWS), list(RULES)), end="")
         return
-    names = given.rules or [name for name, rule in RULES.items() if not rule.slow]
-    compute(names, given.tables, given.seeds, given.laser)
+    compute(given.rules, given.tables, given.seeds, given.laser)
 
 
 if __name__ == "__main__":
