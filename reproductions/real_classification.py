@@ -1,6 +1,7 @@
 """Rows of `real_sequences.py` for sequences with a label each: a watch, speakers, motions."""
 
 import functools
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import numpy as np
 import optax
 
 import modprop_jax as mpj
-from modprop_jax import tasks
+from modprop_jax import baselines, tasks
 
 
 UNITS = 64
@@ -39,7 +40,7 @@ RULES: dict[str, Callable[[int], mpj.AbstractRule]] = {
 
 
 class Sequences(NamedTuple):
-    """(T, N, features) and labels (N,), padded by sequences that are not among the first `count`."""
+    """(T, N, features) and labels (N,); what comes after the first `count` is padding."""
 
     xs: Any
     ys: Any
@@ -81,6 +82,14 @@ class Setting(NamedTuple):
         return max(len(self.of(name, fold)[1]) for name in names for fold in range(self.folds))
 
 
+FIVE = "mean", "sd", "least", "most", "last"
+BASELINES: dict[str, Callable[..., Any]] = {
+    "logistic regression, means and sds": baselines.logistic_regression,
+    "logistic regression, five statistics": functools.partial(
+        baselines.logistic_regression, statistics=FIVE
+    ),
+    "random convolutions": baselines.random_convolutions,
+}
 FEW = "BPTT", "ModProp, two types", "e-prop", "readout only"
 SETTINGS = {
     "watch": Setting(tasks.watch_split, 5, 0.1, 7, 1000, 64, tuple(RULES)),
@@ -167,8 +176,9 @@ def parts_of(name: str, fold: int) -> dict[str, Sequences]:
     return jax.tree.map(jnp.asarray, SETTINGS[name].parts(fold))
 
 
-def baseline(name: str, fold: int, classify: Callable[..., Any]) -> dict[str, Any]:
+def baseline(name: str, fold: int, label: str) -> dict[str, Any]:
     """A classifier that learns no network."""
+    classify = BASELINES[label]
     parts = parts_of(name, fold)
     (xs, ys), (new, truth) = (
         (np.asarray(p.xs)[:, : int(p.count)], np.asarray(p.ys)[: int(p.count)])
@@ -182,23 +192,12 @@ def classification_rows(
 ) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """What the table of a set is made of: a key, and what computes the row."""
     setting = SETTINGS[name]
-    for rule in rules or setting.rules:
-        if rule not in setting.rules:
-            continue
-        for fold in range(setting.folds):
-            yield (
-                f"{name}/{fold}/{rule}",
-                functools.partial(row_of, name, setting, fold, rule, seeds),
-            )
-    if name != "watch":
-        return  # in the page of baselines
-    summary = mpj.baselines.logistic_regression
-    every = functools.partial(summary, statistics=("mean", "sd", "least", "most", "last"))
-    listed = {
-        "logistic regression, means and sds": summary,
-        "logistic regression, five statistics": every,
-    }
-    listed["random convolutions"] = mpj.baselines.random_convolutions
-    for label, classify in listed.items():
-        for fold in range(setting.folds):
-            yield f"{name}/{fold}/{label}", functools.partial(baseline, name, fold, classify)
+    folds = range(setting.folds)
+    for rule, fold in itertools.product(setting.rules, folds):
+        if not rules or rule in rules:
+            work = functools.partial(row_of, name, setting, fold, rule, seeds)
+            yield f"{name}/{fold}/{rule}", work
+    # those of the other sets are in the page of baselines
+    for label, fold in itertools.product(BASELINES if name == "watch" else (), folds):
+        if not rules or label in rules:
+            yield f"{name}/{fold}/{label}", functools.partial(baseline, name, fold, label)

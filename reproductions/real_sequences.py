@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-from real_classification import classification_rows, halves, RULES as LABELLED, SETTINGS
+from real_classification import BASELINES, classification_rows, halves, RULES as LABELLED, SETTINGS
 from real_sequences_page import page
 
 import modprop_jax as mpj
@@ -29,7 +29,7 @@ from modprop_jax.tasks import laser, nrmse, recorded, respiration_signals
 ROWS = Path("results/real-sequences/rows.jsonl")
 # --- the laser ---
 UNITS, LANES, PASSES, RESET = 64, 8, 15, 200
-LASER_RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+LASER_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 CHOSEN, REPORTED = (1000, 5000), (5000, 10_092)
 # --- the markers ---
 LAGS, NEURONS, FIT, VALID = (12,), 90, 100, 200
@@ -63,6 +63,9 @@ RULES = {
     "published RFLO": Rule(lambda n, k: mpj.KeRNL(alpha=0.1, learn=optax.set_to_zero())),
     "readout only": Rule(lambda n, k: mpj.ReadoutOnly()),
 }
+
+
+LISTED = list(dict.fromkeys([*RULES, *LABELLED, *BASELINES]))
 
 
 def uniform(key: Any, *shape: int, fan: int) -> Any:
@@ -158,7 +161,7 @@ def laser_rows(names: list[str], seeds: int, path: str | None) -> Iterator[tuple
         outputs = np.asarray(laser_one_pass(rule, keys, rates, xs, ys), float)
         best = best_of(over_steps(outputs, np.asarray(ys), CHOSEN))
         found = over_steps(outputs[best], np.asarray(ys), REPORTED)
-        return {"nmse": found.tolist(), "rate": LASER_RATES[best]}
+        return {"nmse": found.tolist(), "rate": LASER_RATES[best], "rates": list(LASER_RATES)}
 
     for name in names:
         rule = RULES[name].make(UNITS, 1)
@@ -311,6 +314,23 @@ def chest_rows(names: list[str], seeds: int) -> Iterator[tuple[str, Callable]]:
     yield "respiration/real time/persistence", persistence
 
 
+def time_rows(names: list[str], path: str | None) -> Iterator[tuple[str, Callable]]:
+    """Microseconds of one core for a step of the laser: of the process, whatever else runs."""
+    steps = 2000
+
+    def timed(rule):
+        xs, ys = (a[:steps, 0] for a in laser(jr.key(0), path=path))
+        rates, keys, least = jnp.array([1e-3]), jax.vmap(jr.key)(jnp.arange(1)), np.inf
+        for run in range(4):  # the first one compiles
+            began = time.process_time()
+            jax.block_until_ready(laser_one_pass(rule, keys, rates, xs, ys))
+            least = min(least, time.process_time() - began) if run else least
+        return {"us": 1e6 * least / steps}
+
+    for name in names:
+        yield f"time/{name}", functools.partial(timed, RULES[name].make(UNITS, 1))
+
+
 def rows_of(path: Path) -> dict[str, dict]:
     """What is there already; a line that was cut off is computed anew."""
     found = {}
@@ -331,6 +351,7 @@ def compute(named: list[str] | None, tables: list[str], seeds: int, path: str | 
     made = {name: functools.partial(classification_rows, name, named, seeds) for name in SETTINGS}
     made["laser"] = lambda: laser_rows(names, seeds, path)
     made["respiration"] = lambda: chest_rows(names, seeds)
+    made["time"] = lambda: time_rows(names, path)
     for table in tables:
         for key, work in made[table]():
             if key in there:
@@ -347,13 +368,13 @@ def main() -> None:
     """Compute rows, or print the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["rows", "page"])
-    parser.add_argument("--tables", nargs="+", default=["laser", "respiration", *SETTINGS])
-    parser.add_argument("--rules", nargs="+", choices=list(dict.fromkeys([*RULES, *LABELLED])))
+    parser.add_argument("--tables", nargs="+", default=["laser", "respiration", *SETTINGS, "time"])
+    parser.add_argument("--rules", nargs="+", choices=LISTED)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--laser", help="santafe_laser.npy or .npz, else the package reservoirpy")
     given = parser.parse_args()
     if given.what == "page":
-        print(page(rows_of(ROWS), list(RULES)), end="")
+        print(page(rows_of(ROWS), list(RULES), SETTINGS), end="")
         return
     compute(given.rules, given.tables, given.seeds, given.laser)
 
