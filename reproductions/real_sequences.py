@@ -348,7 +348,9 @@ def compute(named: list[str] | None, tables: list[str], seeds: int, path: str | 
     there = rows_of(ROWS)
     ROWS.parent.mkdir(parents=True, exist_ok=True)
     names = [n for n, rule in RULES.items() if (n in named if named else not rule.slow)]
-    made = {name: functools.partial(classification_rows, name, named, seeds) for name in SETTINGS}
+    made: dict[str, Callable[[], Iterator[tuple[str, Callable]]]] = {
+        name: functools.partial(classification_rows, name, named, seeds) for name in SETTINGS
+    }
     made["laser"] = lambda: laser_rows(names, seeds, path)
     made["respiration"] = lambda: chest_rows(names, seeds)
     made["time"] = lambda: time_rows(names, path)

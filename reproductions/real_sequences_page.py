@@ -119,8 +119,8 @@ SETS_HEAD = """
 
 Speakers by two vowels (`japanese_vowels`: 270 series to learn, 370 to test), and motions of a watch
 (`basic_motions`: 40 and 40). As above, with batches of 32; the rate by a fifth of the training
-series. An error is .003 and .025. These say that the tool works on series of unequal lengths, and nothing
-about rules: baselines that know no order are as good.
+series. An error is .003 and .025. These say that the tool works on series of unequal lengths, and
+nothing about rules: baselines that know no order are as good.
 
 | set | classifier | accuracy | seeds | rate |
 |---|---|---|---|---|"""
