@@ -92,7 +92,9 @@ BASELINES: dict[str, Callable[..., Any]] = {
 }
 FEW = "BPTT", "ModProp, two types", "e-prop", "readout only"
 SETTINGS = {
-    "watch": Setting(tasks.watch_split, 5, 0.1, 7, 500, 64, tuple(RULES)),
+    "watch": Setting(
+        functools.partial(tasks.watch_split, every=4), 5, 0.1, 7, 400, 64, tuple(RULES)
+    ),
     "japanese_vowels": Setting(tasks.japanese_vowels_split, 1, 0.3, 9, 1500, 32, FEW),
     "basic_motions": Setting(tasks.basic_motions_split, 1, 0.1, 4, 500, 32, FEW),
 }

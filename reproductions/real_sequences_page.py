@@ -102,7 +102,7 @@ of grids of neurons, lags and rates, ours of one number of neurons and lags.
 WATCH_HEAD = """
 ## A watch on people not seen before
 
-Seven exercises of the shoulder, six axes of a watch at 25 Hz, windows of 4 s (100 steps), the label
+Seven exercises of the shoulder, six axes of a watch at 12.5 Hz, windows of 4 s (50 steps), the label
 at the last step; ten people, two left out in each of five folds. {iterations:,} iterations of
 {batch} windows, offline, Adam: `RateCell` (tanh, α = .1), 64 neurons. The rate, of 1e-3, 3e-3 and
 1e-2, is chosen in each fold by the two people next to those that are tested, on weights of another
