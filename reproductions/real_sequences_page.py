@@ -19,7 +19,7 @@ LASER = {
     "UORO": ".4145 ± .1523",
     "published RFLO": ".2759 ± .2241",
 }
-CHEST = {"RTRL": ".403", "SnAp-1": ".335", "UORO": ".384", "DNI": ".337"}
+CHEST = {"RTRL": ".403", "SnAp-1": ".335", "UORO": ".384", "DNI": ".337", "LMS": ".490"}
 # of docs/results/real-sequences-baselines.md
 LASER_BASELINES = {
     "AR(50), recursive least squares": ".180",
@@ -27,10 +27,11 @@ LASER_BASELINES = {
     "echo state network, n = 200, ridge": ".0092 ± .0012",
 }
 CHEST_BASELINES = {
-    "LMS (.490 published, .489 here at once)": (".719", ".403", ".782", ".884"),
-    "recursive least squares": (".593", ".201", ".671", ".815"),
-    "echo state network, n = 90, recursive least squares": (".573", ".210", ".658", ".748"),
-    "ridge AR, fitted once": (".865", ".362", "1.013", "1.069"),
+    "persistence": ("–", "–", "1.029", ".347", "1.105", "1.520"),
+    "LMS": (".490", ".489", ".719", ".403", ".782", ".884"),
+    "ridge AR, fitted once": ("–", "–", ".865", ".362", "1.013", "1.069"),
+    "recursive least squares": ("–", "–", ".593", ".201", ".671", ".815"),
+    "echo state network, n = 90, the same": ("–", "–", ".573", ".210", ".658", ".748"),
 }
 SET_BASELINES = {
     "japanese_vowels": {
@@ -93,9 +94,9 @@ recordings; the rate is chosen for each recording and horizon on the 30 s before
 - *Real time*: each target is learnt when it is known (`delay=horizon - 1`); rates {.0005, ...,
   .02}.
 
-LMS (a linear filter from 0, no network; rates {2e-4, 5e-4, 1e-3}) has no randomness: that it
-meets the published figure says that the protocol is read as it was meant. Published figures are
-of grids of neurons, lags and rates, ours of one number of neurons and lags.
+LMS, a linear filter from 0 without a network, has no randomness: that it meets the published figure
+says that the protocol is read as it was meant. Published figures are of grids of neurons, lags and
+rates, ours of one number of neurons and lags.
 
 | rule | published | as published, here | real time | h = 1 | h = 4 | h = 7 | seeds |
 |---|---|---|---|---|---|---|---|"""
@@ -136,7 +137,28 @@ the process' own time, so that other work on the machine counts little.
 |---|---|"""
 
 
-READING = ""
+READING = """
+## What it says
+
+- **The laser tells two groups of rules apart, and no more.** In one pass SnAp-1, e-prop and both
+  rules with types are level (none of the differences is supported by ten seeds), at a third of the
+  error of the readout alone. Credit of one step is enough here. The unbiased rules, KF-RTRL and
+  UORO, do no better than the readout, and the trace with a leak that the cell does not have does
+  worse. As published all that was run is within the published spread; there KF-RTRL, at one rate
+  and with 15 passes, is far ahead of the readout.
+- **Rates decide as much as rules.** Those that served KF-RTRL, UORO, the published RFLO and the
+  readout best are at an end of the grid ("end"): a wider one may serve them better.
+- **Repetition flatters.** .022 of the published protocol is .077 in one pass. A fixed network with a
+  readout by least squares has .017 there, and needs no credit at all.
+- **The published figures of the markers know the future.** The published protocol is met (SnAp-1
+  .334, published .335). When each target is learnt when it is known, SnAp-1 has .709, and so has a
+  fixed network whose readout alone learns: recurrent credit gains one sample ahead (.319 for .380
+  there, where the protocols are one), little two ahead (.546 for .558), and loses from three on.
+  Recursive least squares have .593.
+- So on these two streams an online rule is worth a good deal against a fixed network with the same
+  readout where the next step is asked for, nothing where later ones are, and less than least
+  squares in both.
+"""
 
 
 def page(rows: Rows, rules: Sequence[str], settings: Mapping[str, Any]) -> str:
@@ -201,7 +223,8 @@ def chest(rows: Rows, names: Sequence[str]) -> list[str]:
             at = [f"{late['by_horizon'][h]:.3f}" if late else "–" for h in "147"]
             cells = [name, CHEST.get(name, "–"), spread(here, "nrmse"), around(late, "nrmse")]
             lines.append(row(*cells, *at, seeds(here, late)))
-    return lines + [row(n, "–", "–", *values, "") for n, values in CHEST_BASELINES.items()]
+    shown = {n: v for n, v in CHEST_BASELINES.items() if f"respiration/real time/{n}" not in rows}
+    return lines + [row(name, *values, "") for name, values in shown.items()]
 
 
 def folds(rows: Rows, name: str, rule: str) -> list[Mapping[str, Any]]:
