@@ -153,8 +153,8 @@ READING = """
 - **The published figures of the markers know the future.** The published protocol is met (SnAp-1
   .334, published .335). When each target is learnt when it is known, SnAp-1 has .709, and so has a
   fixed network whose readout alone learns: recurrent credit gains one sample ahead (.319 for .380
-  there, where the protocols are one), little two ahead (.546 for .558), and loses from three on.
-  Recursive least squares have .593.
+  there, where the protocols are one; persistence has .347), little two ahead (.546 for .558), and
+  loses from three on. Recursive least squares have .593.
 - So on these two streams an online rule is worth a good deal against a fixed network with the same
   readout where the next step is asked for, nothing where later ones are, and less than least
   squares in both.
