@@ -74,8 +74,8 @@ READING = """
 - **The exact rule remembers longest.** RTUs under `DiagonalRTRL` answer 98 % and more at all
   lengths that were run, up to 64. With credit of one step the same RTUs do as well to 16, and
   answer .65 at 64. (Their .81 at 32 owes to the rate: 1e-3 and 3e-3 were level over both tuning
-  lengths, and at 32 those at 1e-3 answered .98 and more on the seeds that chose.) Leaky neurons with slow
-  time constants, under e-prop, come second at 64, with .89.
+  lengths, and at 32 those at 1e-3 answered .98 and more on the seeds that chose.) Leaky
+  neurons with slow time constants, under e-prop, come second at 64, with .89.
 - **To 16 steps, the memory at the start decides more than the rule.** RTUs and leaky neurons begin
   with long time constants. What they saw is still there when it is asked for, and readouts and
   input weights learn to use it by credit of one step. That is no merit of a rule. It may be why
