@@ -149,7 +149,8 @@ READING = """
   worse. As published all that was run is within the published spread; there KF-RTRL, at one rate
   and with 15 passes, is far ahead of the readout.
 - **Rates decide as much as rules.** Those that served KF-RTRL, UORO, the published RFLO and the
-  readout best are at an end of the grid ("end"): a wider one may serve them better.
+  readout best are at an end of the grid ("end"), and on the watch BPTT and the readout chose the
+  largest in four folds of five: a wider grid may serve them better.
 - **Repetition flatters.** .022 of the published protocol is .077 in one pass. A fixed network with
   a readout by least squares has .017 there, and needs no credit at all.
 - **The published figures of the markers know the future.** The published protocol is met (SnAp-1
