@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
+from real_classification import BASELINES, classification_rows, halves, RULES as LABELLED, SETTINGS
 from real_sequences_page import page
 
 import modprop_jax as mpj
@@ -40,11 +41,6 @@ RATES = {
 LMS_RATES, LMS_LAGS = (2e-4, 5e-4, 1e-3), (4, 8, 12, 16, 20)
 
 
-def halves(n: int) -> list[int]:
-    """Two arbitrary types of neurons."""
-    return [int(2 * i < n) for i in range(n)]
-
-
 class Rule(NamedTuple):
     """A rule for n neurons and k outputs; `slow` ones run only if they are named."""
 
@@ -59,12 +55,17 @@ RULES = {
     "MDGL, two types": Rule(lambda n, k: mpj.MDGL(halves(n))),
     "ModProp .25, two types": Rule(lambda n, k: mpj.ModProp(0.25, halves(n))),
     "KeRNL": Rule(lambda n, k: mpj.KeRNL(learn=optax.adam(1e-3)), slow=True),
+    "SK-RTRL, rank 4": Rule(lambda n, k: mpj.SKRTRL(4, certificate=False), slow=True),
+    "SK-RTRL, rank 16": Rule(lambda n, k: mpj.SKRTRL(16, certificate=False), slow=True),
     "KF-RTRL": Rule(lambda n, k: mpj.KFRTRL()),
     "UORO": Rule(lambda n, k: mpj.UORO()),
     "DNI": Rule(lambda n, k: mpj.DNI(labels=k, learn=optax.sgd(0.01)), slow=True),
     "published RFLO": Rule(lambda n, k: mpj.KeRNL(alpha=0.1, learn=optax.set_to_zero())),
     "readout only": Rule(lambda n, k: mpj.ReadoutOnly()),
 }
+
+
+LISTED = list(dict.fromkeys([*RULES, *LABELLED, *BASELINES]))
 
 
 def uniform(key: Any, *shape: int, fan: int) -> Any:
@@ -160,7 +161,7 @@ def laser_rows(names: list[str], seeds: int, path: str | None) -> Iterator[tuple
         outputs = np.asarray(laser_one_pass(rule, keys, rates, xs, ys), float)
         best = best_of(over_steps(outputs, np.asarray(ys), CHOSEN))
         found = over_steps(outputs[best], np.asarray(ys), REPORTED)
-        return {"nmse": found.tolist(), "rate": LASER_RATES[best]}
+        return {"nmse": found.tolist(), "rate": LASER_RATES[best], "rates": list(LASER_RATES)}
 
     for name in names:
         rule = RULES[name].make(UNITS, 1)
@@ -219,8 +220,12 @@ def chest_outputs(
         return mpj.learn_stream(model, xs, ys, delay=delay, key=carry, **options)[1]
 
     seeds = jax.vmap(one, (None, None, None, 0))
-    grid = jax.vmap(jax.vmap(seeds, (None, None, 0, None)), (0, 0, None, None))
-    return grid(xs, ys, rates, keys)
+
+    # seeds side by side, the rest one after the other: so few weights stay in the cache
+    def of_stream(stream):
+        return jax.lax.map(lambda rate: seeds(*stream, rate, keys), rates)
+
+    return jax.lax.map(of_stream, (xs, ys))
 
 
 class Chest(NamedTuple):
@@ -239,7 +244,7 @@ class Chest(NamedTuple):
     def at(cls, horizon: int, lags: tuple[int, ...]) -> "Chest":
         """With targets so many samples ahead."""
         signals = [respiration_signals(s) for s in SEQUENCES]
-        longest = max(map(len, signals)) - min(lags) + 1 - horizon
+        longest = max(map(len, signals)) - min(lags)  # that of h = 1: one program for all
         xs, ys = [], []
         for values, many in itertools.product(signals, lags):
             found = recorded(values, fit=FIT, horizon=horizon, lags=many, ddof=1)
@@ -313,6 +318,23 @@ def chest_rows(names: list[str], seeds: int) -> Iterator[tuple[str, Callable]]:
     yield "respiration/real time/persistence", persistence
 
 
+def time_rows(names: list[str], path: str | None) -> Iterator[tuple[str, Callable]]:
+    """Microseconds of one core for a step of the laser: of the process, whatever else runs."""
+    steps = 2000
+
+    def timed(rule):
+        xs, ys = (a[:steps, 0] for a in laser(jr.key(0), path=path))
+        rates, keys, least = jnp.array([1e-3]), jax.vmap(jr.key)(jnp.arange(1)), np.inf
+        for run in range(4):  # the first one compiles
+            began = time.process_time()
+            jax.block_until_ready(laser_one_pass(rule, keys, rates, xs, ys))
+            least = min(least, time.process_time() - began) if run else least
+        return {"us": 1e6 * least / steps}
+
+    for name in names:
+        yield f"time/{name}", functools.partial(timed, RULES[name].make(UNITS, 1))
+
+
 def rows_of(path: Path) -> dict[str, dict]:
     """What is there already; a line that was cut off is computed anew."""
     found = {}
@@ -325,15 +347,22 @@ def rows_of(path: Path) -> dict[str, dict]:
     return found
 
 
-def compute(names: list[str], tables: list[str], seeds: int, path: str | None) -> None:
+def compute(
+    named: list[str] | None, tables: list[str], seeds: int, path: str | None, only: str
+) -> None:
     """Row by row, each written as soon as it is known."""
     there = rows_of(ROWS)
     ROWS.parent.mkdir(parents=True, exist_ok=True)
-    made = {"laser": lambda: laser_rows(names, seeds, path)}
+    names = [n for n, rule in RULES.items() if (n in named if named else not rule.slow)]
+    made: dict[str, Callable[[], Iterator[tuple[str, Callable]]]] = {
+        name: functools.partial(classification_rows, name, named, seeds) for name in SETTINGS
+    }
+    made["laser"] = lambda: laser_rows(names, seeds, path)
     made["respiration"] = lambda: chest_rows(names, seeds)
+    made["time"] = lambda: time_rows(names, path)
     for table in tables:
         for key, work in made[table]():
-            if key in there:
+            if key in there or only not in key:
                 continue
             began = time.perf_counter()
             row = {"row": key, "seeds": seeds} | work()
@@ -347,16 +376,16 @@ def main() -> None:
     """Compute rows, or print the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["rows", "page"])
-    parser.add_argument("--tables", nargs="+", default=["laser", "respiration"])
-    parser.add_argument("--rules", nargs="+", choices=list(RULES))
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--tables", nargs="+", default=["laser", "respiration", *SETTINGS, "time"])
+    parser.add_argument("--rules", nargs="+", choices=LISTED)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--only", default="", help="rows with this in their name")
     parser.add_argument("--laser", help="santafe_laser.npy or .npz, else the package reservoirpy")
     given = parser.parse_args()
     if given.what == "page":
-        print(page(rows_of(ROWS), list(RULES)), end="")
+        print(page(rows_of(ROWS), list(RULES), SETTINGS), end="")
         return
-    names = given.rules or [name for name, rule in RULES.items() if not rule.slow]
-    compute(names, given.tables, given.seeds, given.laser)
+    compute(given.rules, given.tables, given.seeds, given.laser, given.only)
 
 
 if __name__ == "__main__":
