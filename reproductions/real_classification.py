@@ -140,7 +140,8 @@ def trained(
 
     start = arrays, optimizer.init(arrays)
     arrays = jax.lax.scan(iteration, start, jr.split(drawing, setting.iterations))[0][0]
-    logits = eqx.combine(arrays, static)(scored.xs)
+    learnt_model: Any = eqx.combine(arrays, static)
+    logits = learnt_model(scored.xs)
     there = jnp.arange(len(scored.ys)) < scored.count
     each = optax.softmax_cross_entropy_with_integer_labels(logits, scored.ys)
     right = jnp.argmax(logits, -1) == scored.ys

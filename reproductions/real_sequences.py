@@ -219,7 +219,7 @@ def chest_outputs(
         options = {"loss": half_square, "optimizer": clipped, "learning_rate": rate}
         return mpj.learn_stream(model, xs, ys, delay=delay, key=carry, **options)[1]
 
-    seeds = jax.vmap(one, (None, None, None, 0))
+    seeds: Any = jax.vmap(one, (None, None, None, 0))
 
     # seeds side by side, the rest one after the other: so few weights stay in the cache
     def of_stream(stream):

@@ -255,7 +255,8 @@ def build_optimizer(preset: Preset) -> optax.GradientTransformation:
     shared = _at_any_rate(schema.as_text(preset.replace(learning_rate=1.0)))
 
     def init(params):
-        return _Rated(jnp.asarray(about.learning_rate, float), shared.init(params).inner)
+        rated: Any = shared.init(params)
+        return _Rated(jnp.asarray(about.learning_rate, float), rated.inner)
 
     return optax.GradientTransformation(init, shared.update)
 

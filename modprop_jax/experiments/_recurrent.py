@@ -29,5 +29,5 @@ def recurrent_radius(model: Any) -> np.ndarray | None:
 
 
 def _served(cell: Any) -> bool:
-    weight = cell.weight_rec if isinstance(cell, NeuronCell) else None
+    weight: Any = cell.weight_rec if isinstance(cell, NeuronCell) else None
     return eqx.is_array(weight) and weight.shape[-1] <= MOST

@@ -117,7 +117,8 @@ def test_a_kill_changes_nothing(stopped, tmp_path, monkeypatch):
 def test_the_radius_of_the_recurrent_weights_is_recorded(stopped):
     """By seed, from the weights that a cell computes with; beside `numpy.linalg.eigvals`."""
     lines = _lines(stopped.folder)
-    for at, line in (("start", lines[0]), ("end", lines[-1])):
+    ends: list[tuple[Any, Any]] = [("start", lines[0]), ("end", lines[-1])]
+    for at, line in ends:
         weights = np.asarray(trained(stopped.folder, "eprop", at=at).rnn.cell.weight_rec)
         weights = weights * (1 - np.eye(5))  # no autapses
         expected = [np.abs(np.linalg.eigvals(each)).max() for each in weights]
