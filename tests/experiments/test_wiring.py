@@ -80,7 +80,7 @@ def largest_of_the_loop(made, label):
         xs=xs,
         ys=ys,
         loss=made.entry.loss,
-        optimizer=parts.optimizer,
+        update=parts.optimizer.update,
         streaming=Streaming(segment, segment, block, block),
         count=schedule.eval_every,
         mesh=None,

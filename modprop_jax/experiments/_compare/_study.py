@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from rich.console import Console
 
 from ... import _arguments as arguments
@@ -22,6 +23,7 @@ from .._config import Config
 from .._files import FolderFault
 from .._names import known
 from .._own_network import under
+from .._processes import whole
 from .._progress import Reporter
 from .._recurrent import recurrent_radius
 from .._rules import network_of, segment_of
@@ -387,6 +389,6 @@ def _lines(config: Config, label: str, state: State) -> Iterator[tuple[State, di
             angle = cosines(
                 state.model, keys, record.iteration, loss=parts.loss, data=parts.data, rule=rule
             )
-            running = [True] * config.seeds if state.stopped is None else state.stopped < 0
-            line["cosine"] = [a if on else None for a, on in zip(angle.tolist(), running)]
+            stopped = np.full(config.seeds, -1) if state.stopped is None else whole(state.stopped)
+            line["cosine"] = [a if at < 0 else None for a, at in zip(angle.tolist(), stopped)]
         yield state, line
