@@ -26,7 +26,6 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 BESIDE = pathlib.Path(__file__).parents[2] / "shared" / "data"
 if BESIDE.is_dir():
     os.environ.setdefault("MODPROP_JAX_DATA", str(BESIDE))
-MAPS = pathlib.Path("/proc/self/maps")
 RUN = pytest.StashKey[int]()
 
 
@@ -34,7 +33,7 @@ def pytest_addoption(parser):
     parser.addoption(
         "--all-pairs",
         action="store_true",
-        help="every pair (rule and cell, ...), not a third of them, and what takes minutes",
+        help="every pair (rule and cell, ...), not a third of them, and what takes longest",
     )
 
 
@@ -77,13 +76,11 @@ def pytest_runtest_teardown(item, nextitem):
     these XLA ends in a segmentation fault, with no word of it."""
     del nextitem
     item.session.stash[RUN] = item.session.stash.get(RUN, 0) + 1
-    if (
-        item.session.stash[RUN] % 8 == 0
-        and MAPS.exists()
-        and MAPS.read_bytes().count(b"\n") > 40_000
-    ):
-        jax.clear_caches()
-        gc.collect()
+    if item.session.stash[RUN] % 8 == 0:
+        # not before: a run with types at run time imports the package under its hook
+        from modprop_jax.experiments._runs import forget_programs
+
+        forget_programs(40_000)
 
 
 @pytest.fixture

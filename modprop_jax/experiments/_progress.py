@@ -14,7 +14,7 @@ from rich.table import Table
 from ._config import Config
 from ._seed_tables import pair_cells, pair_headers, verdict
 from ._statistics import Pair
-from ._summary import caption, cells, headers, losses, Row, SECONDS
+from ._summary import caption, cells, headers, lost_seeds, Row, SECONDS
 
 
 _PAIRS = 15
@@ -105,7 +105,7 @@ class Reporter:
         config = self._config
         lines = [cells(row, config.seeds) for row in rows]
         self.grid(headers(config), lines, caption(config))
-        for text in losses(config, rows):
+        for text in lost_seeds(config, rows):
             self.say(text)
 
     def differences(self, pairs: list[Pair], diverged: dict[str, str]) -> None:

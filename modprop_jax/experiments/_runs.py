@@ -71,13 +71,14 @@ def drive(
     return diverged
 
 
-def forget_programs() -> None:
+def forget_programs(most: int = 30_000) -> None:
     """Drop what JAX has compiled, if this process is about to have no room for more of it.
 
     On Linux a process has 65,530 mappings of memory, and each program for the CPU takes some: with
-    a hundred runs XLA ended with "Cannot allocate memory".
+    a hundred runs XLA ended with "Cannot allocate memory". What the caller has compiled goes too,
+    and is compiled again where it is used.
     """
-    if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > 30_000:
+    if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > most:
         jax.clear_caches()
         gc.collect()
 

@@ -114,23 +114,9 @@ def diverged(
     return found
 
 
-def check_stable(
-    model: PyTree, rule: AbstractRule | None, label: str, iteration: int, radius: np.ndarray
-) -> None:
-    """Raise the first of what `unstable` finds."""
-    for error in unstable(model, rule, label, iteration, radius).values():
-        raise error
-
-
-def check(
-    label: str,
-    bad: np.ndarray,
-    iterations: np.ndarray,
-    faults: np.ndarray | None = None,
-    model: PyTree = None,
-) -> None:
-    """Raise the first of what `diverged` finds."""
-    for error in diverged(label, bad, iterations, faults, model).values():
+def raise_first(stops: Stops) -> None:
+    """Raise the first, if there is any."""
+    for error in stops.values():
         raise error
 
 
@@ -140,15 +126,14 @@ def held_back(state: Any, before: Any, stops: Stops) -> Any:
     Raises the first of `stops` if seeds may not stop alone (`stopped` is None), or if none is left.
     """
     if state.stopped is None:
-        for error in stops.values():
-            raise error
+        raise_first(stops)
         return state
     stopped = np.array(whole(state.stopped))
     new = {seed: error for seed, error in stops.items() if stopped[seed] < 0}
     for seed, error in new.items():
         stopped[seed] = error.iteration
-    if (stopped >= 0).all() and new:
-        raise next(iter(new.values()))
+    if (stopped >= 0).all():
+        raise_first(new)
     if not (stopped >= 0).any():
         return state
     parts = [(each.model, each.opt_state) for each in (before, state)]

@@ -20,7 +20,7 @@ from .._synapses import Sparse
 from .._tree import nodes
 from ._devices import device_mesh, over_seeds, placed
 from ._processes import check_alone
-from ._soundness import check, check_stable, fault, radius_of
+from ._soundness import diverged, fault, radius_of, raise_first, unstable
 from ._train import Data, initial_state, Record, State, stream_keys
 
 
@@ -113,11 +113,12 @@ def iterate_stream(
     def record(value, score, seconds):
         value, score = np.asarray(value), np.asarray(score)
         iteration = int(state.iteration)
-        check(label, ~np.isfinite(value), np.full(len(keys), iteration))
+        at = np.full(len(keys), iteration)
+        raise_first(diverged(label, ~np.isfinite(value), at))
         radius = radius_of(state.model, rule=rule)
         if radius is not None:
             radius = np.asarray(radius)
-            check_stable(state.model, rule, label, iteration, radius)
+            raise_first(unstable(state.model, rule, label, iteration, radius))
         return Record(iteration, value, score, seconds, radius)
 
     if state.iteration == 0:
@@ -139,7 +140,7 @@ def iterate_stream(
         seconds = (time.perf_counter() - began) / (count * segment // streaming.iteration)
         done += count * segment
         at, faults = np.asarray(broken).T
-        check(label, at >= 0, at + 1, faults, state.model)
+        raise_first(diverged(label, at >= 0, at + 1, faults, state.model))
         yield state, record(value, score, seconds)
 
 

@@ -243,7 +243,7 @@ def caption(config: Config) -> str:
     )
 
 
-def losses(config: Config, rows: Sequence[Row]) -> list[str]:
+def lost_seeds(config: Config, rows: Sequence[Row]) -> list[str]:
     """In words: seeds that stopped alone, and those that lost what they had learnt."""
     found = []
     for row in rows:
@@ -275,7 +275,7 @@ def markdown(config: Config, rows: Sequence[Row], pairs: Sequence[Pair] = ()) ->
     """The tables as a Markdown file."""
     diverged = {row.rule: row.diverged for row in rows if row.diverged}
     parts = [caption(config), table(headers(config), [cells(row, config.seeds) for row in rows])]
-    said = [*diverged.values(), *losses(config, rows)]
+    said = [*diverged.values(), *lost_seeds(config, rows)]
     if said:
         parts.append("\n".join(f"- {message}" for message in said))
     parts.append(radii(rows))

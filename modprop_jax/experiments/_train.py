@@ -22,7 +22,7 @@ from .._rule import AbstractRule, BPTT
 from ..diagnostics._pairs import cosine
 from ._devices import device_mesh, mesh_of, over_seeds, placed
 from ._processes import check_divided, whole
-from ._soundness import diverged, fault, held_back, radius_of, Stops, unstable
+from ._soundness import diverged, fault, held_back, radius_of, raise_first, Stops, unstable
 
 
 Data = Callable[[PRNGKeyArray], tuple[Array, Array]]
@@ -203,7 +203,7 @@ def iterate(
         value, accuracy, found = measured(state)
         if found:
             if iteration == 0:  # as they were made: there is nothing to go back to
-                raise next(iter(found.values()))
+                raise_first(found)
             state, stops = held_back(state, before, found), stops | found
             value, accuracy, _ = measured(state)
         radius = whole(radius_of(state.model, rule=rule))

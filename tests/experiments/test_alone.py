@@ -17,7 +17,7 @@ from modprop_jax.experiments import compare, main, resume, trained, TrainingDive
 from modprop_jax.experiments._cells import with_cell
 from modprop_jax.experiments._network import build_network, build_optimizer
 from modprop_jax.experiments._recurrent import recurrent_radius
-from modprop_jax.experiments._summary import counted, losses, summarise
+from modprop_jax.experiments._summary import counted, lost_seeds, summarise
 from modprop_jax.experiments._train import stream_keys
 from modprop_jax.tasks import Task, TASKS
 
@@ -216,7 +216,7 @@ def test_what_was_learnt_and_lost_is_counted():
     config: Any = types.SimpleNamespace(rules=("eprop",), seeds=3, settings=settings)
     [row] = summarise(config, metrics, {})
     assert row.collapsed == 1
-    assert losses(config, [row]) == [
+    assert lost_seeds(config, [row]) == [
         "eprop: 1 of 3 seeds met the criterion and lost at least half of it again."
     ]
 

@@ -26,7 +26,7 @@ from .._network import Network
 from .._progress import Reporter
 from .._runs import Run
 from .._setup import seed_keys, setup
-from .._soundness import check, fault
+from .._soundness import diverged, fault, raise_first
 from .._storage import RunFolder
 from .._study import AbstractStudy, begun, conduct, Metrics, reopened, Report
 from .._summary import SECONDS
@@ -248,9 +248,9 @@ def _check(
     bad, at = ~np.isfinite(squares), np.full(len(faults), last)
     learner = bad[:, config.run.rules.index(config.learner)]
     bad_learner = learner | (faults > 0) | ~np.isfinite(block.loss)
-    check(config.learner, bad_learner, at, faults, model)
+    raise_first(diverged(config.learner, bad_learner, at, faults, model))
     for rule, broken in zip(config.run.rules, bad.T):
-        check(rule, broken, at)
+        raise_first(diverged(rule, broken, at))
 
 
 def _progress(config: StreamAlignConfig, line: dict[str, Any], seconds: float) -> str:
