@@ -77,7 +77,8 @@ def pytest_runtest_teardown(item, nextitem):
     del nextitem
     item.session.stash[RUN] = item.session.stash.get(RUN, 0) + 1
     if item.session.stash[RUN] % 8 == 0:
-        # not before: a run with types at run time imports the package under its hook
+        # not before: a run with types at run time imports the package under its hook, and so meets
+        # the types of studies too
         from modprop_jax.experiments._runs import forget_programs
 
         forget_programs(40_000)

@@ -1,8 +1,9 @@
 """What a run folder is of: a study, of which `compare`, `align` and `align_stream` are kinds."""
 
 import abc
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from rich.console import Console
 
@@ -18,7 +19,8 @@ R = TypeVar("R")
 Metrics = list[dict[str, Any]]
 
 
-class Report(NamedTuple, Generic[R]):
+@dataclasses.dataclass(frozen=True)
+class Report(Generic[R]):
     """What is made of a study's metrics."""
 
     result: R
