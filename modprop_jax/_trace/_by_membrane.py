@@ -14,7 +14,7 @@ from .._synapses import AbstractLocalSynapses
 from ._base import AbstractTrace, arrivals
 from ._per_synapse import PerSynapse
 from ._presynaptic import Presynaptic
-from ._response import activity, moved, moved_neurons, respond
+from ._response import activity, met, moved, moved_neurons, respond
 
 
 class ByMembrane(AbstractTrace):
@@ -78,12 +78,12 @@ class ByMembrane(AbstractTrace):
         """`Σ_batch (λ_v[j] f[i] + Σ_a λ_a[j] E[a,j,i])`."""
         own, filtered, weights = trace
         rows, place = self._rows.coefficients(credit, 0), _place(on)
-        others = _without(rows, place).reshape(-1, rows.shape[-1])
+        others = _without(rows, place)
 
         def synapse(name, synapses):
             sent = filtered[name].reshape(-1, filtered[name].shape[-1])
-            each = weights[name].reshape(-1, *synapses.weight.shape)
-            past = jnp.sum(synapses.spread(others) * each, axis=0)
+            each = weights[name].reshape(*others.shape[:2], *synapses.weight.shape)
+            past = met(synapses.spread(others), each)
             return synapses.of_weight(synapses.gradient(rows[place], sent).weight + past)
 
         # a trace is wide, and so is what it is contracted to

@@ -13,7 +13,7 @@ from .._synapses import AbstractLocalSynapses
 from .._synapses._base import described
 from .._tree import pullback
 from ._base import AbstractTrace, arrivals, no_credit, over_batch, refusal, units
-from ._response import activity, moved, moved_neurons, respond
+from ._response import activity, met, moved, moved_neurons, respond
 
 
 class PerSynapse(AbstractTrace):
@@ -86,9 +86,8 @@ class PerSynapse(AbstractTrace):
             return jnp.sum(flat * m.reshape(flat.shape), axis=0)
 
         def synapse(name, synapses):
-            # one leading axis: XLA's CPU reduction over two is an order of magnitude slower
-            each = weights[name].reshape(-1, *synapses.weight.shape)
-            return synapses.of_weight(jnp.sum(synapses.spread(flat) * each, axis=0))
+            each = weights[name].reshape(*rows.shape[:2], *synapses.weight.shape)
+            return synapses.of_weight(met(synapses.spread(rows), each))
 
         own = jax.tree.map(lambda m, p: _reduce(neuron(m), p), own, on.cell.split()[0])
         each = {name: synapse(name, s) for name, s in self._synapses(on).items()}
