@@ -61,6 +61,11 @@ STUDIES = {
         *("delayed_xor", "small", (), 30, {"iterations": 800, "clip": 1.0, **_THIRD}, "xor"),
         *(("modprop_cell", "modprop", "mdgl", "eprop"), 10),
     ),
+    # as published in all but its length: networks, T = 2,000, and fewer iterations and seeds
+    "evidence-published": Study(
+        *("evidence_accumulation", "published", (), 5, {"iterations": 400}, "evidence"),
+        ("bptt", "modprop_cell", "modprop", "mdgl", "eprop"),
+    ),
     # the μ that tuning chose at a third of the length in place of tuning it anew
     "xor-published": Study(
         *("delayed_xor", "published", (5e-4, 1.5e-3, 4.5e-3), 10, {"iterations": 500}, None),

@@ -17,6 +17,7 @@ TITLES = {
     "xor-published": "Delayed XOR as published",
     "pattern": "Pattern generation, the published network",
     "evidence": "Evidence accumulation, a small network of spiking neurons",
+    "evidence-published": "Evidence accumulation, the published network",
 }
 SHORT = {
     "xor": "XOR",
@@ -25,6 +26,7 @@ SHORT = {
     "xor-published": "XOR as published",
     "pattern": "pattern",
     "evidence": "evidence",
+    "evidence-published": "evidence, published",
 }
 NAMES = {
     "bptt": "BPTT",
