@@ -33,13 +33,13 @@ def pytest_addoption(parser):
     parser.addoption(
         "--all-pairs",
         action="store_true",
-        help="every pair (rule and cell, ...), not a third of them, and what takes longest",
+        help="every pair (rule and cell, ...), not a fifth of them, and what takes longest",
     )
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Of a test of pairs, the fast suite meets each value, and the slow one a third of the other
+    """Of a test of pairs, the fast suite meets each value, and the slow one a fifth of the other
     pairs, and all those of goldens. All of them, and tests that are marked `long`, are run if they
     are asked for. Tests of one cell follow one another: they share what a worker has compiled."""
     everything = config.getoption("--all-pairs")
@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(config, items):
         elif len(params) > 1 and (item.get_closest_marker("slow") or values <= seen):
             item.add_marker("slow")
             others += 1
-            if others % 3 and not everything and "golden" not in item.nodeid:
+            if others % 5 and not everything and "golden" not in item.nodeid:
                 left.append(item)
         elif not item.get_closest_marker("slow"):
             seen |= values
