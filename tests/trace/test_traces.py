@@ -11,6 +11,7 @@ from helpers import assert_close, BATCH, cell, data, inner, jit, N, rule, T, TYP
 import modprop_jax as mpj
 from modprop_jax._trace import Dense, PerSynapse, Presynaptic
 from modprop_jax._trace._base import no_credit
+from modprop_jax._trace._response import met
 from modprop_jax._tree import with_fields
 
 
@@ -140,3 +141,11 @@ def test_the_oracle_sees_more_than_a_local_trace():
     ]
     assert min(gap) > 0.05
     assert T > 7 and N == 6
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3, 9])
+def test_credit_meets_few_and_many_rows_alike(rows):
+    rng = np.random.default_rng(rows)
+    credit, m = rng.normal(size=(rows, 2, 4, 1)), rng.normal(size=(rows, 2, 4, 5))
+    expected = np.einsum("rbj,rbji->ji", credit[..., 0], m)
+    assert_close(met(jnp.asarray(credit), jnp.asarray(m)), expected)
