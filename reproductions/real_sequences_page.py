@@ -97,7 +97,7 @@ recordings; the rate is chosen for each recording and horizon on the 30 s before
 
 LMS, a linear filter from 0 without a network, has no randomness: that it meets the published figure
 says that the protocol is read as it was meant. Published figures are of grids of neurons, lags and
-rates, ours of one number of neurons and lags.
+rates, ours of one number of neurons and lags. "Diverges": on some recording, at every rate.
 
 | rule | published | as published, here | real time | h = 1 | h = 4 | h = 7 | seeds |
 |---|---|---|---|---|---|---|---|"""
@@ -231,6 +231,7 @@ def chest(rows: Rows, names: Sequence[str]) -> list[str]:
         here, late = (rows.get(f"respiration/{p}/{name}") for p in PROTOCOLS["respiration"])
         if here or late:
             at = [f"{late['by_horizon'][h]:.3f}" if late else "–" for h in "147"]
+            at = ["diverges" if value == "nan" else value for value in at]
             cells = [name, CHEST.get(name, "–"), spread(here, "nrmse"), around(late, "nrmse")]
             lines.append(row(*cells, *at, seeds(here, late)))
     shown = {n: v for n, v in CHEST_BASELINES.items() if f"respiration/real time/{n}" not in rows}
@@ -288,6 +289,8 @@ def spread(found: Mapping[str, Any] | None, what: str) -> str:
     if found is None:
         return "–"
     values = np.array(found[what])
+    if not np.isfinite(values).all():
+        return "diverges"
     digits = 4 if values.mean() < 0.1 else 3
     if len(values) == 1:
         return f"{values.mean():.{digits}f}"
@@ -299,6 +302,8 @@ def around(found: Mapping[str, Any] | None, what: str) -> str:
     if found is None:
         return "–"
     values = np.array(found[what])
+    if not np.isfinite(values).all():
+        return "diverges"
     digits = 4 if values.mean() < 0.1 else 3
     if len(values) == 1:
         return f"{values.mean():.{digits}f}"
