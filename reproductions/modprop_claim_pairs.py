@@ -147,10 +147,12 @@ def _lost(folder: Path) -> dict[str, int]:
 def forest(runs: Path, studies: Mapping[str, Any], titles: Mapping[str, str]) -> bytes:
     """The claim's differences in score as PNG: a row a pair, a panel a study."""
     names: Sequence[str] = list(studies)
+    across = min(4, max(len(names), 1))
+    down = max(math.ceil(len(names) / across), 1)
     with figures.styled():
-        figure = figures.blank(figures.PAGE, 1.9)
-        grid = figure.subplots(1, max(len(names), 1), sharey=True, squeeze=False)[0]
-        for axes, name in zip(grid, names):
+        figure = figures.blank(figures.PAGE, 0.3 + 1.6 * down)
+        panels = figure.subplots(down, across, sharey=True, squeeze=False).flat
+        for axes, name in zip(panels, names):
             rows = claimed(runs, name, studies[name], "accuracy")
             for place, row in enumerate(rows):
                 colour = figures.COLOURS[1] if row.supported else "grey"
@@ -158,8 +160,12 @@ def forest(runs: Path, studies: Mapping[str, Any], titles: Mapping[str, str]) ->
                 axes.plot(row.by_seed.mean(), place, "o", color=colour, mfc="white")
             axes.axvline(0, color="black", lw=0.6)
             axes.set_yticks(range(len(rows)), [row.name for row in rows])
-            axes.set(title=titles[name], xlabel="difference in score")
-        grid[0].invert_yaxis()
+            axes.set_title(titles[name])
+            axes.locator_params(axis="x", nbins=3)
+        figure.supxlabel("difference in score")
+        figure.axes[0].invert_yaxis()
+        for axes in list(figure.axes)[len(names) :]:
+            axes.remove()
         file = io.BytesIO()
         figure.savefig(file, format="png", dpi=200)
         return file.getvalue()
