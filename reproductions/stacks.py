@@ -102,7 +102,8 @@ def leaky_stack(depth: int, key: Any) -> Stack:
 def one_cell(depth: int, key: Any) -> Stack:
     """That stack as one cell: each layer hears the one below a step late."""
     stack = leaky_stack(depth, key)
-    n, layers = depth * UNITS, [layer.cell for layer in stack.layers]
+    n = depth * UNITS
+    layers: list[Any] = [layer.cell for layer in stack.layers]
     mask, weight = np.zeros((n, n), bool), jnp.zeros((n, n))
     for i, cell in enumerate(layers):
         own, below = block(i), block(i - 1)
