@@ -240,7 +240,7 @@ e-prop. On the published network of evidence accumulation all five differences a
   iterations, and count as untrained; those that went on ended at .59 to .74 and at .52 and .66.
   Rates explain a part at most of that: an [earlier run](evidence-published/table.md) at the
   published rate of .0025, which both forms of ModProp have here, gave MDGL .83 and e-prop .81
-  after as many iterations of three seeds. That e-prop is ahead of MDGL does rest on the rate of
+  after as many iterations of three seeds. That e-prop is ahead of MDGL may rest on the rate of
   .006, at which both were run here.
 - *Delayed XOR*: most seeds end near chance or near 100 %, and ten seeds have intervals from −.4
   to +.4. They support only BPTT's lead over ModProp by type (and in loss over some others). At
