@@ -328,6 +328,8 @@ def _start(
 def checked(
     model: PyTree, value: PyTree, gradients: PyTree, rule: AbstractRule | None = None
 ) -> tuple[PyTree, PyTree]:
+    """The same, or an error at run time: a constant out of its range, a rule out of its own, or
+    what is not finite."""
     for condition, holds in in_range(model).items():
         value, gradients = eqx.error_if(
             (value, gradients),

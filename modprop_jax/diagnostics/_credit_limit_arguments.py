@@ -6,6 +6,7 @@ from .. import _arguments as arguments
 
 
 def counts_of(given: Any, start: int, n: int) -> tuple[int, ...]:
+    """Numbers of types; None: `start`, twice and four times that, n at most."""
     if given is None:
         return tuple(sorted({min(start * times, n) for times in (1, 2, 4)}))
     if not isinstance(given, list | tuple) or not given:
@@ -20,6 +21,7 @@ def counts_of(given: Any, start: int, n: int) -> tuple[int, ...]:
 
 
 def gates_of(given: Any) -> tuple[bool, ...]:
+    """One gate or both, as a tuple."""
     each = given if isinstance(given, list | tuple) else (given,)
     found = tuple(arguments.boolean("gated", gate) for gate in each)
     if not found or len(set(found)) < len(found):
@@ -28,6 +30,7 @@ def gates_of(given: Any) -> tuple[bool, ...]:
 
 
 def memory_of(given: Any, most: int) -> tuple[int, ...]:
+    """Numbers of exponentials; None: all up to `most`."""
     if given is None:
         return tuple(range(1, most + 1))
     if not isinstance(given, list | tuple) or not given:

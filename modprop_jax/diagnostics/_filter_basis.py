@@ -97,4 +97,5 @@ def as_arrays(rule: TypeFilter) -> TypeFilter:
 
 
 def is_frozen(node: Any) -> bool:
+    """Whether it is an array that does not train."""
     return isinstance(node, FrozenArray)

@@ -109,16 +109,19 @@ def _rows(columns: Float[Array, "C KC"]) -> Float[Array, "C rows"]:
 
 
 def weights_of(rule: TypeFilter) -> Array:
+    """What is fitted: taps, or the weights of exponentials."""
     filters: Any = as_arrays(rule).filters
     return filters[1] if isinstance(filters, tuple) else filters
 
 
 def with_weights(rule: TypeFilter, weights: Array) -> TypeFilter:
+    """The rule with others in their place."""
     filters = (rule.filters[0], weights) if isinstance(rule.filters, tuple) else weights
     return with_fields(rule, filters=filters)
 
 
 def as_real_filter(name: str, given: object) -> TypeFilter:
+    """The rule, if its filters are real; else a ValueError."""
     rule = arguments.instance(name, given, TypeFilter, "a TypeFilter")
     filters: Any = as_arrays(rule).filters
     for part in filters if isinstance(filters, tuple) else (filters,):

@@ -217,10 +217,12 @@ def _task_of(function: Callable[..., Any], name: str) -> Task:
 
 
 def first_line(error: Exception) -> str:
+    """Of its message."""
     return str(error).partition("\n")[0]
 
 
 def takes(function: Callable[..., Any], name: str) -> bool:
+    """Whether it has a parameter of this name."""
     return name in inspect.signature(function).parameters
 
 
