@@ -36,6 +36,8 @@ RULES: dict[str, Callable[[int], mpj.AbstractRule]] = {
     "MDGL, two types": lambda n: mpj.MDGL(halves(n)),
     "SnAp-1": lambda n: mpj.SnAp(1),
     "ModProp, each pair of cells": lambda n: mpj.ModProp("auto"),
+    "KF-RTRL": lambda n: mpj.KFRTRL(),
+    "UORO": lambda n: mpj.UORO(),
 }
 
 
@@ -106,14 +108,14 @@ class Network(eqx.Module):
     rnn: mpj.RNN
     readout: mpj.Readout
 
-    def __call__(self, xs: Any) -> Any:
-        """Logits (N, classes)."""
-        return self.readout(self.rnn(xs)[-1])
+    def __call__(self, xs: Any, key: Any) -> Any:
+        """Logits (N, classes); the key is for rules that draw."""
+        return self.readout(self.rnn(xs, self.rnn.init(xs.shape[1:-1], key=key))[1][-1])
 
 
-def loss(model: Network, xs: Any, ys: Any) -> Any:
+def loss(model: Network, xs: Any, ys: Any, key: Any) -> Any:
     """Cross-entropy, in nats."""
-    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(model(xs), ys))
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(model(xs, key), ys))
 
 
 @eqx.filter_jit
@@ -133,7 +135,7 @@ def trained(
         arrays, moments = state
         which = jr.randint(key, (setting.batch,), 0, learnt.count)
         gradients = mpj.value_and_grad(loss)(
-            eqx.combine(arrays, static), learnt.xs[:, which], learnt.ys[which]
+            eqx.combine(arrays, static), learnt.xs[:, which], learnt.ys[which], jr.fold_in(key, 1)
         )[1]
         updates, moments = optimizer.update(gradients, moments)
         return (optax.apply_updates(arrays, updates), moments), None
@@ -141,7 +143,7 @@ def trained(
     start = arrays, optimizer.init(arrays)
     arrays = jax.lax.scan(iteration, start, jr.split(drawing, setting.iterations))[0][0]
     learnt_model: Any = eqx.combine(arrays, static)
-    logits = learnt_model(scored.xs)
+    logits = learnt_model(scored.xs, drawing)
     there = jnp.arange(len(scored.ys)) < scored.count
     each = optax.softmax_cross_entropy_with_integer_labels(logits, scored.ys)
     right = jnp.argmax(logits, -1) == scored.ys

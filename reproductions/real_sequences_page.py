@@ -175,23 +175,25 @@ READING = """
 """
 
 
-def page(rows: Rows, rules: Sequence[str], settings: Mapping[str, Any]) -> str:
-    """The page as Markdown. `settings`: of the sets with labels."""
-    tables = [laser(rows, [*rules, "persistence"])]
-    tables.append(chest(rows, [*rules, "LMS", "persistence"]))
-    tables += [labelled(rows, settings), times(rows, rules)]
+def page(rows: Rows, rules: Mapping[str, Sequence[str]], settings: Mapping[str, Any]) -> str:
+    """The page as Markdown. `rules`: by table. `settings`: of the sets with labels."""
+    tables = [laser(rows, [*rules["laser"], "persistence"])]
+    tables.append(chest(rows, [*rules["respiration"], "LMS", "persistence"]))
+    tables += [labelled(rows, settings), times(rows, rules["time"])]
     left = [f"- {where}: {names}." for where, names in missing(rows, rules, settings)]
     without = "\n".join(["", "**Not run**:", "", *left, ""]) if left else ""
     lines = [line for table in tables for line in table]
     return HEAD + without + "\n".join(lines) + "\n" + READING
 
 
-def missing(rows: Rows, rules: Sequence[str], settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+def missing(
+    rows: Rows, rules: Mapping[str, Sequence[str]], settings: Mapping[str, Any]
+) -> list[tuple[str, str]]:
     """What the tables were to have and do not: where, and which rules."""
     found = []
     for table, protocols in PROTOCOLS.items():
         for protocol in protocols:
-            names = [name for name in rules if f"{table}/{protocol}/{name}" not in rows]
+            names = [n for n in rules[table] if f"{table}/{protocol}/{n}" not in rows]
             if names:
                 found.append((f"{table}, {protocol}", "; ".join(names)))
     for name, setting in settings.items():

@@ -246,7 +246,7 @@ def cosines(task: str, steps: int, seed: int, clip: float) -> dict[str, Any]:
         loop, out = run(loop, jax.tree.map(lambda a: a[cut : cut + 100], at))
         parts.append(jax.device_get(out))
     cos, truth, bound = jax.tree.map(lambda *a: np.concatenate(a), *parts)
-    late = slice(3 * steps // 4, None)
+    late = slice(4 * steps // 5, None)
     result: dict[str, Any] = {"task": task, "seed": seed, "steps": steps, "clip": clip}
     result["seconds"] = time.perf_counter() - began
     for name in RULES:
@@ -401,7 +401,7 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("results/sk-rtrl"))
     parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("results/sk-rtrl"))
     parser.add_argument("--tasks", nargs="*", default=list(TASKS))
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--clip", type=float, default=0.0)
     parser.add_argument("--sizes", type=int, nargs="*", default=[64, 128, 256])

@@ -14,6 +14,11 @@ from ._compare import (
     resume as resume,
     trained as trained,
 )
+from ._compare_recording import (
+    compare_recording as compare_recording,
+    RecordedComparison as RecordedComparison,
+    RecordedRow as RecordedRow,
+)
 from ._methods import Method as Method, METHODS as METHODS
 from ._network import (
     build_network as build_network,

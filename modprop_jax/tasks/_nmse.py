@@ -33,7 +33,7 @@ def nmse(
             f"ys must have the shape (T, ...) of outputs, but they have {ys.shape} and "
             f"{outputs.shape}."
         )
-    first, last = (0, len(ys)) if steps is None else _span(steps, len(ys))
+    first, last = (0, len(ys)) if steps is None else span(steps, len(ys))
     outputs, ys = outputs[first:last], ys[first:last]
     spread = jnp.sum((ys - ys.mean(0, keepdims=True)) ** 2)
     return jnp.sum((outputs - ys) ** 2) / spread
@@ -49,7 +49,8 @@ def nrmse(
     return jnp.sqrt(nmse(outputs, ys, steps=steps))
 
 
-def _span(steps: object, count: int) -> tuple[int, int]:
+def span(steps: object, count: int) -> tuple[int, int]:
+    """(a, b) of steps a, ..., b − 1, checked."""
     if not isinstance(steps, tuple | list) or len(steps) != 2:
         raise ValueError(f"steps must be (first, last + 1), but is {arguments.shown(steps)}.")
     first, last = (arguments.count("an entry of steps", step) for step in steps)
