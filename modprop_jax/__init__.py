@@ -49,6 +49,7 @@ from ._rule import (
     AbstractRule as AbstractRule,
     AbstractSurrogateRule as AbstractSurrogateRule,
     AbstractTransportRule as AbstractTransportRule,
+    AdaptiveRank as AdaptiveRank,
     BPTT as BPTT,
     Card as Card,
     Carry as Carry,

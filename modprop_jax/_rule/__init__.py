@@ -18,7 +18,7 @@ from .gle import GLE as GLE
 from .kernl import KeRNL as KeRNL
 from .mdgl import MDGL as MDGL
 from .modprop import ModProp as ModProp
-from .sketch import SKRTRL as SKRTRL
+from .sketch import AdaptiveRank as AdaptiveRank, SKRTRL as SKRTRL
 from .snap import SnAp as SnAp
 from .stochastic import (
     ForwardGradient as ForwardGradient,

@@ -1,4 +1,5 @@
-from typing import ClassVar, NamedTuple
+import functools
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -14,6 +15,7 @@ from .._base import Carry, is_carry, require_units
 from .._card import Card, Named
 from .._influence import AbstractInfluenceRule
 from ._influence import Sketched
+from ._rank import resized
 from ._sketch import size_of, Truncation
 from ._units import check_rows
 from ._weights import Weights, weights_of
@@ -29,6 +31,17 @@ class Certificate(NamedTuple):
     bound: Float[Array, "*batch"]
     lost: Float[Array, "*batch"]
     size: Float[Array, "*batch"]
+
+
+def maker_of(carry: object) -> "SKRTRL":
+    """The SKRTRL that has made a carry; else a ValueError."""
+    rule = carry.rule if is_carry(carry) else None
+    if not isinstance(rule, SKRTRL):
+        what = f"a carry of {carry.made_by}" if is_carry(carry) else arguments.shown(carry)
+        raise ValueError(
+            f"carry must be one that SKRTRL has made (rule.init, or RNN.init), but is {what}."
+        )
+    return rule
 
 
 class SKRTRL(AbstractInfluenceRule):
@@ -143,18 +156,30 @@ class SKRTRL(AbstractInfluenceRule):
             raise ValueError(
                 "this SKRTRL keeps no certificate: make it with SKRTRL(rank, certificate=True)."
             )
-        if not (is_carry(carry) and isinstance(carry.rule, SKRTRL)):
-            what = f"a carry of {carry.made_by}" if is_carry(carry) else arguments.shown(carry)
-            raise ValueError(
-                f"carry must be one that SKRTRL has made (rule.init, or RNN.init), but is {what}."
-            )
-        if not carry.rule.keeps_certificate:
+        if not maker_of(carry).keeps_certificate:
             raise ValueError("carry comes from an SKRTRL(certificate=False): there is none in it.")
         held = jax.tree.map(lambda a: a[0], carry.trace.state)
         size = size_of
         for _ in range(held.bound.ndim):
             size = jax.vmap(size)
         return Certificate(held.bound, held.lost, size(held))
+
+    def resized(self, carry: Carry, rank: int) -> Carry:
+        """The carry at another rank, from which the rule `carry.rule` of that rank goes on.
+
+        Of a smaller rank the best is kept, and the norm of the rest is added to the certificate's e
+        and η; of a larger one the new columns are empty. `AdaptiveRank` says when.
+        """
+        old = maker_of(carry)
+        rule = SKRTRL(rank, old.iterations, old.extra, old.keeps_certificate)
+        held = carry.trace.state
+        one: Any = functools.partial(
+            resized, rank=rule.rank, extra=rule.extra, certificate=rule.keeps_certificate
+        )
+        for _ in range(held.bound.ndim):
+            one = jax.vmap(one)
+        held = one(held)
+        return Carry(carry.state, type(carry.trace)(held), carry.observed, rule)
 
     def check(self, cell: AbstractCell) -> None:
         """Needs units of one message each, and parameters of units."""
