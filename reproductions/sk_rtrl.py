@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
+from sk_rtrl_page import report
 
 import modprop_jax as mpj
 
@@ -34,12 +35,6 @@ RULES: dict[str, Any] = {
     "SKRTRL(16), best": mpj.SKRTRL(16, iterations=None),
 }
 DRIVES = "SKRTRL(16)"
-# Table 3 of the program: each rule on its own trajectory of 20,000 steps; mean of 5 seeds
-PUBLISHED = {
-    "SnAp(1)": {"copy": 0.700, "adding": 0.606, "rotation": 0.422, "anbn": 0.425},
-    "SKRTRL(4)": {"copy": 0.822, "adding": 0.884, "rotation": 0.985, "anbn": 0.979},
-    "SKRTRL(16)": {"copy": 0.856, "adding": 0.887, "rotation": 0.981, "anbn": 0.983},
-}
 
 # --- streams: (xs, ys, whether there is a target, whether a sequence ends) of so many steps ---
 
@@ -312,88 +307,6 @@ def _timed(rule: Any, n: int, steps: int) -> Any:
     return once
 
 
-# --- the page ---
-
-
-def report(runs: pathlib.Path) -> str:
-    """Tables of what was measured."""
-    found = [json.loads(path.read_text("utf-8")) for path in sorted(runs.glob("cosines-*.json"))]
-    lines = [INTRODUCTION, "## Cosine with exact RTRL\n"]
-    lines += [f"| rule | {' | '.join(TASKS)} |", "|---" * (len(TASKS) + 1) + "|"]
-
-    def mean(rule, task, what, clip):
-        each = [r[rule][what] for r in found if r["task"] == task and r["clip"] == clip]
-        return float(np.mean(each)) if each else None
-
-    def cell(value, form):
-        return "" if value is None else format(value, form)
-
-    for rule in RULES:
-        row = [cell(mean(rule, task, "cosine", 0), ".3f") for task in TASKS]
-        lines.append(f"| {rule} | {' | '.join(row)} |")
-        if rule in PUBLISHED:
-            row = [f"{PUBLISHED[rule][task]:.3f}" for task in TASKS]
-            lines.append(f"| published, of its own trajectory | {' | '.join(row)} |")
-    lines += [
-        "",
-        CERTIFICATE,
-        "",
-        "| task, σ_max(W) | rule | points | violations | e / truth | e / size | truth / size |",
-    ]
-    lines += ["|---" * 7 + "|"]
-    for run in found:
-        for rule in RULES:
-            r = run[rule]
-            clip = f"clipped at {run['clip']}" if run["clip"] else "free"
-            head = f"| {run['task']}, {clip} | {rule} | {r['points']:,} | {r['violations']} "
-            figures = (r["bound over truth"], r["bound over size"], r["truth over size"])
-            lines.append(head + "| " + " | ".join(f"{x:.2g}" for x in figures) + " |")
-    timing = runs / "times.json"
-    if timing.exists():
-        rows = json.loads(timing.read_text("utf-8"))
-        names = list(rows[0]["ms"])
-        lines += [
-            "",
-            TIME,
-            "",
-            f"| n | {' | '.join(names)} | load |",
-            "|---" * (len(names) + 2) + "|",
-        ]
-        for row in rows:
-            each = " | ".join(f"{row['ms'][name]:.3g}" for name in names)
-            lines.append(f"| {row['n']} | {each} | {row['load']:.1f} |")
-    return "\n".join(lines) + "\n"
-
-
-INTRODUCTION = """# SK-RTRL: how near to RTRL, and at what cost
-
-Output of `python reproductions/sk_rtrl.py report`, float32 on two CPU cores that other work shared.
-
-[`SKRTRL`][modprop_jax.SKRTRL] on the streams and with the settings of its public program
-(`sonaradarcn/sketched-rtrl`, Table 3): 64 tanh units, 8 lanes, Adam at 1e-3, an update after each
-step that has a target. All rules are measured on one trajectory, which the rule of rank 16 drives.
-"Best" truncates by a decomposition of the Gram matrix, the others by one product with it.
-
-The published figures are means of five seeds over the last fifth of 20,000 steps, each rule on its
-own trajectory; ours of one seed over the last quarter of 3,000 steps (`--steps`, `--seed`). So a
-row stands beside a published one, and is no reproduction of it. A cell without a figure was not
-measured.
-"""
-CERTIFICATE = """## The certificate
-
-Every tenth step, each lane: the bound e beside the truth, |M - M̂| by exact RTRL with the same stale
-influence, where that is more than a thousandth of the influence's size √(|S|² + |Z|²). A violation
-is a bound below the truth by more than 3e-4 of the size, what float32 knows of a step's loss.
-Medians of the second half. Without a clip the largest singular value of W is above 1, and the bound
-grows within a sequence until it ends: it then says nothing, though the rule is near.
-"""
-TIME = """## Time
-
-Milliseconds a step with its gradient and trace, of 8 lanes in segments of one step: the least of
-interleaved runs in one process, with the load of the machine.
-"""
-
-
 def main() -> None:
     """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -408,7 +321,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     given = parser.parse_args()
     if given.what == "report":
-        print(report(given.runs), end="")
+        print(report(given.runs, list(TASKS), list(RULES)), end="")
         return
     given.out.mkdir(parents=True, exist_ok=True)
     if given.what == "times":

@@ -57,7 +57,8 @@ class SKRTRL(AbstractInfluenceRule):
     multiplied with few columns, and is never formed; of the parameters, no decomposition is made.
 
     `rank=0` is SnAp(1), and a rank of kn or more RTRL. In between it is biased, without noise;
-    truncation is greedy, so a little more rank is not always a little better.
+    truncation is greedy, so a little more rank is not always a little better. The rank of a run may
+    change between segments: `resized`, and `AdaptiveRank`, which says when.
 
     **The certificate.** Along runs
 
