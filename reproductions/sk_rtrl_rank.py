@@ -77,7 +77,8 @@ def adaptive(task: str, steps: int, seed: int, clip: float) -> dict[str, Any]:
         carry, calm = adapt(loop[2], calm)
         rule: Any = carry.rule
         ranks.append(rule.rank)
-        loop = mpj.with_rule(loop[0], rule), loop[1], carry, loop[3]
+        # the optimizer's moments are layers too
+        loop = *(mpj.with_rule(tree, rule) for tree in loop[:2]), carry, loop[3]
     late = np.concatenate(cosines)[4 * steps // 5 :]
     return {
         "task": task,

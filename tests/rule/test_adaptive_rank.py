@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import optax
 import pytest
 from helpers import assert_close, jit, M, N
 
@@ -156,6 +157,29 @@ def test_a_rank_outside_of_its_bounds_is_not_moved_the_wrong_way():
 
 def test_nothing_was_dropped_yet():
     assert moved(mpj.AdaptiveRank(), begun(mpj.SKRTRL(4))) == (4, 1)
+
+
+def test_a_run_goes_on_at_another_rank():
+    """As the docstring has it: model, moments and carry."""
+    optimizer = optax.sgd(1e-2, momentum=0.9)
+
+    @eqx.filter_jit
+    def update(model, state, carry, x):
+        (_, carry), grads = mpj.online_value_and_grad(loss, segment=1)(model, carry, x, x)
+        updates, state = optimizer.update(eqx.filter(grads, eqx.is_inexact_array), state)
+        return eqx.apply_updates(model, updates), state, carry
+
+    adapt, calm = mpj.AdaptiveRank(least=1, most=N, high=0.0, low=0.0), 0
+    model: Any = mpj.RNN(CELL, rule=mpj.SKRTRL(2))
+    ranks = []
+    state, carry = optimizer.init(eqx.filter(model, eqx.is_inexact_array)), model.init((2,))
+    for x in XS[:3]:
+        model, state, carry = update(model, state, carry, x[None])
+        carry, calm = adapt(carry, calm)
+        model, state = mpj.with_rule((model, state), carry.rule)
+        ranks.append(model.rule.rank)
+    assert ranks == [4, 6, 6]
+    assert not eqx.tree_equal(model.cell, CELL)
 
 
 def test_what_it_refuses():

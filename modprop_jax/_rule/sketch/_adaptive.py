@@ -16,11 +16,12 @@ class AdaptiveRank(eqx.Module):
        r \leftarrow \max(r/2, r_{min}) \ \text{where}\ c < c_{low} \]
 
     the latter at `patience` checks running. Call it between segments, every hundred steps or so,
-    outside of `jit`: a rank is a shape, so each one compiles once.
+    outside of `jit`: a rank is a shape, so each one compiles once. The moments of an optimizer are
+    layers too:
 
     ```python
     carry, calm = adapt(carry, calm)
-    rnn = mpj.with_rule(rnn, carry.rule)
+    model, opt_state = mpj.with_rule((model, opt_state), carry.rule)
     ```
 
     **Arguments:** `least`, `most`: r_min and r_max. `low`, `high`: c_low and c_high.
