@@ -178,7 +178,7 @@ def test_a_run_goes_on_at_another_rank():
         carry, calm = adapt(carry, calm)
         model, state = mpj.with_rule((model, state), carry.rule)
         ranks.append(model.rule.rank)
-    assert ranks == [4, 6, 6]
+    assert ranks == [2, 4, N], "the first step has nothing to drop"
     assert not eqx.tree_equal(model.cell, CELL)
 
 
