@@ -30,7 +30,7 @@ from modprop_jax.tasks import laser, nrmse, recorded, respiration_signals
 ROWS = Path("results/real-sequences/rows.jsonl")
 # --- the laser ---
 UNITS, LANES, PASSES, RESET = 64, 8, 15, 200
-LASER_RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+LASER_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 CHOSEN, REPORTED = (1000, 5000), (5000, 10_092)
 # --- the markers ---
 LAGS, NEURONS, FIT, VALID = (12,), 90, 100, 200
