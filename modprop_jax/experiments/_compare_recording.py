@@ -96,11 +96,11 @@ def compare_recording(
 
     - `network`: as in `compare`: `(in_size, out_size, *, key) -> model`, of which each rule gets
         all layers. `in_size`: features of `xs`; `out_size`: targets, or classes of integer labels.
-    - `recording`: of `modprop_jax.tasks.recorded`, or a task such as `respiration` made it.
+    - `recording`: what `modprop_jax.tasks.recorded` makes of an array or a file.
     - `rules`: by name, or rules of different types.
     - `report`: (a, b), the steps a to b − 1 whose error is reported.
-    - `choose`: the steps that choose rates, before those; by default the second half of what lies
-        before them.
+    - `choose`: the steps that choose rates, whose truth is known before those; by default the
+        second half of them.
     - `learning_rates`: those that are tried: numbers, or a range, as in `compare`.
     - `optimizer`: a function of a rate. `loss(outputs, ys)`: of one segment, a scalar; by default
         the mean square. `error(outputs, ys)`: of the steps that are reported, less is better.
@@ -116,8 +116,9 @@ def compare_recording(
     **Cost:** two compilations a rule; the time of `learn_stream` for tune_seeds · rates networks up
     to the last step of `choose`, and for `seeds` networks up to that of `report`.
 
-    **Errors:** ValueError for steps outside of the recording, a choice by steps that are reported,
-    rules of one name, a baseline of another shape, and what `learn_stream` refuses.
+    **Errors:** ValueError for steps outside of the recording, a choice by steps that are not known
+    before those that are reported, rules of one name, a baseline of another shape, and what
+    `learn_stream` refuses.
     """
     recording = arguments.instance("recording", recording, Recording, "a Recording")
     arguments.function("network", network, "(in_size, out_size, *, key) -> model")
@@ -131,14 +132,15 @@ def compare_recording(
             "error(outputs, labels) of your own."
         )
     report = span(report, len(recording.ys))
-    choose = (report[0] // 2, report[0]) if choose is None else span(choose, len(recording.ys))
-    if choose[1] > report[0]:
-        raise ValueError(
-            f"choose={choose} has steps that are reported, or later ones, report={report}: rates "
-            "are chosen by steps before those."
-        )
+    known = report[0] - recording.delay  # the truths of steps before are known by then
+    choose = (known // 2, known) if choose is None else span(choose, len(recording.ys))
     if choose[0] >= choose[1]:
         raise ValueError(f"report={report} leaves no step before it to choose a rate by.")
+    if choose[1] > known:
+        raise ValueError(
+            f"choose={choose} has steps whose truth is not known when those of report={report} "
+            f"begin: rates are chosen by steps before {known}."
+        )
     of = _Setting(
         network,
         optimizer,

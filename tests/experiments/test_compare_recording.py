@@ -146,7 +146,7 @@ def test_targets_of_one_axis_are_not_broadcast():
     ("given", "words"),
     [
         (dict(report=(30, 90)), "T = 59"),
-        (dict(choose=(10, 31)), "rates are chosen by steps before those"),
+        (dict(choose=(10, 30)), "chosen by steps before 29"),
         (dict(report=(0, 20), choose=None), "no step before it"),
         (dict(rules={}), "rules is empty"),
         (dict(rules=[mpj.ModProp(0.1), mpj.ModProp(0.2)]), "of one type need names"),
