@@ -7,10 +7,9 @@ import jaxlib
 # emitters a program compiles in less than half the time. A later XLA that does not know the flag
 # would end the process.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-if jaxlib.__version__.startswith("0.10."):
-    os.environ["XLA_FLAGS"] = (
-        os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
-    ).strip()
+flags = os.environ.get("XLA_FLAGS", "")
+if jaxlib.__version__.startswith("0.10.") and "fusion_emitters" not in flags:
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false".strip()
 
 import gc
 import pathlib
