@@ -150,12 +150,12 @@ READING = """
 
 - **The laser tells two groups of rules apart, and no more.** In one pass SnAp-1, e-prop, both rules
   with types and KeRNL are level (.077 to .094; no difference from e-prop is supported by ten
-  seeds), at a third of the error of the readout alone. Credit of one step is enough here. More exact
-  credit is no better: without a clip its errors scatter (SK-RTRL of rank 4 from .06 to .51), and
-  RTRL has .122. The unbiased rules, KF-RTRL and UORO, do no better than the readout, and the trace
-  with a leak that the cell does not have does worse. DNI is between (.152). As published all are
-  within the published spread; there KF-RTRL, at one rate and with 15 passes, is far ahead of the
-  readout.
+  seeds), at a third of the error of the readout alone. Credit of one step is enough here. More
+  exact credit is no better: without a clip its errors scatter (SK-RTRL of rank 4 from .06 to .51),
+  and RTRL has .122. The unbiased rules, KF-RTRL and UORO, do no better than the readout, and the
+  trace with a leak that the cell does not have does worse. DNI is between (.152). As published all
+  are within the published spread; there KF-RTRL, at one rate and with 15 passes, is far ahead of
+  the readout.
 - **Rates decide as much as rules.** Among six rates those of the readout and of the published RFLO
   are still at an end ("end"), and on the watch BPTT and the readout chose the largest of three in
   four folds of five: a wider grid may serve them better.
@@ -166,15 +166,16 @@ READING = """
   learnt when it is known, SnAp-1 and KeRNL have .709, e-prop, MDGL and ModProp .708, and a fixed
   network whose readout alone learns .709. What is noisy costs (KF-RTRL .718, UORO .861), as does
   the wrong leak (.928); DNI has .724. That published RTRL is behind SnAp-1 is its 40 neurons: with
-  as many SnAp-1 has what it has. Recurrent credit gains one sample ahead (.319 for .380 there, where
-  the protocols are one; persistence has .347), little two ahead (.546 for .558), and loses from
-  three on. Recursive least squares have .593.
+  as many SnAp-1 has what it has. Recurrent credit gains one sample ahead (.319 for .380 there,
+  where the protocols are one; persistence has .347), little two ahead (.546 for .558), and loses
+  from three on. Recursive least squares have .593.
 - **On people not seen before, credit shows.** BPTT is ahead of e-prop in every fold, and both are
   ahead of a network whose readout alone learns. ModProp by pairs of cells, with μ measured, is
-  between the two in every fold: .760, behind BPTT by .02 and ahead of e-prop by .02. Credit by two arbitrary types, SnAp-1 and KF-RTRL lie below e-prop here (.72 to
-  .73), and UORO below the readout. This is offline learning: it says what the approximation costs,
-  not what a stream does. And logistic regression on the mean and the spread of each axis, without
-  any network, has .809 where BPTT has .778 at this size and length of training.
+  between the two in every fold: .760, behind BPTT by .02 and ahead of e-prop by .02. Credit by two
+  arbitrary types, SnAp-1 and KF-RTRL lie below e-prop here (.72 to .73), and UORO below the
+  readout. This is offline learning: it says what the approximation costs, not what a stream does.
+  And logistic regression on the mean and the spread of each axis, without any network, has .809
+  where BPTT has .778 at this size and length of training.
 - So on the two streams an online rule is worth a good deal against a fixed network with the same
   readout where the next step is asked for, nothing where later ones are, and less than least
   squares in both.
