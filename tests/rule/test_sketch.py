@@ -31,6 +31,7 @@ from jax.flatten_util import ravel_pytree
 import modprop_jax as mpj
 from modprop_jax._rule.sketch._bound import growth
 from modprop_jax._rule.sketch._linear import linearised
+from modprop_jax._rule.sketch._orthonormal import orthonormal
 from modprop_jax._rule.sketch._weights import at_most, weights_of
 
 
@@ -407,6 +408,18 @@ def test_growth_is_at_least_the_norm_of_the_jacobian(name):
     if name in ("leaky", "leaky_taus"):
         np.testing.assert_allclose(first, published, rtol=1e-12)
     assert first >= published * (1 - 1e-12)
+
+
+@pytest.mark.parametrize("size", [1e-10, 1e-18, 1e-22, 1e-30, 1e-38, 1e-42, 0.0])
+def test_columns_of_any_size_are_made_orthonormal(size):
+    """What is left of a dependent column is so small that its square is no number."""
+    columns = jr.normal(jr.key(0), (N, 3), jnp.float32)
+    columns = columns.at[:, 1].multiply(size).at[:, 2].multiply(size**2)
+    found = orthonormal(columns.astype(jnp.float32))
+    assert_close(found.T @ found, np.eye(3, dtype=np.float32), 1e-6)
+    dependent = columns.at[:, 1].set(columns[:, 0] * (1 + size))
+    found = orthonormal(dependent.astype(jnp.float32))
+    assert_close(found.T @ found, np.eye(3, dtype=np.float32), 1e-6)
 
 
 def test_silent_units_and_an_empty_past():

@@ -21,9 +21,12 @@ def orthonormal(columns: Float[Array, "m c"]) -> Float[Array, "m c"]:
     def reflect(j, held):
         columns, mirrors = held
         x = jnp.where(rows >= j, columns[:, j], 0)
+        # by its own size: squares of what is left of a dependent column are below all numbers
+        size = jnp.max(jnp.abs(x))
+        x = jnp.where(size > tiny, x / jnp.maximum(size, tiny), 0)
         length = jnp.linalg.norm(x)
         v = x + jnp.where(rows == j, jnp.where(x[j] < 0, -length, length), 0)
-        v = v / jnp.maximum(jnp.linalg.norm(v), tiny)
+        v = v / jnp.maximum(jnp.linalg.norm(v), 1)
         columns = columns - 2 * jnp.outer(v, v @ columns)
         return columns, mirrors.at[j].set(v)
 
