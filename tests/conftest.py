@@ -1,15 +1,15 @@
+import importlib.metadata
 import os
-
-import jaxlib
 
 
 # Tests compile far more than they compute; what they start in a shell does too. Without fusion
 # emitters a program compiles in less than half the time. A later XLA that does not know the flag
 # would end the process.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-flags = os.environ.get("XLA_FLAGS", "")
-if jaxlib.__version__.startswith("0.10.") and "fusion_emitters" not in flags:
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false".strip()
+os.environ.setdefault("XLA_FLAGS", "")
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    if "fusion_emitters" not in os.environ["XLA_FLAGS"]:
+        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
 import gc
 import pathlib
