@@ -151,11 +151,11 @@ READING = """
 - **The laser tells two groups of rules apart, and no more.** In one pass SnAp-1, e-prop, both rules
   with types and KeRNL are level (.077 to .094; no difference from e-prop is supported by ten
   seeds), at a third of the error of the readout alone. Credit of one step is enough here. More
-  exact credit is no better: without a clip its errors scatter (SK-RTRL of rank 4 from .06 to .51),
-  and RTRL has .122. The unbiased rules, KF-RTRL and UORO, do no better than the readout, and the
-  trace with a leak that the cell does not have does worse. DNI is between (.152). As published all
-  are within the published spread; there KF-RTRL, at one rate and with 15 passes, is far ahead of
-  the readout.
+  exact credit is behind: RTRL has .122, SK-RTRL .120 (rank 16) and .151 (rank 4), all at a lower
+  rate, as their errors scatter without a clip at that of the others. The unbiased rules, KF-RTRL
+  and UORO, do no better than the readout, and the trace with a leak that the cell does not have
+  does worse. DNI is between (.152). As published all are within the published spread; there
+  KF-RTRL, at one rate and with 15 passes, is far ahead of the readout.
 - **Rates decide as much as rules.** Among six rates those of the readout and of the published RFLO
   are still at an end ("end"), and on the watch BPTT and the readout chose the largest of three in
   four folds of five: a wider grid may serve them better.
