@@ -527,6 +527,12 @@ ROWS: dict[str, Row] = {
     "FutureBPTT": Row(lambda: dict(horizon=2)),
     "GLE": Row(),
     "KeRNL": Row(wrong={"alpha": or_none([*FRACTION, 0])}),
+    "AdaptiveRank": Row(
+        wrong={
+            **dict.fromkeys(("least", "most", "patience"), SIZE),
+            **dict.fromkeys(("low", "high"), [*STATIC, *NEGATIVE]),
+        }
+    ),
     "SKRTRL": Row(
         lambda: dict(rank=2),
         {"rank": COUNT, "iterations": or_none(SIZE), "extra": COUNT, "certificate": FLAG},
