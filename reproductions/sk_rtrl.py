@@ -159,6 +159,13 @@ def influence(held: Any) -> Any:
     return rest.at[units, units].add(held.own[0])
 
 
+def clipped(model: Any, most: float) -> Any:
+    """With W scaled to a largest singular value of at most this."""
+    weight = model.rnn.cell.weight_rec
+    scale = jnp.minimum(1, most / jnp.linalg.norm(weight, 2))
+    return eqx.tree_at(lambda m: m.rnn.cell.weight_rec, model, weight * scale)
+
+
 def cosines(task: str, steps: int, seed: int, clip: float) -> dict[str, Any]:
     """Of all rules on one trajectory."""
     xs, ys, asked, ends = TASKS[task](np.random.default_rng(seed), steps)
@@ -169,11 +176,6 @@ def cosines(task: str, steps: int, seed: int, clip: float) -> dict[str, Any]:
 
     def under(model, rule):
         return eqx.tree_at(lambda m: m.rnn, model, mpj.RNN(model.rnn.cell, rule=rule))
-
-    def clipped(model):
-        weight = model.rnn.cell.weight_rec
-        scale = jnp.minimum(1, clip / jnp.linalg.norm(weight, 2))
-        return eqx.tree_at(lambda m: m.rnn.cell.weight_rec, model, weight * scale)
 
     def step(loop, at):
         arrays, state, carries = loop
@@ -215,7 +217,7 @@ def cosines(task: str, steps: int, seed: int, clip: float) -> dict[str, Any]:
             eqx.filter(under(found[DRIVES], RULES[DRIVES]), eqx.is_inexact_array), state
         )
         learnt = eqx.apply_updates(model, updates)
-        learnt = clipped(learnt) if clip else learnt
+        learnt = clipped(learnt, clip) if clip else learnt
         # the program updates after a step that has a target, and not else
         learnt, moved = jax.tree.map(
             lambda a, b: jnp.where(asked, a, b) if eqx.is_array(a) else a,

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import optax
-from sk_rtrl import LANES, network, of_step, TASKS, UNITS
+from sk_rtrl import clipped, LANES, network, of_step, TASKS, UNITS
 
 import modprop_jax as mpj
 
@@ -35,11 +35,6 @@ def adaptive(task: str, steps: int, seed: int, clip: float) -> dict[str, Any]:
     adapt, calm = mpj.AdaptiveRank(), 0
     model = network(mpj.SKRTRL(adapt.least), xs.shape[-1], ys.shape[-1], UNITS, jr.key(seed))
     exact = mpj.SKRTRL(UNITS, certificate=False)
-
-    def clipped(model):
-        weight = model.rnn.cell.weight_rec
-        scale = jnp.minimum(1, clip / jnp.linalg.norm(weight, 2))
-        return eqx.tree_at(lambda m: m.rnn.cell.weight_rec, model, weight * scale)
 
     def vector(grads):
         return jnp.concatenate([g.ravel() for g in jax.tree.leaves(grads.rnn.cell)])
@@ -58,7 +53,7 @@ def adaptive(task: str, steps: int, seed: int, clip: float) -> dict[str, Any]:
             norms = jnp.linalg.norm(one) * jnp.linalg.norm(other)
             cosine = jnp.where(asked, one @ other / jnp.maximum(norms, 1e-30), jnp.nan)
             updates, moved = optimizer.update(eqx.filter(grads, eqx.is_inexact_array), state)
-            learnt = clipped(eqx.apply_updates(model, updates)), moved
+            learnt = clipped(eqx.apply_updates(model, updates), clip), moved
             learnt, kept = (eqx.filter(tree, eqx.is_array) for tree in (learnt, (model, state)))
             # the program updates after a step that has a target, and not else
             after = jax.tree.map(lambda a, b: jnp.where(asked, a, b), learnt, kept)
