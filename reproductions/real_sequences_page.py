@@ -163,12 +163,12 @@ READING = """
   a readout by least squares has .017 there, and needs no credit at all.
 - **The published figures of the markers know the future.** The published protocol is met (SnAp-1
   .334, published .335; RTRL .408, published .403; DNI .324, published .337). When each target is
-  learnt when it is known, SnAp-1 and KeRNL have .709, e-prop, MDGL and ModProp .708, and a fixed
-  network whose readout alone learns .709. What is noisy costs (KF-RTRL .718, UORO .861), as does
-  the wrong leak (.928); DNI has .724. That published RTRL is behind SnAp-1 is its 40 neurons: with
-  as many SnAp-1 has what it has. Recurrent credit gains one sample ahead (.319 for .380 there,
-  where the protocols are one; persistence has .347), little two ahead (.546 for .558), and loses
-  from three on. Recursive least squares have .593.
+  learnt when it is known, SnAp-1 and KeRNL have .709, SK-RTRL of rank 4 .710, e-prop, MDGL and
+  ModProp .708, and a fixed network whose readout alone learns .709. What is noisy costs (KF-RTRL
+  .718, UORO .861), as does the wrong leak (.928); DNI has .724. That published RTRL is behind
+  SnAp-1 is its 40 neurons: with as many SnAp-1 has what it has. Recurrent credit gains one sample
+  ahead (.319 for .380 there, where the protocols are one; persistence has .347), little two ahead
+  (.546 for .558), and loses from three on. Recursive least squares have .593.
 - **On people not seen before, credit shows.** BPTT is ahead of e-prop in every fold, and both are
   ahead of a network whose readout alone learns. ModProp by pairs of cells, with μ measured, is
   between the two in every fold: .760, behind BPTT by .02 and ahead of e-prop by .02. Credit by two
