@@ -50,8 +50,8 @@ READING = """
   trajectory is that of rank 16, so rank 4 did not learn by its own gradient. Other roundings lead
   elsewhere: another run of rotation had .62, .975 and .999 for SnAp(1) and the two ranks. The best
   truncation is no better here than one product.
-- The bound was never below the truth: some 56,800 points a rule without a clip, 8,531 with one. With one
-  it is 1.3 to 9.5 times the truth at the median, without it 10² to 10¹⁶ times.
+- The bound was never below the truth: some 56,800 points a rule without a clip, 8,531 with one. It
+  is 1.3 to 9.5 times the truth at the median with a clip, 10² to 10¹⁶ times without.
 - A rank that follows what is dropped stays at 4 on aⁿbⁿ and goes to 32, the most it may, on
   rotation, as published; both cosines are above .9999.
 - Rank 4 takes ten times the time of SnAp(1) at 64 neurons and no more than it at 256; RTRL takes
