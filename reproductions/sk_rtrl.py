@@ -7,8 +7,7 @@ python reproductions/sk_rtrl.py report --runs results/sk-rtrl > docs/results/sk-
 
 Tasks and settings are those of the public program `sonaradarcn/sketched-rtrl` (Table 3 there): 64
 tanh units, 8 lanes, Adam at 1e-3, an update after every step that has a target, W not clipped
-unless it is asked for. All
-rules are measured on one trajectory, which the rule of rank 16 drives.
+unless it is asked for. All rules are measured on one trajectory, which the rule of rank 16 drives.
 """
 
 import argparse
